@@ -1,0 +1,50 @@
+"""What a backend is: a namespace, a device, a float type, and what the standard lacks."""
+
+from __future__ import annotations
+
+
+class Backend:
+    """One device of one array library.
+
+    xp      namespace of the Python array API standard (2024.12)
+    device  that library's device object; new arrays are made there
+    dtype   float type of parameters and activations
+    """
+
+    name = "generic"
+
+    def __init__(self, xp, device, dtype: str):
+        self.xp = xp
+        self.device = device
+        self.dtype = getattr(xp, dtype)
+        self.dtype_name = dtype
+
+    def asarray(self, a, dtype=None):
+        """Bring numbers, a NumPy array or an array of this library to this device."""
+        return self.xp.asarray(a, dtype=dtype, device=self.device)
+
+    def to_numpy(self, a):
+        """Copy an array of this device to a NumPy array on the host."""
+        raise NotImplementedError
+
+    def rng(self, *key: int):
+        """Return random numbers that depend on `key` alone, e.g. `rng(seed, step, piece)`.
+
+        The object has `uniform(shape)`, floats in [0, 1). There is no state to save: whoever
+        knows the key can draw the same numbers again. That is how training resumes exactly.
+        """
+        raise NotImplementedError
+
+    def scatter_add(self, n_rows: int, index, rows):
+        """Add up rows that share an index: out[index[i]] += rows[i]; (N,), (N, D) -> (n_rows, D).
+
+        The general way is a product with the one-hot matrix. It is standard, deterministic, and
+        for a character vocabulary also the fastest; for a large one a backend does better.
+        """
+        xp = self.xp
+        ids = xp.arange(n_rows, dtype=index.dtype, device=self.device)
+        one_hot = xp.astype(ids[:, None] == index[None, :], rows.dtype)  # (n_rows, N)
+        return one_hot @ rows  # (n_rows, N) @ (N, D) -> (n_rows, D)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all it was told (nothing to wait for on a CPU)."""

@@ -1,0 +1,97 @@
+"""The GPU: CuPy, seen through `array_api_compat` as a namespace of the array API standard.
+
+Importable without CuPy: nothing of CuPy is touched before it is asked for.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from minitxl.backend.base import Backend
+from minitxl.backend.numpy_backend import NumpyRandom
+
+INSTALL = 'pip install "minitxl[cuda12]" (or cuda13, as your driver says)'
+
+
+@cache
+def why_not() -> str:
+    """Say in a few words why no GPU can be used; the empty string means that one can.
+
+    Importing CuPy proves nothing, so a product and an elementwise kernel are run.
+    """
+    try:
+        import cupy
+    except ImportError:
+        return f"CuPy is not installed: {INSTALL}"
+    except Exception as error:  # a broken CUDA installation shows as almost any exception
+        return f"CuPy does not import ({_first_line(error)})"
+    try:
+        import array_api_compat.cupy  # noqa: F401
+    except ImportError:
+        return f"array-api-compat is not installed: {INSTALL}"
+    try:
+        if cupy.cuda.runtime.getDeviceCount() == 0:
+            return "CuPy finds no NVIDIA GPU"
+        a = cupy.ones((8, 8), dtype=cupy.float32)
+        if float((cupy.exp(a * 0) + a @ a).sum()) != 8 * 8 * 9:
+            return "the GPU computed 8 x 8 ones times ones wrongly"
+    except Exception as error:
+        return f"the GPU does not work ({_first_line(error)})"
+    return ""
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:120]}"
+
+
+class CupyBackend(Backend):
+    """CuPy on the current GPU."""
+
+    name = "cuda"
+
+    def __init__(self, dtype: str = "float32"):
+        import array_api_compat.cupy as xp
+        import cupy
+
+        self._cupy = cupy
+        super().__init__(xp, cupy.cuda.Device(), dtype)
+
+    def asarray(self, a, dtype=None):
+        return self._cupy.asarray(a, dtype=dtype)
+
+    def to_numpy(self, a):
+        return self._cupy.asnumpy(a)
+
+    def rng(self, *key: int):
+        return CupyRandom(self._cupy, key)
+
+    def scatter_add(self, n_rows: int, index, rows):
+        import cupyx
+
+        out = self._cupy.zeros((n_rows, rows.shape[1]), dtype=rows.dtype)
+        cupyx.scatter_add(out, index, rows)  # `out[index] += rows` would lose duplicates
+        return out
+
+    def synchronize(self) -> None:
+        self._cupy.cuda.get_current_stream().synchronize()
+
+
+class CupyRandom:
+    """Uniform numbers of a key, drawn on the GPU."""
+
+    def __init__(self, cupy, key):
+        import numpy as np
+
+        seed = int(np.random.SeedSequence(list(key)).generate_state(1, np.uint64)[0])
+        self._cupy = cupy
+        self._generator = cupy.random.Generator(cupy.random.Philox4x3210(seed))
+        self._host = NumpyRandom(key)
+
+    def uniform(self, shape):
+        """Return float32 numbers in [0, 1)."""
+        return self._generator.random(shape, dtype=self._cupy.float32)
+
+    def normal(self, shape):
+        """Return the same numbers as the CPU's, so that a seed gives the same initial weights."""
+        return self._cupy.asarray(self._host.normal(shape))

@@ -1,0 +1,51 @@
+"""The CPU: NumPy, whose own namespace follows the array API standard since version 2."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minitxl.backend.base import Backend
+
+ONE_HOT_MAX = 256  # above this many rows, sorting beats the one-hot product
+
+
+class NumpyBackend(Backend):
+    """NumPy on the CPU."""
+
+    name = "cpu"
+
+    def __init__(self, dtype: str = "float32"):
+        super().__init__(np, "cpu", dtype)
+
+    def to_numpy(self, a):
+        return np.asarray(a)
+
+    def rng(self, *key: int):
+        return NumpyRandom(key)
+
+    def scatter_add(self, n_rows: int, index, rows):
+        if n_rows <= ONE_HOT_MAX:
+            return super().scatter_add(n_rows, index, rows)
+        # Bring equal indices together, then add up each run of them. (`out[index] += rows` would
+        # keep only one of several equal indices; np.add.at is correct but slower.)
+        order = np.argsort(index, kind="stable")
+        ids, starts = np.unique(index[order], return_index=True)
+        out = np.zeros((n_rows, rows.shape[1]), dtype=rows.dtype)
+        if len(ids):
+            out[ids] = np.add.reduceat(rows[order], starts, axis=0)
+        return out
+
+
+class NumpyRandom:
+    """Uniform and normal numbers of a key; see `Backend.rng`."""
+
+    def __init__(self, key):
+        self._generator = np.random.Generator(np.random.SFC64(list(key)))
+
+    def uniform(self, shape):
+        """Return float32 numbers in [0, 1)."""
+        return self._generator.random(shape, dtype=np.float32)
+
+    def normal(self, shape):
+        """Return float64 numbers of mean 0 and variance 1 (for initial weights)."""
+        return self._generator.standard_normal(shape)

@@ -1,0 +1,64 @@
+"""The loss curve of a run, drawn from its metrics."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+
+def loss_curve(metrics: list[dict], reference: dict[str, float] | None = None) -> Figure:
+    """Draw training and validation bits per character against characters read.
+
+    metrics: lines of metrics.jsonl. reference: name -> bpc of horizontal lines to compare with.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    train = [(m["tokens"], m["bpc"]) for m in metrics if "bpc" in m]
+    tokens_at = {m["step"]: m["tokens"] for m in metrics if "tokens" in m}
+    valid = [
+        (tokens_at[m["step"]], m["valid_bpc"])
+        for m in metrics
+        if "valid_bpc" in m and m["step"] in tokens_at
+    ]
+    if train:
+        axes.plot(*zip(*train, strict=True), color="#999999", lw=1, label="training text")
+    if valid:
+        axes.plot(
+            *zip(*valid, strict=True),
+            color="#0072B2",
+            lw=2,
+            marker="o",
+            ms=4,
+            label="held-out text",
+        )
+    for name, value in (reference or {}).items():
+        axes.axhline(value, color="#D55E00", lw=1, ls="--")
+        axes.annotate(
+            name,
+            (1, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(-4, 3),
+            textcoords="offset points",
+            ha="right",
+            fontsize=9,
+            color="#D55E00",
+        )
+    values = [b for _, b in train + valid if math.isfinite(b)]
+    if values:
+        axes.set_ylim(0.95 * min([*values, *(reference or {}).values()]), min(5.0, max(values)))
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g} M")
+    axes.set_xlabel("characters read in training")
+    axes.set_ylabel("loss in bits per character")
+    axes.grid(alpha=0.25)
+    if train or valid:
+        axes.legend(frameon=False)
+    return figure
+
+
+def save_loss_curve(metrics: list[dict], path: Path) -> None:
+    """Write the loss curve as a PNG."""
+    loss_curve(metrics).savefig(path, dpi=120)

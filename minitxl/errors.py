@@ -1,0 +1,8 @@
+"""The one exception that minitxl raises for mistakes of input or use."""
+
+
+class MinitxlError(ValueError):
+    """A mistake of input or use; its message is one line, ready to show to a user.
+
+    It says what was wrong, both values, and what to do. The commands print it and exit with 2.
+    """

@@ -1,0 +1,90 @@
+"""Evaluation: nats, bits and perplexity of a text, with a memory of any length."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from minitxl.data.stream import segments
+from minitxl.errors import MinitxlError
+from minitxl.model import TransformerXL
+from minitxl.workers import Workers, threads_for
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss over `n_tokens` predicted tokens."""
+
+    nats: float  # per token
+    n_tokens: int
+    seconds: float
+
+    @property
+    def bpc(self) -> float:
+        """Bits per token: nats / ln 2 (bits per character where tokens are characters)."""
+        return self.nats / math.log(2)
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nats)."""
+        return math.exp(min(self.nats, 700.0))
+
+
+def evaluate(
+    model: TransformerXL,
+    tokens,
+    batch_size: int = 1,
+    tgt_len: int | None = None,
+    mem_len: int | None = None,
+    clamp_len: int | None = None,
+    same_length: bool | None = None,
+    max_tokens: int | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Read `tokens` (1-D ids) in order, carrying the memory, and return the mean loss.
+
+    Raises `MinitxlError` for a text of fewer than batch_size + 1 tokens.
+
+    batch_size rows are read side by side, each a contiguous part of the text: more is faster, but
+    every row starts with an empty memory. The lengths default to the model's; another mem_len
+    shows what a longer or shorter memory is worth (sec. 4.4 evaluates with longer ones than in
+    training). max_tokens reads only the beginning.
+    """
+    lengths = dict(tgt_len=tgt_len, mem_len=mem_len, clamp_len=clamp_len, same_length=same_length)
+    model = model.with_options(**{k: v for k, v in lengths.items() if v is not None})
+    if max_tokens is not None:
+        if max_tokens < 1:
+            raise MinitxlError(f"max_tokens={max_tokens} must be at least 1")
+        tokens = tokens[: max_tokens + 1]
+    if batch_size < 1 or len(tokens) < batch_size + 1:
+        raise MinitxlError(
+            f"the text has {len(tokens)} tokens, batch_size={batch_size} rows need at least "
+            f"{batch_size + 1}; use a longer text or a smaller batch_size (at least 1)"
+        )
+    row_len = (len(tokens) - 1) // batch_size
+    threads = threads_for(batch_size) if model.backend.name == "cpu" else 1
+    rows = batch_size // threads  # of each thread; they do not know of each other
+    # Row b is tokens[b * row_len : (b + 1) * row_len], so neighbouring rows are one stretch.
+    starts = [i * rows * row_len for i in range(threads)]
+    parts = [tokens[start : start + rows * row_len + 1] for start in starts]
+    began = time.perf_counter()
+    n_token = batch_size * row_len
+    with tqdm(total=n_token, unit="tok", unit_scale=True, disable=not progress) as bar:
+        nll = Workers(threads).map(lambda part: _sum_nll(model, part, rows, bar), parts)
+    return Evaluation(sum(nll) / n_token, n_token, time.perf_counter() - began)
+
+
+def _sum_nll(model: TransformerXL, tokens, batch_size: int, bar: tqdm) -> float:
+    """Read tokens in batch_size rows, segment by segment; return the sum of nll in nats."""
+    back, mems, total = model.backend, None, 0.0
+    for x, y in segments(tokens, batch_size=batch_size, tgt_len=model.config.tgt_len):
+        log_p, mems = model.predict(x, mems)  # (B, T, V)
+        targets = back.asarray(y, dtype=back.xp.int32)
+        picked = back.xp.take_along_axis(log_p, targets[:, :, None], axis=-1)  # (B, T, 1)
+        # Sum over a segment in the model's float, over segments in Python's double.
+        total -= float(back.xp.sum(picked))
+        bar.update(y.size)
+    return total

@@ -1,0 +1,169 @@
+"""One layer of the model: attention and feed-forward, with LayerNorm after or before each."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from minitxl.attention import (
+    AttentionCache,
+    AttentionWeights,
+    attention_backward,
+    attention_forward,
+)
+from minitxl.ops import (
+    DropoutCache,
+    LayerNormCache,
+    LinearCache,
+    ReluCache,
+    dropout_backward,
+    dropout_forward,
+    layer_norm_backward,
+    layer_norm_forward,
+    linear_backward,
+    linear_forward,
+    relu_backward,
+    relu_forward,
+)
+
+Array = Any
+
+
+class LayerWeights(NamedTuple):
+    """The parameters of one layer; their gradients come in the same tuple."""
+
+    attn: AttentionWeights
+    attn_gamma: Array  # (D,)
+    attn_beta: Array  # (D,)
+    w_1: Array  # (D, F)
+    b_1: Array  # (F,)
+    w_2: Array  # (F, D)
+    b_2: Array  # (D,)
+    ff_gamma: Array  # (D,)
+    ff_beta: Array  # (D,)
+
+
+class LayerSettings(NamedTuple):
+    """What a layer needs of the model's settings."""
+
+    pre_lnorm: bool
+    eps: float
+    dropout: float
+    dropatt: float
+
+
+# --- position-wise feed-forward -----------------------------------------------------------------
+
+
+class FeedForwardCache(NamedTuple):
+    linear_1: LinearCache
+    relu: ReluCache
+    dropout_1: DropoutCache
+    linear_2: LinearCache
+    dropout_2: DropoutCache
+
+
+def feed_forward_forward(x, w_1, b_1, w_2, b_2, *, dropout, rng, xp):
+    """y = dropout(dropout(relu(x w_1 + b_1)) w_2 + b_2); (B, T, D) -> (B, T, D)."""
+    y, linear_1 = linear_forward(x, w_1, b_1, xp=xp)  # (B, T, D) -> (B, T, F)
+    y, relu = relu_forward(y, xp=xp)
+    y, dropout_1 = dropout_forward(y, rate=dropout, rng=rng, xp=xp)
+    y, linear_2 = linear_forward(y, w_2, b_2, xp=xp)  # (B, T, F) -> (B, T, D)
+    y, dropout_2 = dropout_forward(y, rate=dropout, rng=rng, xp=xp)
+    return y, FeedForwardCache(linear_1, relu, dropout_1, linear_2, dropout_2)
+
+
+def feed_forward_backward(dy, cache: FeedForwardCache, *, xp):
+    """Return dx, dw_1, db_1, dw_2, db_2."""
+    dy = dropout_backward(dy, cache.dropout_2, xp=xp)
+    dy, dw_2, db_2 = linear_backward(dy, cache.linear_2, xp=xp)
+    dy = dropout_backward(dy, cache.dropout_1, xp=xp)
+    dy = relu_backward(dy, cache.relu, xp=xp)
+    dx, dw_1, db_1 = linear_backward(dy, cache.linear_1, xp=xp)
+    return dx, dw_1, db_1, dw_2, db_2
+
+
+# --- the layer ----------------------------------------------------------------------------------
+
+
+class LayerCache(NamedTuple):
+    attn: AttentionCache
+    attn_dropout: DropoutCache
+    attn_norm: LayerNormCache
+    ff: FeedForwardCache
+    ff_norm: LayerNormCache
+    pre_lnorm: bool
+
+
+def layer_forward(x, mem, pos, w: LayerWeights, mask, s: LayerSettings, *, rng, xp, inspect=None):
+    """One layer: x (B, T, D) and mem (B, M, D), the layer's own inputs of earlier -> (B, T, D)."""
+    forward = _pre_norm_forward if s.pre_lnorm else _post_norm_forward
+    h = xp.concat([mem, x], axis=1)  # h~ = [SG(m) ; h] (sec. 3.2) -> (B, K, D)
+    return forward(x, h, pos, w, mask, s, rng=rng, xp=xp, inspect=inspect)
+
+
+def layer_backward(dy, cache: LayerCache, *, memory_rows=False, xp):
+    """Return dx (B, T, D), dmem (B, M, D) or None, and the gradients of the weights.
+
+    dmem is None, the stopped gradient, unless memory_rows=True asks for what is otherwise cut.
+    """
+    backward = _pre_norm_backward if cache.pre_lnorm else _post_norm_backward
+    dh, dx, dw = backward(dy, cache, memory_rows=memory_rows, xp=xp)
+    # undo: h = [mem ; x]. x was also used on its own, in the residual sum: its gradients add up.
+    if not memory_rows:
+        return dx + dh, None, dw
+    n_mem = cache.attn.n_mem
+    return dx + dh[:, n_mem:, :], dh[:, :n_mem, :], dw
+
+
+def _post_norm_forward(x, h, pos, w, mask, s, *, rng, xp, inspect):
+    """a = LN(x + dropout(attn(h))), y = LN(a + FF(a)), as in the paper."""
+    n_mem = h.shape[1] - x.shape[1]
+    a, attn = attention_forward(
+        h, pos, w.attn, mask, n_mem=n_mem, dropatt=s.dropatt, rng=rng, xp=xp, inspect=inspect
+    )
+    a, attn_dropout = dropout_forward(a, rate=s.dropout, rng=rng, xp=xp)
+    a, attn_norm = layer_norm_forward(x + a, w.attn_gamma, w.attn_beta, eps=s.eps, xp=xp)
+    f, ff = feed_forward_forward(a, w.w_1, w.b_1, w.w_2, w.b_2, dropout=s.dropout, rng=rng, xp=xp)
+    y, ff_norm = layer_norm_forward(a + f, w.ff_gamma, w.ff_beta, eps=s.eps, xp=xp)
+    return y, LayerCache(attn, attn_dropout, attn_norm, ff, ff_norm, False)
+
+
+def _post_norm_backward(dy, cache, *, memory_rows, xp):
+    # undo: y = LN(a + FF(a))
+    ds, dff_gamma, dff_beta = layer_norm_backward(dy, cache.ff_norm, xp=xp)
+    da, dw_1, db_1, dw_2, db_2 = feed_forward_backward(ds, cache.ff, xp=xp)
+    da += ds
+    # undo: a = LN(x + dropout(attn(h)))
+    dx, dattn_gamma, dattn_beta = layer_norm_backward(da, cache.attn_norm, xp=xp)
+    da = dropout_backward(dx, cache.attn_dropout, xp=xp)
+    dh, dattn = attention_backward(da, cache.attn, memory_rows=memory_rows, xp=xp)
+    dw = LayerWeights(dattn, dattn_gamma, dattn_beta, dw_1, db_1, dw_2, db_2, dff_gamma, dff_beta)
+    return dh, dx, dw
+
+
+def _pre_norm_forward(x, h, pos, w, mask, s, *, rng, xp, inspect):
+    """a = x + dropout(attn(LN(h))), y = a + FF(LN(a)). The memory holds un-normalised states."""
+    n_mem = h.shape[1] - x.shape[1]
+    n, attn_norm = layer_norm_forward(h, w.attn_gamma, w.attn_beta, eps=s.eps, xp=xp)
+    a, attn = attention_forward(
+        n, pos, w.attn, mask, n_mem=n_mem, dropatt=s.dropatt, rng=rng, xp=xp, inspect=inspect
+    )
+    a, attn_dropout = dropout_forward(a, rate=s.dropout, rng=rng, xp=xp)
+    a = x + a
+    n, ff_norm = layer_norm_forward(a, w.ff_gamma, w.ff_beta, eps=s.eps, xp=xp)
+    f, ff = feed_forward_forward(n, w.w_1, w.b_1, w.w_2, w.b_2, dropout=s.dropout, rng=rng, xp=xp)
+    return a + f, LayerCache(attn, attn_dropout, attn_norm, ff, ff_norm, True)
+
+
+def _pre_norm_backward(dy, cache, *, memory_rows, xp):
+    # undo: y = a + FF(LN(a))
+    dn, dw_1, db_1, dw_2, db_2 = feed_forward_backward(dy, cache.ff, xp=xp)
+    da, dff_gamma, dff_beta = layer_norm_backward(dn, cache.ff_norm, xp=xp)
+    da += dy
+    # undo: a = x + dropout(attn(LN(h))). LN saw the memory's rows, so its gamma and beta get
+    # gradients from all K rows (as w_k and w_v do), also when the memory itself gets none.
+    dattn_out = dropout_backward(da, cache.attn_dropout, xp=xp)
+    dn, dattn = attention_backward(dattn_out, cache.attn, memory_rows=True, xp=xp)
+    dh, dattn_gamma, dattn_beta = layer_norm_backward(dn, cache.attn_norm, xp=xp)
+    dw = LayerWeights(dattn, dattn_gamma, dattn_beta, dw_1, db_1, dw_2, db_2, dff_gamma, dff_beta)
+    return (dh if memory_rows else dh[:, cache.attn.n_mem :, :]), da, dw

@@ -1,0 +1,454 @@
+"""The Transformer-XL language model: parameters, forward, backward, memory update.
+
+`forward` and `backward` are pure functions of data, so that threads, processes or devices can each
+run a piece of the batch and add up their gradients. `TransformerXL` is a thin object around them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from minitxl.attention import AttentionWeights, Inspection, attention_mask
+from minitxl.backend import Backend, get_backend
+from minitxl.config import Config
+from minitxl.errors import MinitxlError
+from minitxl.layers import (
+    LayerCache,
+    LayerSettings,
+    LayerWeights,
+    layer_backward,
+    layer_forward,
+)
+from minitxl.ops import (
+    CrossEntropyCache,
+    DropoutCache,
+    EmbeddingCache,
+    LinearCache,
+    cross_entropy_backward,
+    cross_entropy_forward,
+    dropout_backward,
+    dropout_forward,
+    embedding_backward,
+    embedding_forward,
+    linear_backward,
+    linear_forward,
+    log_softmax,
+    sinusoid,
+)
+from minitxl.params import Params
+
+Array = Any
+
+
+# --- parameters ---------------------------------------------------------------------------------
+
+
+def param_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Return name -> shape of every parameter. Weights are (in, out): y = x @ w."""
+    c = config
+    heads = c.n_head * c.d_head
+    biases = {"r_w_bias": (c.n_head, c.d_head), "r_r_bias": (c.n_head, c.d_head)}  # u and v
+    shapes = {"word_emb": (c.n_token, c.d_model), "out_bias": (c.n_token,)}
+    if not c.untie_r:
+        shapes |= biases
+    for n in range(c.n_layer):
+        layer = {f"attn.{name}": (c.d_model, heads) for name in ("w_q", "w_k", "w_v", "w_r")}
+        layer |= {"attn.w_o": (heads, c.d_model)}
+        layer |= biases if c.untie_r else {}
+        layer |= {"attn_norm.gamma": (c.d_model,), "attn_norm.beta": (c.d_model,)}
+        layer |= {"ff.w_1": (c.d_model, c.d_inner), "ff.b_1": (c.d_inner,)}
+        layer |= {"ff.w_2": (c.d_inner, c.d_model), "ff.b_2": (c.d_model,)}
+        layer |= {"ff_norm.gamma": (c.d_model,), "ff_norm.beta": (c.d_model,)}
+        shapes |= {f"layers.{n}.{name}": shape for name, shape in layer.items()}
+    return shapes
+
+
+def init_params(config: Config, backend: Backend, seed: int) -> Params:
+    """Draw initial parameters as the released code does: the same numbers on every device.
+
+    Weights, embedding, u and v from N(0, init_std); LayerNorm weights from N(1, init_std);
+    biases 0.
+    """
+    shapes = param_shapes(config)
+    params = Params.zeros(shapes, dtype=backend.dtype, device=backend.device, xp=backend.xp)
+    rng = backend.rng(seed)
+    for name, shape in shapes.items():
+        if name.endswith((".beta", "b_1", "b_2", "out_bias")):
+            continue
+        mean = 1.0 if name.endswith(".gamma") else 0.0
+        values = rng.normal(shape) * config.init_std + mean
+        params[name] = backend.xp.astype(values, backend.dtype)
+    return params
+
+
+def layer_weights(params: Params, n: int, untie_r: bool) -> LayerWeights:
+    """Gather the parameters (or, from gradients, the gradients) of layer n, 0-based."""
+    p = f"layers.{n}."
+    shared = p if untie_r else ""
+    attn = AttentionWeights(
+        *(params[f"{p}attn.{name}"] for name in ("w_q", "w_k", "w_v", "w_r", "w_o")),
+        params[f"{shared}r_w_bias"],
+        params[f"{shared}r_r_bias"],
+    )
+    rest = ("attn_norm.gamma", "attn_norm.beta", "ff.w_1", "ff.b_1", "ff.w_2", "ff.b_2")
+    rest += ("ff_norm.gamma", "ff_norm.beta")
+    return LayerWeights(attn, *(params[p + name] for name in rest))
+
+
+# --- forward ------------------------------------------------------------------------------------
+
+
+class ModelCache(NamedTuple):
+    """What `backward` reads."""
+
+    embedding: EmbeddingCache
+    emb_dropout: DropoutCache
+    layers: list[LayerCache]
+    out_dropout: DropoutCache
+    softmax: LinearCache
+    loss: CrossEntropyCache
+    shape: tuple[int, int]  # (B, T)
+
+
+class Hidden(NamedTuple):
+    """The model up to the softmax's input, with the caches on the way."""
+
+    y: Array  # (B, T, D)
+    mems: list  # n_layer of (B, M', D)
+    embedding: EmbeddingCache
+    emb_dropout: DropoutCache
+    layers: list[LayerCache]
+    out_dropout: DropoutCache
+
+
+def update_mems(mem, h, mem_len, *, xp):
+    """Return the last mem_len rows of [mem ; h]: (B, M, D), (B, T, D) -> (B, min(M+T, mem_len), D).
+
+    The memory holds *layer inputs* (hidden states), not keys or values (sec. 3.2).
+    """
+    both = xp.concat([mem, h], axis=1)  # (B, M + T, D)
+    return both[:, max(0, both.shape[1] - mem_len) :, :]
+
+
+def _hidden_forward(params, tokens, mems, config, *, rng, xp, inspect, keep=True) -> Hidden:
+    c = config
+    b, t = tokens.shape
+    n_mem = mems[0].shape[1]
+    k = n_mem + t
+    dtype, device = params["word_emb"].dtype, params["word_emb"].device
+    drop = dict(rate=c.dropout, rng=rng, xp=xp)
+
+    # h_0 = dropout(sqrt(D) E[x])
+    h, embedding = embedding_forward(tokens, params["word_emb"], xp=xp)  # (B, T) -> (B, T, D)
+    h, emb_dropout = dropout_forward(h * math.sqrt(c.d_model), **drop)
+
+    # R for the distances K-1 ... 0; one table serves every layer, query and row of the batch
+    distances = xp.arange(k - 1, -1, -1, device=device)
+    if c.clamp_len > 0:
+        distances = xp.minimum(distances, xp.asarray(c.clamp_len, device=device))
+    pos = sinusoid(distances, c.d_model, dtype=dtype, xp=xp)  # (K,) -> (K, D)
+    pos, _ = dropout_forward(pos, **drop)
+    mask = attention_mask(
+        t, n_mem, mem_len=c.mem_len, same_length=c.same_length, device=device, xp=xp
+    )
+
+    settings = LayerSettings(c.pre_lnorm, c.layer_norm_epsilon, c.dropout, c.dropatt)
+    new_mems, layers = [], []
+    for n in range(c.n_layer):
+        if inspect is not None:
+            inspect.hidden.append(h)
+        # What this layer reads now is what it will remember: the input h of layer n. In the next
+        # segment layer n reads these states again, so every layer reaches one memory further.
+        new_mems.append(update_mems(mems[n], h, c.mem_len, xp=xp))
+        w = layer_weights(params, n, c.untie_r)
+        h, cache = layer_forward(
+            h, mems[n], pos, w, mask, settings, rng=rng, xp=xp, inspect=inspect
+        )
+        if keep:
+            layers.append(cache)
+    if inspect is not None:
+        inspect.hidden.append(h)
+    h, out_dropout = dropout_forward(h, **drop)
+    return Hidden(h, new_mems, embedding, emb_dropout, layers, out_dropout)
+
+
+def _logits(params, h, *, xp):
+    """Softmax layer tied to the embedding: (B, T, D) -> (B*T, V)."""
+    h = xp.reshape(h, (-1, h.shape[-1]))  # (B, T, D) -> (B*T, D)
+    return linear_forward(h, params["word_emb"].T, params["out_bias"], xp=xp)
+
+
+def forward(params, tokens, targets, mems, config: Config, *, rng, xp, inspect=None):
+    """Return nll (B, T) in nats, the new memories, and the cache for `backward`.
+
+    tokens, targets (B, T) integers; mems: n_layer arrays (B, M, D), M = 0 at a stream's start.
+    """
+    hidden = _hidden_forward(params, tokens, mems, config, rng=rng, xp=xp, inspect=inspect)
+    logits, softmax = _logits(params, hidden.y, xp=xp)
+    nll, loss = cross_entropy_forward(logits, xp.reshape(targets, (-1,)), xp=xp)
+    cache = ModelCache(
+        hidden.embedding,
+        hidden.emb_dropout,
+        hidden.layers,
+        hidden.out_dropout,
+        softmax,
+        loss,
+        tokens.shape,
+    )
+    return xp.reshape(nll, tokens.shape), hidden.mems, cache
+
+
+def log_probs_forward(params, tokens, mems, config: Config, *, xp, inspect=None):
+    """Return log-probabilities (B, T, V) of the next token and the new memories; nothing kept."""
+    hidden = _hidden_forward(
+        params, tokens, mems, config, rng=None, xp=xp, inspect=inspect, keep=False
+    )
+    logits, _ = _logits(params, hidden.y, xp=xp)
+    return xp.reshape(log_softmax(logits, xp=xp), (*tokens.shape, -1)), hidden.mems
+
+
+# --- backward -----------------------------------------------------------------------------------
+
+
+class Gradients(NamedTuple):
+    """What `backward` finds on its way down."""
+
+    params: Params
+    hidden: list  # N + 1 of (B, T, D): dLoss/dh_0 ... dLoss/dh_N
+    mems: list  # N of (B, M, D), or None each where the gradient is stopped
+
+
+def backward(
+    params, dnll, cache: ModelCache, config: Config, *, scatter_add, xp, later=None, through=False
+) -> Gradients:
+    """Back-propagate dnll (B, T) = dLoss/dnll through one segment.
+
+    Memory is a constant (stopped gradient, sec. 3.2). For experiments and pictures,
+    through=True also returns the gradient into the memories, and `later` (N arrays (B, T, D))
+    adds what a *later* segment sent back into this segment's layer inputs.
+    """
+    grads = params.zeros_like()
+    # undo: nll = cross_entropy(dropout(h_N) @ E^T + b)
+    dlogits = cross_entropy_backward(xp.reshape(dnll, (-1,)), cache.loss, xp=xp)
+    dh, demb_t, dbias = linear_backward(dlogits, cache.softmax, xp=xp)
+    grads["word_emb"] += demb_t.T  # E is used twice: as softmax weights here ...
+    grads["out_bias"] += dbias
+    dh = xp.reshape(dh, (*cache.shape, -1))  # (B*T, D) -> (B, T, D)
+    dh = dropout_backward(dh, cache.out_dropout, xp=xp)
+
+    dhidden, dmems = [dh], []
+    for n in reversed(range(config.n_layer)):
+        dh, dmem, dw = layer_backward(dh, cache.layers[n], memory_rows=through, xp=xp)
+        if later is not None:
+            dh = dh + later[n]
+        _accumulate(layer_weights(grads, n, config.untie_r), dw)
+        dhidden.append(dh)
+        dmems.append(dmem)
+
+    # undo: h_0 = dropout(sqrt(D) E[x])
+    dh = dropout_backward(dh, cache.emb_dropout, xp=xp) * math.sqrt(config.d_model)
+    demb = embedding_backward(dh, cache.embedding, scatter_add=scatter_add, xp=xp)
+    grads["word_emb"] += demb  # ... and as the embedding of the input here
+    return Gradients(grads, dhidden[::-1], dmems[::-1])
+
+
+def _accumulate(grads: LayerWeights, dw: LayerWeights) -> None:
+    """Add one layer's gradients to the buffer: u and v, shared by the layers, collect from all."""
+    for total, part in zip((*grads.attn, *grads[1:]), (*dw.attn, *dw[1:]), strict=True):
+        total += part  # `total` is a view into the flat buffer
+
+
+# --- the object ---------------------------------------------------------------------------------
+
+
+class TransformerXL:
+    """A Transformer-XL language model with its parameters on one device.
+
+    >>> model = TransformerXL(Config(n_token=78), device="cpu")
+    >>> nll, mems, cache = model.forward(tokens, targets)         # first segment, no memory
+    >>> grads = model.backward(cache)                             # of nll.mean()
+    >>> nll, mems, cache = model.forward(more, targets, mems)     # next segment, with memory
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        device: str | Backend = "auto",
+        dtype: str = "float32",
+        seed: int = 0,
+        params: Params | None = None,
+    ):
+        self.config = config
+        self.backend = get_backend(device, dtype)
+        self.params = init_params(config, self.backend, seed) if params is None else params
+
+    def __repr__(self) -> str:
+        return f"TransformerXL({self.n_params:,} parameters on {self.backend.name}, {self.config})"
+
+    @property
+    def n_params(self) -> int:
+        """Number of parameters, the tied embedding counted once."""
+        return self.params.flat.shape[0]
+
+    def with_options(self, **changes) -> TransformerXL:
+        """Return a model that shares these parameters but has other lengths, for evaluation.
+
+        changes: any of mem_len, tgt_len, clamp_len, same_length.
+        """
+        wrong = sorted(set(changes) - {"mem_len", "tgt_len", "clamp_len", "same_length"})
+        if wrong:
+            raise MinitxlError(
+                f"{', '.join(wrong)} cannot change for given parameters; "
+                "only mem_len, tgt_len, clamp_len and same_length can"
+            )
+        config = self.config.replace(**changes)
+        return TransformerXL(config, device=self.backend, params=self.params)
+
+    def empty_mems(self, batch_size: int) -> list:
+        """Return the memory of a stream's start: n_layer arrays (B, 0, D)."""
+        b = self.backend
+        shape = (batch_size, 0, self.config.d_model)
+        return [b.xp.zeros(shape, dtype=b.dtype, device=b.device)] * self.config.n_layer
+
+    def forward(self, tokens, targets, mems=None, rng=None, inspect: Inspection | None = None):
+        """Return nll (B, T) in nats per token, new mems, and a cache for `backward`.
+
+        tokens, targets: (B, T) integers, 0 <= id < n_token, of any T >= 1. mems: what an earlier
+        call returned, or None at a stream's start (then the memory is short or empty, never
+        padded). rng: `model.backend.rng(key, ...)` turns dropout on. inspect: an `Inspection` to
+        fill with hidden states, attention probabilities and terms.
+        """
+        tokens = self._ids(tokens, "tokens")
+        targets = self._ids(targets, "targets")
+        if tokens.shape != targets.shape:
+            raise MinitxlError(
+                f"targets has shape {tuple(targets.shape)}, tokens {tuple(tokens.shape)}; "
+                "they must match: targets are the tokens one step later"
+            )
+        mems = self._check_mems(mems, tokens.shape[0])
+        xp = self.backend.xp
+        return forward(
+            self.params, tokens, targets, mems, self.config, rng=rng, xp=xp, inspect=inspect
+        )
+
+    def backward(self, cache: ModelCache, dnll=None) -> Params:
+        """Return the gradients, by name, of nll.mean() - or of sum(nll * dnll) for dnll (B, T)."""
+        return self.backward_all(cache, dnll).params
+
+    def backward_all(self, cache: ModelCache, dnll=None, later=None, through=False) -> Gradients:
+        """Like `backward`, with the gradients of hidden states and memories; see `Gradients`."""
+        b, t = cache.shape
+        back = self.backend
+        if dnll is None:
+            dnll = back.xp.full((b, t), 1.0 / (b * t), dtype=back.dtype, device=back.device)
+        else:
+            dnll = back.asarray(dnll, dtype=back.dtype)
+            if tuple(dnll.shape) != (b, t):
+                raise MinitxlError(f"dnll has shape {tuple(dnll.shape)}, nll has {(b, t)}")
+        return backward(
+            self.params,
+            dnll,
+            cache,
+            self.config,
+            scatter_add=back.scatter_add,
+            xp=back.xp,
+            later=later,
+            through=through,
+        )
+
+    def predict(self, tokens, mems=None, inspect: Inspection | None = None):
+        """Return log-probabilities (B, T, V) of each next token, and the new mems."""
+        tokens = self._ids(tokens, "tokens")
+        mems = self._check_mems(mems, tokens.shape[0])
+        xp = self.backend.xp
+        return log_probs_forward(self.params, tokens, mems, self.config, xp=xp, inspect=inspect)
+
+    def _ids(self, ids, name: str):
+        shape = tuple(getattr(ids, "shape", ())) or (len(ids),)
+        if len(shape) != 2 or 0 in shape:
+            raise MinitxlError(f"{name} has shape {shape}; it must be (B, T), both at least 1")
+        if hasattr(ids, "__array_interface__"):  # on the host: looking at the values is cheap
+            low, high = int(ids.min()), int(ids.max())
+            if low < 0 or high >= self.config.n_token:
+                raise MinitxlError(
+                    f"{name} holds ids from {low} to {high}, the model knows 0 to "
+                    f"{self.config.n_token - 1}; use the vocabulary it was trained with"
+                )
+        return self.backend.asarray(ids, dtype=self.backend.xp.int32)
+
+    def _check_mems(self, mems, batch_size: int) -> Sequence:
+        if mems is None:
+            return self.empty_mems(batch_size)
+        c = self.config
+        if len(mems) != c.n_layer:
+            raise MinitxlError(
+                f"mems holds {len(mems)} arrays, the model has {c.n_layer} layers: they come from "
+                "another model; start with mems=None"
+            )
+        length = mems[0].shape[1] if len(mems[0].shape) == 3 else None
+        for n, mem in enumerate(mems):
+            if len(mem.shape) != 3 or mem.shape[1] != length:
+                raise MinitxlError(
+                    f"mems[{n}] has shape {tuple(mem.shape)}, it must be (B, M, D) with one M for "
+                    "all layers; start with mems=None"
+                )
+            if mem.shape[2] != c.d_model:
+                raise MinitxlError(
+                    f"mems[{n}] has d_model={mem.shape[2]}, the model has {c.d_model}: they come "
+                    "from another checkpoint; start with mems=None"
+                )
+            if mem.shape[0] != batch_size:
+                raise MinitxlError(
+                    f"mems[{n}] has batch size {mem.shape[0]}, tokens has {batch_size}: row b of "
+                    "a batch must continue row b of the one before; start with mems=None"
+                )
+        if length > c.mem_len:
+            raise MinitxlError(
+                f"mems hold {length} tokens, the model has mem_len={c.mem_len}: cut them to their "
+                "last rows, or start with mems=None"
+            )
+        return mems
+
+
+def hidden_gradients(model: TransformerXL, segments, through_memory=False, dnll=None) -> list:
+    """Return d loss / d h_n for every segment and layer, with the gradient stopped or not.
+
+    segments: consecutive (tokens, targets), each (B, T). The loss is nll.mean() of the *last* one
+    (or sum(nll * dnll)). Returns a list over segments of lists over n = 0 ... N of (B, T, D).
+    With through_memory=False (the model as it is trained) everything before the last segment is
+    0. With True the gradient also flows through the cached states into the segments they came
+    from: full back-propagation through time, which Transformer-XL leaves out.
+    """
+    xp, n_layer = model.backend.xp, model.config.n_layer
+    mems, caches, n_mems = None, [], []
+    for tokens, targets in segments:
+        n_mems.append(0 if mems is None else mems[0].shape[1])
+        _, mems, cache = model.forward(tokens, targets, mems)
+        caches.append(cache)
+
+    stops = [0]  # absolute positions at which the segments begin and end
+    for cache in caches:
+        stops.append(stops[-1] + cache.shape[1])
+    b, d = caches[0].shape[0], model.config.d_model
+    # into[n]: what later segments send into h_n, by absolute position
+    into = [xp.zeros((b, stops[-1], d), dtype=model.backend.dtype, device=model.backend.device)]
+    into += [xp.zeros_like(into[0]) for _ in range(n_layer)]
+    out = []
+    for s in reversed(range(len(caches))):
+        start, stop = stops[s], stops[s + 1]
+        if s == len(caches) - 1:
+            g = model.backward_all(caches[s], dnll, through=through_memory)
+        elif through_memory:
+            later = [into[n][:, start:stop, :] for n in range(n_layer)]
+            none = xp.zeros(caches[s].shape, dtype=model.backend.dtype, device=into[0].device)
+            g = model.backward_all(caches[s], none, later=later, through=True)
+        else:
+            out.append([into[n][:, start:stop, :] for n in range(n_layer + 1)])  # nothing arrived
+            continue
+        out.append(g.hidden)
+        if through_memory:
+            for n in range(n_layer):  # the memory's rows are h_n at positions start - M ... start
+                into[n][:, start - n_mems[s] : start, :] += g.mems[n]
+    return out[::-1]

@@ -1,0 +1,71 @@
+"""Adam, gradient clipping and learning-rate schedules, each over the flat parameter buffer."""
+
+from __future__ import annotations
+
+import math
+
+from minitxl.config import TrainConfig
+
+
+class Adam:
+    """Adam (Kingma & Ba 2015) over one flat buffer.
+
+    m and v are running means of the gradient and of its square; both start at 0 and are divided
+    by 1 - beta^t, the share of their weight that real gradients have by step t.
+    """
+
+    def __init__(self, flat, *, beta1=0.9, beta2=0.999, eps=1e-8, xp):
+        self.m = xp.zeros_like(flat)
+        self.v = xp.zeros_like(flat)
+        self.t = 0
+        self.beta1, self.beta2, self.eps = beta1, beta2, eps
+        self._xp = xp
+
+    def step(self, flat, grad, lr: float) -> None:
+        """Update `flat` (P,) in place: flat -= lr m^ / (sqrt(v^) + eps)."""
+        xp = self._xp
+        self.t += 1
+        self.m *= self.beta1
+        self.m += (1.0 - self.beta1) * grad
+        self.v *= self.beta2
+        square = grad * grad
+        square *= 1.0 - self.beta2
+        self.v += square
+        denominator = xp.sqrt(self.v)
+        denominator *= 1.0 / math.sqrt(1.0 - self.beta2**self.t)
+        denominator += self.eps
+        update = self.m / denominator
+        update *= lr / (1.0 - self.beta1**self.t)
+        flat -= update
+
+
+def clip_by_norm(grad, max_norm: float, *, xp):
+    """Scale `grad` (P,) in place to a norm of at most max_norm; return the norm it had, 0-d.
+
+    The factor is computed on the device: a comparison on the host would wait for it every step.
+    max_norm 0 means no clipping.
+    """
+    norm = xp.sqrt(xp.sum(grad * grad))
+    if max_norm > 0:
+        one = xp.ones_like(norm)
+        grad *= xp.minimum(one, max_norm / (norm + 1e-6))
+    return norm
+
+
+def learning_rate(step: int, settings: TrainConfig) -> float:
+    """Return the rate of update `step`, counted from 0.
+
+    Linear warm-up, then: "cosine" from lr to lr_end * lr at the last step, "inv_sqrt"
+    (lr sqrt(warmup / step)), or "constant". The released code sets the rate after each update, so
+    its first update uses the full rate in spite of the warm-up, and its cosine ignores the
+    warm-up's length; here the first rate is lr / warmup and the cosine starts after the warm-up.
+    """
+    s = settings
+    if step < s.warmup:
+        return s.lr * (step + 1) / s.warmup
+    if s.schedule == "constant":
+        return s.lr
+    if s.schedule == "inv_sqrt":
+        return s.lr * math.sqrt(max(1, s.warmup) / (step + 1))
+    done = min(1.0, (step - s.warmup) / max(1, s.steps - 1 - s.warmup))
+    return s.lr * (s.lr_end + (1.0 - s.lr_end) * 0.5 * (1.0 + math.cos(math.pi * done)))

@@ -1,0 +1,376 @@
+"""`train`: from a text to a run folder, with progress, evaluation, checkpoints and a report."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import minitxl
+from minitxl import checkpoint
+from minitxl.config import PRESETS, Config, TrainConfig
+from minitxl.curve import save_loss_curve
+from minitxl.data.baselines import PPMD, compression_bpc
+from minitxl.data.stream import Stream
+from minitxl.data.text import Corpus, load_corpus
+from minitxl.errors import MinitxlError
+from minitxl.evaluate import Evaluation, evaluate
+from minitxl.generate import generate
+from minitxl.model import TransformerXL
+from minitxl.optim import learning_rate
+from minitxl.runs import load_corpus_of, load_pretrained, load_run, read_info
+from minitxl.train import Trainer
+
+__all__ = ["load_corpus_of", "load_pretrained", "load_run", "train"]
+
+LN2 = math.log(2)
+
+
+def train(
+    preset: str | None = None,
+    data: str | None = None,
+    level: str | None = None,
+    out: str | os.PathLike | None = None,
+    steps: int | None = None,
+    device: str = "auto",
+    dtype: str | None = None,
+    seed: int | None = None,
+    resume: str | os.PathLike | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    threads: int | None = None,
+    eval_every: int | None = None,
+    save_every: int | None = None,
+    model_options: dict | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Train a model on a text and return its run folder (see `minitxl.runs`).
+
+    preset: "tiny" (default) or "small"; data: a shipped corpus or a path; level: "char" or
+    "byte"; out: a new folder, by default runs/<preset>-<data>. Other options replace the preset's
+    settings; model_options holds fields of `Config`. resume: a run folder to continue to the same
+    bits as if it had never stopped; then no other setting may differ from the run's. Ctrl-C
+    finishes the step, saves, and raises KeyboardInterrupt.
+    """
+    asked = dict(steps=steps, seed=seed, batch_size=batch_size, lr=learning_rate, threads=threads)
+    asked |= dict(eval_every=eval_every, save_every=save_every)
+    asked = {k: v for k, v in asked.items() if v is not None}
+    names = dict(preset=preset, data=data, level=level, dtype=dtype)
+    if resume is not None:
+        run = _reopen(resume, out, names, asked, model_options or {}, device)
+    else:
+        run = _start(out, names, asked, model_options or {}, device)
+    run.quiet = quiet
+    run.go()
+    run.report()
+    return run.folder
+
+
+def _start(out, names, asked, model_options, device):
+    name, data = names["preset"] or "tiny", names["data"] or "war-and-peace"
+    if name not in PRESETS:
+        raise MinitxlError(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
+    preset = PRESETS[name]
+    corpus = load_corpus(data, level=names["level"] or "char")
+    if "n_token" in model_options:
+        raise MinitxlError("n_token comes from the text; leave it out")
+    config = Config.from_dict({**preset.model, **model_options, "n_token": corpus.vocab.n_token})
+    settings = _with(preset.train, asked)
+    model = TransformerXL(config, device, names["dtype"] or "float32", seed=settings.seed)
+    if out is None:
+        out = Path("runs") / f"{name}-{Path(corpus.name).stem}"
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise MinitxlError(
+            f"{folder} exists and is not empty; continue it with --resume {folder}, or choose "
+            "another --out"
+        )
+    run = _Run(folder, model, corpus, settings)
+    settings = run.settings  # with the number of threads decided
+    folder.mkdir(parents=True, exist_ok=True)
+    info = {
+        "minitxl": minitxl.__version__,
+        "preset": name,
+        "data": corpus.name,
+        "level": corpus.level,
+        "dtype": names["dtype"] or "float32",
+        "config": config.to_dict(),
+        "train": settings.to_dict(),
+        "vocab": corpus.vocab.to_dict(),
+        "source": corpus.source,
+        "n_params": model.n_params,
+        "versions": {"python": platform.python_version(), "numpy": np.__version__},
+        "device": model.backend.name,
+    }
+    checkpoint.write_json(folder / "run.json", info)
+    run.save()
+    return run
+
+
+def _reopen(resume, out, names, asked, model_options, device):
+    folder = Path(resume)
+    if not (folder / "run.json").is_file():
+        raise MinitxlError(f"--resume {folder}: no run.json there; give a folder that train wrote")
+    if out is not None and Path(out) != folder:
+        raise MinitxlError(f"--out {out} contradicts --resume {folder}; leave --out away")
+    info = read_info(folder)
+    for key, value in {**names, **asked, **model_options}.items():
+        was = {**info, **info["train"], **info["config"]}.get(key)
+        same = value is None or value == was or (key == "data" and _same_file(value, was))
+        if not same:
+            raise MinitxlError(
+                f"{key}={value} contradicts the run in {folder}, which has {key}={was}; leave the "
+                "option away, or start a new run with --out"
+            )
+    corpus = load_corpus_of(info)
+    config = Config.from_dict(info["config"])
+    settings = TrainConfig.from_dict(info["train"])
+    model = TransformerXL(config, device, info.get("dtype", "float32"), seed=settings.seed)
+    if model.backend.name != info.get("device"):
+        raise MinitxlError(
+            f"the run was trained on {info.get('device')}, this is {model.backend.name}: other "
+            f"hardware gives other bits; use --device {info.get('device')}"
+        )
+    run = _Run(folder, model, corpus, settings)
+    run.load()
+    return run
+
+
+def _same_file(a: str, b: str) -> bool:
+    try:
+        return os.path.samefile(a, b)
+    except OSError:
+        return False
+
+
+def _with(settings: TrainConfig, asked: dict) -> TrainConfig:
+    """Apply the options; a shorter run than the preset's also warms up for a shorter time."""
+    steps = asked.get("steps", settings.steps)
+    warmup = min(settings.warmup, steps // 10) if isinstance(steps, int) else settings.warmup
+    return settings.replace(**{"warmup": warmup, **asked})
+
+
+class _Run:
+    """A run in progress: trainer, stream of text, files."""
+
+    def __init__(self, folder: Path, model: TransformerXL, corpus: Corpus, settings: TrainConfig):
+        self.folder, self.model, self.corpus = folder, model, corpus
+        self.trainer = Trainer(model, settings)
+        self.settings = settings = self.trainer.settings
+        self.stream = Stream(
+            corpus.train, batch_size=settings.batch_size, tgt_len=model.config.tgt_len
+        )
+        self.best: float | None = None  # nats on the validation split
+        self.since_log: list[float] = []  # losses since the last line of metrics.jsonl
+        self.quiet = False
+        self.seconds = 0.0  # of training so far, evaluation included
+
+    # --- files ---
+
+    def save(self) -> None:
+        """Write last.safetensors: all that the next step depends on."""
+        arrays, state = self.trainer.state()
+        state |= {
+            "stream": self.stream.state(),
+            "best": self.best,
+            "since_log": self.since_log,
+            "seconds": self.seconds,
+        }
+        checkpoint.save(self.folder / "last.safetensors", arrays, state)
+
+    def save_best(self) -> None:
+        """Write best.safetensors: the parameters alone."""
+        arrays, state = self.trainer.state()
+        params = {k: v for k, v in arrays.items() if k.startswith("params.")}
+        state |= {"valid_nats": self.best}
+        checkpoint.save(self.folder / "best.safetensors", params, state)
+
+    def load(self) -> None:
+        """Continue from last.safetensors; lines of metrics that lie after it are dropped."""
+        arrays, state = checkpoint.load(self.folder / "last.safetensors")
+        try:
+            self.trainer.load_state(arrays, state)
+            self.stream.set_state(state["stream"])
+            self.best, self.seconds = state["best"], float(state["seconds"])
+            self.since_log = list(state["since_log"])
+        except (KeyError, TypeError) as error:
+            raise MinitxlError(
+                f"{self.folder / 'last.safetensors'} lacks {error}; it was not written by train"
+            ) from error
+        lines = [line for line in self.metrics() if line["step"] <= self.trainer.n_step]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        checkpoint.write_text(self.folder / "metrics.jsonl", text)
+
+    def metrics(self) -> list[dict]:
+        """Return the lines of metrics.jsonl; a last line that a kill left unfinished is dropped."""
+        return read_metrics(self.folder)
+
+    def log(self, line: dict) -> None:
+        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(line) + "\n")
+
+    # --- the loop ---
+
+    def go(self) -> None:
+        """Train up to the last step."""
+        s, trainer, config = self.settings, self.trainer, self.model.config
+        if not self.quiet:
+            print(self._headline(), flush=True)
+        tokens_per_step = s.batch_size * config.tgt_len
+        bar = tqdm(
+            total=s.steps * tokens_per_step,
+            initial=trainer.n_step * tokens_per_step,
+            unit="tok",
+            unit_scale=True,
+            disable=self.quiet or None,  # None: only where there is a terminal
+            file=sys.stderr,
+            dynamic_ncols=True,
+        )
+        began = time.perf_counter() - self.seconds
+        with bar, _ctrl_c() as stop:
+            while trainer.n_step < s.steps:
+                loss = trainer.step(*self.stream.next())
+                step = trainer.n_step
+                # One look at the loss per step costs nothing on a CPU; a GPU is waited for.
+                self.since_log.append(float(loss))
+                if not math.isfinite(self.since_log[-1]):
+                    raise MinitxlError(
+                        f"the loss is {self.since_log[-1]} at step {step}: training diverged; "
+                        f"start again with a lower --lr than {s.lr} (last.safetensors is older "
+                        "and still good)"
+                    )
+                bar.update(tokens_per_step)
+                if step % s.log_every == 0 or step == s.steps:
+                    self._log_train(step, tokens_per_step, time.perf_counter() - began, bar)
+                if s.eval_every and (step % s.eval_every == 0 or step == s.steps):
+                    self._evaluate(step, bar)
+                self.seconds = time.perf_counter() - began
+                if step % s.save_every == 0 or step == s.steps or stop.is_set():
+                    self.save()
+                if stop.is_set() and step < s.steps:
+                    bar.close()
+                    print(
+                        f"stopped after step {step} of {s.steps}; continue with\n"
+                        f"  python -m minitxl train --resume {self.folder}",
+                        file=sys.stderr,
+                    )
+                    raise KeyboardInterrupt
+
+    def _headline(self) -> str:
+        c, s = self.model.config, self.settings
+        return (
+            f"{self.corpus.name}: {len(self.corpus.train):,} {self.corpus.level}s to learn from, "
+            f"{c.n_token} symbols\n"
+            f"{self.model.n_params:,} parameters: {c.n_layer} layers, D {c.d_model}, {c.n_head} "
+            f"heads of {c.d_head}, F {c.d_inner}; segments of {c.tgt_len}, memory {c.mem_len}\n"
+            f"{s.steps:,} steps of {s.batch_size} x {c.tgt_len} on {self.model.backend.name}"
+            f", {s.threads} thread{'s' * (s.threads > 1)}; writing to {self.folder}"
+        )
+
+    def _log_train(self, step, tokens_per_step, seconds, bar) -> None:
+        loss = sum(self.since_log) / len(self.since_log)
+        line = {
+            "step": step,
+            "tokens": step * tokens_per_step,
+            "loss": loss,
+            "bpc": loss / LN2,
+            "lr": learning_rate(step - 1, self.settings),
+            "grad_norm": float(self.trainer.grad_norm),
+            "seconds": round(seconds, 3),
+        }
+        self.log(line)
+        self.since_log = []
+        bar.set_postfix_str(f"loss {loss:.3f}, {loss / LN2:.3f} bpc")
+
+    def _evaluate(self, step, bar) -> None:
+        result = self._measure(self.corpus.valid, self.settings.eval_tokens or None)
+        self.log({"step": step, "valid_loss": result.nats, "valid_bpc": result.bpc})
+        if self.best is None or result.nats < self.best:
+            self.best = result.nats
+            self.save_best()
+        if not self.quiet:
+            bar.write(f"step {step:>6}: validation {result.bpc:.4f} bpc", file=sys.stderr)
+        save_loss_curve(self.metrics(), self.folder / "loss_curve.png")
+
+    def _measure(self, tokens, max_tokens=None) -> Evaluation:
+        rows = min(self.settings.eval_batch_size, max(1, (len(tokens) - 1) // 2))
+        return evaluate(self.model, tokens, batch_size=rows, max_tokens=max_tokens)
+
+    # --- the end ---
+
+    def report(self) -> None:
+        """Print what was reached beside what compressors reach, a sample, and the files."""
+        save_loss_curve(self.metrics(), self.folder / "loss_curve.png")
+        if self.quiet:
+            return
+        best = load_run(self.folder, device=self.model.backend)
+        corpus, vocab = self.corpus, self.corpus.vocab
+        rows = min(self.settings.eval_batch_size, max(1, (len(corpus.valid) - 1) // 2))
+        bpc = evaluate(best.model, corpus.valid, batch_size=rows).bpc
+        prices = compression_bpc(
+            vocab.to_bytes(corpus.train), vocab.to_bytes(corpus.valid), n_symbols=len(corpus.valid)
+        )
+        if corpus.level == "char" and (corpus.name, "valid") in PPMD:
+            prices["PPMd"] = PPMD[corpus.name, "valid"]
+        prices["minitxl"] = bpc
+        speed = self.trainer.n_step * self.settings.batch_size * self.model.config.tgt_len
+        speed /= max(self.seconds, 1e-9)
+        print(f"\ntrained in {self.seconds:.0f} s, {speed:,.0f} tokens/s with evaluation")
+        print("bits per character on the validation text, which none of them has seen:")
+        for name, value in sorted(prices.items(), key=lambda item: -item[1]):
+            mark = "  <- this model" if name == "minitxl" else ""
+            print(f"  {name:<8} {value:.3f} {'#' * round(value * 12)}{mark}")
+        print("\na sample:\n")
+        ids = list(generate(best.model, vocab, length=400, temperature=0.8, seed=0))
+        print("  " + vocab.decode(ids).strip().replace("\n", "\n  "))
+        print(f"\nwritten to {self.folder}: run.json, best.safetensors, last.safetensors,")
+        print("  metrics.jsonl, loss_curve.png. Next:")
+        print(f"  python -m minitxl eval {self.folder}")
+        print(f"  python -m minitxl generate {self.folder} --length 2000 --temperature 0.8")
+
+
+def read_metrics(folder: str | os.PathLike) -> list[dict]:
+    """Read metrics.jsonl of a run folder; lines that a kill left unfinished are left out."""
+    file = Path(folder) / "metrics.jsonl"
+    if not file.is_file():
+        return []
+    lines = []
+    for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
+    return lines
+
+
+@contextmanager
+def _ctrl_c():
+    """Yield an event that the first Ctrl-C sets; a second one interrupts at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals can only be handled in the main thread
+        return
+
+    def handle(signum, frame):
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        print("\nfinishing this step and saving; Ctrl-C again to stop at once", file=sys.stderr)
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)

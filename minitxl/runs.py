@@ -1,0 +1,113 @@
+"""Run folders: what `train` writes, and models loaded back from it.
+
+A run folder holds
+  run.json            model and training settings, vocabulary, corpus, versions, command
+  last.safetensors    the newest checkpoint: everything that is needed to go on to the same bits
+  best.safetensors    the parameters that did best on the validation split
+  metrics.jsonl       a line of JSON every few steps; loss_curve.png draws them
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from minitxl import checkpoint
+from minitxl.config import Config
+from minitxl.data.text import Corpus, load_corpus
+from minitxl.data.vocab import vocab_from_dict
+from minitxl.errors import MinitxlError
+from minitxl.model import TransformerXL
+from minitxl.train import load_params
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained model with its vocabulary; `info` is what run.json holds."""
+
+    model: TransformerXL
+    vocab: object  # CharVocab or ByteVocab
+    info: dict
+    step: int  # the update after which the parameters were saved
+
+
+def shipped_models() -> list[str]:
+    """Return the names of the trained models inside the package."""
+    folder = Path(str(resources.files("minitxl.models")))
+    return sorted(p.parent.name for p in folder.glob("*/run.json"))
+
+
+def load_run(
+    folder: str | os.PathLike,
+    device: str = "auto",
+    dtype: str = "float32",
+    which: str = "best",
+) -> LoadedRun:
+    """Load the model of a run folder, or of a shipped model by its name.
+
+    which: "best" (on the validation split; "last" where there is none) or "last". Raises
+    `MinitxlError` for a missing folder and for damaged or mismatched files.
+    """
+    if which not in ("best", "last"):
+        raise MinitxlError(f"which={which!r} must be 'best' or 'last'")
+    path = _find(folder)
+    info = read_info(path)
+    config = Config.from_dict(info["config"])
+    vocab = vocab_from_dict(info["vocab"])
+    if vocab.n_token != config.n_token:
+        raise MinitxlError(
+            f"{path / 'run.json'}: the vocabulary has {vocab.n_token} symbols, the model n_token="
+            f"{config.n_token}; the file was changed by hand or is damaged"
+        )
+    file = path / f"{which}.safetensors"
+    if which == "best" and not file.exists():
+        file = path / "last.safetensors"
+    if not file.exists():
+        raise MinitxlError(f"{path} holds no checkpoint ({file.name}); let train run longer")
+    arrays, state = checkpoint.load(file)
+    model = TransformerXL(config, device=device, dtype=dtype)
+    load_params(model, arrays)
+    return LoadedRun(model, vocab, info, int(state.get("n_step", 0)))
+
+
+def load_pretrained(name: str = "war-and-peace", device: str = "auto", dtype: str = "float32"):
+    """Load a model that ships with minitxl: `.model`, `.vocab`, `.info` (see `LoadedRun`)."""
+    if name not in shipped_models():
+        raise MinitxlError(
+            f"no model {name!r} ships with minitxl; there is {', '.join(shipped_models())}"
+        )
+    return load_run(Path(str(resources.files("minitxl.models"))) / name, device, dtype)
+
+
+def load_corpus_of(info: dict) -> Corpus:
+    """Load the corpus that a run was trained on."""
+    return load_corpus(info["data"], level=info["level"])
+
+
+def read_info(folder: Path) -> dict:
+    """Read and check run.json of a run folder."""
+    file = folder / "run.json"
+    info = checkpoint.read_json(file)
+    want = {"config": dict, "vocab": dict, "train": dict, "data": str, "level": str}
+    for key, kind in want.items():
+        if not isinstance(info.get(key), kind):
+            raise MinitxlError(f"{file}: {key!r} is missing or of a wrong type; it is damaged")
+    return info
+
+
+def _find(folder: str | os.PathLike) -> Path:
+    path = Path(folder)
+    if (path / "run.json").is_file():
+        return path
+    if str(folder) in shipped_models():
+        return Path(str(resources.files("minitxl.models"))) / str(folder)
+    if not path.exists():
+        raise MinitxlError(
+            f"there is no folder {str(folder)!r}; give the folder that train wrote, or one of the "
+            f"shipped models: {', '.join(shipped_models()) or 'none'}"
+        )
+    raise MinitxlError(
+        f"{str(folder)!r} is no run folder: it has no run.json; give the folder that train wrote"
+    )
