@@ -25,7 +25,8 @@ class _Settings:
         unknown = sorted(str(k) for k in values if k not in known)
         if unknown:
             raise MinitxlError(
-                f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}"
+                f"{cls.__name__} has no field {', '.join(unknown)}; "
+                f"it has {', '.join(sorted(known))}"
             )
         required = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
         missing = sorted(required - set(values))

@@ -1,4 +1,4 @@
-"""The Transformer-XL language model: parameters, forward, backward, memory update.
+"""The Transformer-XL language model: forward, backward, memory update.
 
 `forward` and `backward` are pure functions of data, so that threads, processes or devices can each
 run a piece of the batch and add up their gradients. `TransformerXL` is a thin object around them.
@@ -10,17 +10,11 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from minitxl.attention import AttentionWeights, Inspection, attention_mask
+from minitxl.attention import Inspection, attention_mask
 from minitxl.backend import Backend, get_backend
 from minitxl.config import Config
 from minitxl.errors import MinitxlError
-from minitxl.layers import (
-    LayerCache,
-    LayerSettings,
-    LayerWeights,
-    layer_backward,
-    layer_forward,
-)
+from minitxl.layers import LayerCache, LayerSettings, LayerWeights, layer_backward, layer_forward
 from minitxl.ops import (
     CrossEntropyCache,
     DropoutCache,
@@ -38,63 +32,9 @@ from minitxl.ops import (
     sinusoid,
 )
 from minitxl.params import Params
+from minitxl.weights import init_params, layer_weights
 
 Array = Any
-
-
-# --- parameters ---------------------------------------------------------------------------------
-
-
-def param_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """Return name -> shape of every parameter. Weights are (in, out): y = x @ w."""
-    c = config
-    heads = c.n_head * c.d_head
-    biases = {"r_w_bias": (c.n_head, c.d_head), "r_r_bias": (c.n_head, c.d_head)}  # u and v
-    shapes = {"word_emb": (c.n_token, c.d_model), "out_bias": (c.n_token,)}
-    if not c.untie_r:
-        shapes |= biases
-    for n in range(c.n_layer):
-        layer = {f"attn.{name}": (c.d_model, heads) for name in ("w_q", "w_k", "w_v", "w_r")}
-        layer |= {"attn.w_o": (heads, c.d_model)}
-        layer |= biases if c.untie_r else {}
-        layer |= {"attn_norm.gamma": (c.d_model,), "attn_norm.beta": (c.d_model,)}
-        layer |= {"ff.w_1": (c.d_model, c.d_inner), "ff.b_1": (c.d_inner,)}
-        layer |= {"ff.w_2": (c.d_inner, c.d_model), "ff.b_2": (c.d_model,)}
-        layer |= {"ff_norm.gamma": (c.d_model,), "ff_norm.beta": (c.d_model,)}
-        shapes |= {f"layers.{n}.{name}": shape for name, shape in layer.items()}
-    return shapes
-
-
-def init_params(config: Config, backend: Backend, seed: int) -> Params:
-    """Draw initial parameters as the released code does: the same numbers on every device.
-
-    Weights, embedding, u and v from N(0, init_std); LayerNorm weights from N(1, init_std);
-    biases 0.
-    """
-    shapes = param_shapes(config)
-    params = Params.zeros(shapes, dtype=backend.dtype, device=backend.device, xp=backend.xp)
-    rng = backend.rng(seed)
-    for name, shape in shapes.items():
-        if name.endswith((".beta", "b_1", "b_2", "out_bias")):
-            continue
-        mean = 1.0 if name.endswith(".gamma") else 0.0
-        values = rng.normal(shape) * config.init_std + mean
-        params[name] = backend.xp.astype(values, backend.dtype)
-    return params
-
-
-def layer_weights(params: Params, n: int, untie_r: bool) -> LayerWeights:
-    """Gather the parameters (or, from gradients, the gradients) of layer n, 0-based."""
-    p = f"layers.{n}."
-    shared = p if untie_r else ""
-    attn = AttentionWeights(
-        *(params[f"{p}attn.{name}"] for name in ("w_q", "w_k", "w_v", "w_r", "w_o")),
-        params[f"{shared}r_w_bias"],
-        params[f"{shared}r_r_bias"],
-    )
-    rest = ("attn_norm.gamma", "attn_norm.beta", "ff.w_1", "ff.b_1", "ff.w_2", "ff.b_2")
-    rest += ("ff_norm.gamma", "ff_norm.beta")
-    return LayerWeights(attn, *(params[p + name] for name in rest))
 
 
 # --- forward ------------------------------------------------------------------------------------
@@ -134,8 +74,7 @@ def update_mems(mem, h, mem_len, *, xp):
 
 def _hidden_forward(params, tokens, mems, config, *, rng, xp, inspect, keep=True) -> Hidden:
     c = config
-    b, t = tokens.shape
-    n_mem = mems[0].shape[1]
+    t, n_mem = tokens.shape[1], mems[0].shape[1]
     k = n_mem + t
     dtype, device = params["word_emb"].dtype, params["word_emb"].device
     drop = dict(rate=c.dropout, rng=rng, xp=xp)
@@ -410,45 +349,3 @@ class TransformerXL:
                 "last rows, or start with mems=None"
             )
         return mems
-
-
-def hidden_gradients(model: TransformerXL, segments, through_memory=False, dnll=None) -> list:
-    """Return d loss / d h_n for every segment and layer, with the gradient stopped or not.
-
-    segments: consecutive (tokens, targets), each (B, T). The loss is nll.mean() of the *last* one
-    (or sum(nll * dnll)). Returns a list over segments of lists over n = 0 ... N of (B, T, D).
-    With through_memory=False (the model as it is trained) everything before the last segment is
-    0. With True the gradient also flows through the cached states into the segments they came
-    from: full back-propagation through time, which Transformer-XL leaves out.
-    """
-    xp, n_layer = model.backend.xp, model.config.n_layer
-    mems, caches, n_mems = None, [], []
-    for tokens, targets in segments:
-        n_mems.append(0 if mems is None else mems[0].shape[1])
-        _, mems, cache = model.forward(tokens, targets, mems)
-        caches.append(cache)
-
-    stops = [0]  # absolute positions at which the segments begin and end
-    for cache in caches:
-        stops.append(stops[-1] + cache.shape[1])
-    b, d = caches[0].shape[0], model.config.d_model
-    # into[n]: what later segments send into h_n, by absolute position
-    into = [xp.zeros((b, stops[-1], d), dtype=model.backend.dtype, device=model.backend.device)]
-    into += [xp.zeros_like(into[0]) for _ in range(n_layer)]
-    out = []
-    for s in reversed(range(len(caches))):
-        start, stop = stops[s], stops[s + 1]
-        if s == len(caches) - 1:
-            g = model.backward_all(caches[s], dnll, through=through_memory)
-        elif through_memory:
-            later = [into[n][:, start:stop, :] for n in range(n_layer)]
-            none = xp.zeros(caches[s].shape, dtype=model.backend.dtype, device=into[0].device)
-            g = model.backward_all(caches[s], none, later=later, through=True)
-        else:
-            out.append([into[n][:, start:stop, :] for n in range(n_layer + 1)])  # nothing arrived
-            continue
-        out.append(g.hidden)
-        if through_memory:
-            for n in range(n_layer):  # the memory's rows are h_n at positions start - M ... start
-                into[n][:, start - n_mems[s] : start, :] += g.mems[n]
-    return out[::-1]

@@ -205,7 +205,7 @@ def cross_entropy_backward(dnll, cache: CrossEntropyCache, *, xp):
 
 
 def sinusoid(distances, d_model, *, dtype, xp):
-    """R_p = [sin(p w_0) ... sin(p w_{D/2-1}) | cos(p w_0) ...], w_k = 10000^(-2k/D); (K,) -> (K, D).
+    """R_p = [sin(p w_0), sin(p w_1) ... | cos(p w_0) ...], w_k = 10000^(-2k/D); (K,) -> (K, D).
 
     Paper sec. 3.3 (R has no learned parameters); sines and cosines side by side as in the released
     code, not interleaved.

@@ -25,6 +25,7 @@ from minitxl.data import (
     text,
     vocab_from_dict,
 )
+from minitxl.data import stream as stream_module
 from minitxl.errors import MinitxlError
 
 WAR_SYMBOLS = "\n !\"'()*,-./0123456789:;=?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -209,7 +210,7 @@ def test_missing_path_names_what_is_near(tmp_path):
 
 def test_bad_paths_and_levels(tmp_path):
     assert "is a folder" in refusal(load_corpus, tmp_path)
-    for bad in ("nul\0byte", "two\nlines", "x" * 5000, None, 3, b"bytes"):
+    for bad in ("nul\0byte", "two\nlines", "x" * 5000, None, 3, b"bytes", ["list"]):
         refusal(load_corpus, bad)
     assert "got 'word'" in refusal(load_corpus, "war-and-peace", "word")
 
@@ -263,6 +264,8 @@ def test_unknown_symbols_are_named_with_their_first_place():
     message = refusal(CharVocab("abc").encode, "abécé—a\ud800")
     assert "has 3 symbol(s)" in message and "vocabulary of 3 lacks" in message
     assert "'é' at position 2, '—' at position 5, '\\ud800' at position 7 (" in message
+    message = refusal(CharVocab("abc").encode, "a—é")  # as met, not as sorted
+    assert "'—' at position 1, 'é' at position 2 (" in message
     message = refusal(CharVocab("a").encode, "a" + "".join(map(chr, range(0x1000, 0x1010))))
     assert "and 11 more" in message and "position 5" in message and "position 6" not in message
 
@@ -275,7 +278,9 @@ def test_char_vocab_of_more_than_16_bits():
     assert vocab.decode(vocab.encode("\0a\U0010ffff")) == "\0a\U0010ffff"
 
 
-@pytest.mark.parametrize("symbols", ["", "ba", "aa", "a\ud800b", None, 7, ["a", "b"], b"ab"])
+@pytest.mark.parametrize(
+    "symbols", ["", "ba", "aa", "ab\ud800", "\udfff", None, 7, ["a", "b"], b"ab"]
+)
 def test_char_vocab_refuses(symbols):
     refusal(CharVocab, symbols)
     refusal(vocab_from_dict, {"type": "char", "symbols": symbols})
@@ -350,10 +355,15 @@ def test_stream_by_hand():
 
 
 def test_batches_are_the_callers_own():
-    stream = Stream(np.arange(50, dtype=np.int32), batch_size=2, tgt_len=3)
-    tokens, targets, _ = stream.next()
-    tokens[:] = targets[:] = 0
-    assert stream.next()[0].tolist() == [[3, 4, 5], [27, 28, 29]]
+    # int32 like the batches: here a slice without a copy would let the caller edit the text.
+    stream = Stream(np.arange(13, dtype=np.int32), batch_size=2, tgt_len=3)
+    for _ in range(4):  # two epochs
+        tokens, targets, _ = stream.next()
+        assert np.array_equal(targets, tokens + 1)
+        tokens[:] = targets[:] = -1
+    for tokens, targets in segments(np.arange(13, dtype=np.int32), batch_size=2, tgt_len=3):
+        assert np.array_equal(targets, tokens + 1)
+        tokens[:] = targets[:] = -1
 
 
 def test_stream_needs_one_batch_and_its_last_target():
@@ -391,7 +401,7 @@ def test_state_of_another_stream_is_refused():
     assert "batch_size=2, this one has batch_size=4" in refused(batch_size=2)
     assert "tgt_len=6, this one has tgt_len=5" in refused(tgt_len=6)
     assert "n_tokens=99, this one has n_tokens=100" in refused(tokens=tokens[:99])
-    assert "text has changed" in refused(tokens=tokens[::-1])
+    assert "text has changed" in refused(tokens=np.append(tokens[:-1], 7))
     for key in before:
         for bad in (-1, 1.0, True, None, "1", 2**63, before[key] + 10**6):
             if key == "epoch" and bad == before[key] + 10**6:
@@ -404,6 +414,16 @@ def test_state_of_another_stream_is_refused():
     refusal(stream.set_state, {**before, "more": 1})
     refusal(stream.set_state, [1])
     assert stream.state() == before
+
+
+def test_a_change_anywhere_in_a_long_text_is_noticed(monkeypatch):
+    monkeypatch.setattr(stream_module, "_CHUNK", 30)
+    for place in (0, 29, 30, 59, 60, 99):
+        changed = np.arange(100)
+        changed[place] += 1
+        foreign = Stream(changed, batch_size=4, tgt_len=5).state()
+        message = refusal(Stream(np.arange(100), batch_size=4, tgt_len=5).set_state, foreign)
+        assert "text has changed" in message
 
 
 def test_segments_by_hand():

@@ -1,0 +1,244 @@
+"""Every backward pass against the derivative of its forward pass, in float64."""
+
+import numpy as np
+import pytest
+from conftest import DH, B, D, F, H, M, T, V, make_model, make_tokens
+
+from minitxl import attention, layers, ops
+from minitxl.backend import get_backend
+from minitxl.gradcheck import RTOL, check_model, check_op
+from minitxl.weights import layer_weights
+
+
+def arrays(backend, **shapes):
+    rng = np.random.default_rng(7)
+    return {name: backend.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
+
+
+def assert_right(errors):
+    wrong = {name: error for name, error in errors.items() if not error < RTOL}
+    assert not wrong, f"gradients that are not the derivative: {wrong}"
+
+
+# --- ops ---
+
+
+def test_linear(backend):
+    xp = backend.xp
+    errors = check_op(
+        lambda x, w, b: ops.linear_forward(x, w, b, xp=xp),
+        lambda dy, cache: ops.linear_backward(dy, cache, xp=xp),
+        arrays(backend, x=(B, T, D), w=(D, F), b=(F,)),
+        backend,
+    )
+    assert_right(errors)
+
+
+def test_embedding(backend):
+    xp = backend.xp
+    tokens = backend.asarray(np.array([[3, 1, 3], [0, 3, 1]]))  # some ids twice, some never
+    errors = check_op(
+        lambda w: ops.embedding_forward(tokens, w, xp=xp),
+        lambda dy, c: ops.embedding_backward(dy, c, scatter_add=backend.scatter_add, xp=xp),
+        arrays(backend, w=(V, D)),
+        backend,
+    )
+    assert_right(errors)
+
+
+def test_layer_norm(backend):
+    xp = backend.xp
+    errors = check_op(
+        lambda x, gamma, beta: ops.layer_norm_forward(x, gamma, beta, eps=1e-5, xp=xp),
+        lambda dy, cache: ops.layer_norm_backward(dy, cache, xp=xp),
+        arrays(backend, x=(B, T, D), gamma=(D,), beta=(D,)),
+        backend,
+    )
+    assert_right(errors)
+
+
+@pytest.mark.parametrize("name", ["relu", "softmax"])
+def test_elementwise(backend, name):
+    forward, backward = (getattr(ops, f"{name}_{way}") for way in ("forward", "backward"))
+    errors = check_op(
+        lambda x: forward(x, xp=backend.xp),
+        lambda dy, cache: backward(dy, cache, xp=backend.xp),
+        arrays(backend, x=(B, T, D)),
+        backend,
+    )
+    assert_right(errors)
+
+
+def test_dropout(backend):
+    xp = backend.xp
+    errors = check_op(
+        lambda x: ops.dropout_forward(x, rate=0.4, rng=backend.rng(5), xp=xp),
+        lambda dy, cache: ops.dropout_backward(dy, cache, xp=xp),
+        arrays(backend, x=(B, T, D)),
+        backend,
+    )
+    assert_right(errors)
+
+
+def test_cross_entropy(backend):
+    xp = backend.xp
+    targets = backend.asarray(make_tokens(T))
+    errors = check_op(
+        lambda logits: ops.cross_entropy_forward(logits, targets, xp=xp),
+        lambda dy, cache: ops.cross_entropy_backward(dy, cache, xp=xp),
+        arrays(backend, logits=(T, V)),
+        backend,
+    )
+    assert_right(errors)
+
+
+@pytest.mark.parametrize(("t", "k"), [(5, 11), (5, 5), (1, 4), (1, 1), (3, 4), (6, 8)])
+def test_rel_shift(backend, t, k):
+    errors = check_op(
+        lambda x: ops.rel_shift_forward(x, xp=backend.xp),
+        lambda dy, cache: ops.rel_shift_backward(dy, cache, xp=backend.xp),
+        arrays(backend, x=(B, H, t, k)),
+        backend,
+    )
+    assert_right(errors)
+
+
+# --- blocks ---
+
+LENGTHS = [(5, 6), (5, 0), (1, 6), (1, 0), (6, 3), (3, 8)]  # (T, M): M < T, M > T, M = 0, T = 1
+
+
+@pytest.mark.parametrize(("t", "m"), LENGTHS)
+def test_attention_core(backend, t, m):
+    xp, k = backend.xp, t + m
+    mask = attention.attention_mask(
+        t, m, mem_len=max(m, 1), same_length=False, device=backend.device, xp=xp
+    )
+
+    def forward(q, k, v, r, u, v_bias):
+        rng = backend.rng(3)
+        return attention.core_forward(q, k, v, r, u, v_bias, mask, dropatt=0.2, rng=rng, xp=xp)
+
+    shapes = dict(q=(B, H, t, DH), k=(B, H, k, DH), v=(B, H, k, DH), r=(H, k, DH))
+    errors = check_op(
+        forward,
+        lambda dy, cache: attention.core_backward(dy, cache, xp=xp),
+        arrays(backend, **shapes, u=(H, DH), v_bias=(H, DH)),
+        backend,
+    )
+    assert_right(errors)
+
+
+@pytest.mark.parametrize(("t", "m"), LENGTHS)
+@pytest.mark.parametrize("memory_rows", [False, True])
+def test_attention(backend, t, m, memory_rows):
+    """The whole block, with an odd D; the gradient into the memory only where it is asked for."""
+    xp, d = backend.xp, 7
+    mask = attention.attention_mask(
+        t, m, mem_len=max(m, 1), same_length=False, device=backend.device, xp=xp
+    )
+    pos = backend.asarray(np.random.default_rng(1).normal(size=(t + m, d)))
+    memory = backend.asarray(np.random.default_rng(2).normal(size=(B, m, d)))
+
+    def forward(h, **w):
+        if not memory_rows:
+            h = xp.concat([memory, h], axis=1)
+        w = attention.AttentionWeights(**w)
+        return attention.attention_forward(
+            h, pos, w, mask, n_mem=m, dropatt=0.2, rng=backend.rng(3), xp=xp
+        )
+
+    def backward(dy, cache):
+        dh, dw = attention.attention_backward(dy, cache, memory_rows=memory_rows, xp=xp)
+        return (dh, *dw)
+
+    heads = H * DH
+    shapes = {name: (d, heads) for name in ("w_q", "w_k", "w_v", "w_r")}
+    shapes |= dict(w_o=(heads, d), r_w_bias=(H, DH), r_r_bias=(H, DH))
+    rows = t + m if memory_rows else t
+    errors = check_op(forward, backward, arrays(backend, h=(B, rows, d), **shapes), backend)
+    assert_right(errors)
+
+
+def test_feed_forward(backend):
+    xp = backend.xp
+    errors = check_op(
+        lambda x, w_1, b_1, w_2, b_2: layers.feed_forward_forward(
+            x, w_1, b_1, w_2, b_2, dropout=0.3, rng=backend.rng(3), xp=xp
+        ),
+        lambda dy, cache: layers.feed_forward_backward(dy, cache, xp=xp),
+        arrays(backend, x=(B, T, D), w_1=(D, F), b_1=(F,), w_2=(F, D), b_2=(D,)),
+        backend,
+    )
+    assert_right(errors)
+
+
+@pytest.mark.parametrize("pre_lnorm", [False, True])
+@pytest.mark.parametrize("memory", [False, True])
+def test_layer(backend, pre_lnorm, memory):
+    """dx and dmem of one layer, with and without the stop."""
+    xp = backend.xp
+    model = make_model(backend, pre_lnorm=pre_lnorm)
+    w = layer_weights(model.params, 0, False)
+    mask = attention.attention_mask(
+        T, M, mem_len=M, same_length=False, device=backend.device, xp=xp
+    )
+    pos = backend.asarray(np.random.default_rng(1).normal(size=(T + M, D)))
+    settings = layers.LayerSettings(pre_lnorm, 1e-5, 0.1, 0.1)
+    fixed = arrays(backend, mem=(B, M, D))["mem"]
+
+    def forward(x, mem=fixed):
+        return layers.layer_forward(x, mem, pos, w, mask, settings, rng=backend.rng(3), xp=xp)
+
+    def backward(dy, cache):
+        dx, dmem, _ = layers.layer_backward(dy, cache, memory_rows=memory, xp=xp)
+        assert (dmem is None) == (not memory)
+        return (dx, dmem) if memory else dx
+
+    shapes = dict(x=(B, T, D)) | (dict(mem=(B, M, D)) if memory else {})
+    assert_right(check_op(forward, backward, arrays(backend, **shapes), backend))
+
+
+# --- the whole model ---
+
+OPTIONS = [
+    {},
+    {"pre_lnorm": True},
+    {"untie_r": True},
+    {"clamp_len": 4},
+    {"same_length": True},
+    {"dropout": 0.3, "dropatt": 0.2},
+    {"pre_lnorm": True, "untie_r": True, "same_length": True, "dropout": 0.2, "dropatt": 0.1},
+]
+
+
+def second_segment(model, t, m):
+    """Tokens, targets and a memory of m real states."""
+    mems = None
+    if m:
+        _, mems, _ = model.with_options(mem_len=m).forward(
+            make_tokens(B, m, seed=1), make_tokens(B, m, seed=2)
+        )
+    return make_tokens(B, t, seed=3), make_tokens(B, t, seed=4), mems
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(o) or "default")
+def test_model(backend, options):
+    model = make_model(backend, **options)
+    assert_right(check_model(model, *second_segment(model, T, M), key=(1, 2)))
+
+
+@pytest.mark.parametrize(("t", "m"), LENGTHS)
+@pytest.mark.parametrize("pre_lnorm", [False, True])
+def test_model_lengths(t, m, pre_lnorm):
+    model = make_model(get_backend("cpu", "float64"), pre_lnorm=pre_lnorm, mem_len=8)
+    assert_right(check_model(model, *second_segment(model, t, m)))
+
+
+def test_default_upstream_is_the_mean(backend):
+    model = make_model(backend)
+    tokens, targets, mems = second_segment(model, T, M)
+    _, _, cache = model.forward(tokens, targets, mems)
+    by_default = backend.to_numpy(model.backward(cache).flat)
+    of_mean = model.backward(cache, np.full((B, T), 1 / (B * T)))
+    np.testing.assert_array_equal(by_default, backend.to_numpy(of_mean.flat))

@@ -1,0 +1,336 @@
+"""Training: it learns, in pieces as in one, and goes on to the same bits after any interruption."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from conftest import make_model, make_tokens
+
+from minitxl import Config, MinitxlError, TrainConfig, TransformerXL, checkpoint, run
+from minitxl.backend import get_backend
+from minitxl.data import Stream
+from minitxl.evaluate import evaluate
+from minitxl.optim import Adam, clip_by_norm, learning_rate
+from minitxl.train import Trainer
+
+CPU = get_backend("cpu", "float64")
+
+
+# --- optimizer ---
+
+
+def test_adam_by_hand():
+    """Two steps of one number, computed on paper from the definition."""
+    flat, adam = np.array([1.0]), None
+    adam = Adam(flat, beta1=0.9, beta2=0.99, eps=0.0, xp=np)
+    adam.step(flat, np.array([0.5]), lr=0.1)
+    assert flat[0] == pytest.approx(0.9)  # the first step is lr * sign(g)
+    adam.step(flat, np.array([-0.2]), lr=0.1)
+    m = (0.9 * 0.05 + 0.1 * -0.2) / (1 - 0.9**2)
+    v = (0.99 * 0.0025 + 0.01 * 0.04) / (1 - 0.99**2)
+    assert flat[0] == pytest.approx(0.9 - 0.1 * m / np.sqrt(v))
+
+
+@pytest.mark.parametrize(("max_norm", "expected"), [(1.0, 1.0), (10.0, 5.0), (0.0, 5.0)])
+def test_clipping(backend, max_norm, expected):
+    grad = backend.asarray(np.array([3.0, 4.0]))
+    assert float(clip_by_norm(grad, max_norm, xp=backend.xp)) == pytest.approx(5.0)
+    assert np.linalg.norm(backend.to_numpy(grad)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_schedules():
+    cosine = TrainConfig(steps=100, warmup=10, lr=1.0, lr_end=0.1)
+    rates = [learning_rate(i, cosine) for i in range(100)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0)
+    assert rates[10] == pytest.approx(1.0) and rates[-1] == pytest.approx(0.1)
+    assert all(a < b for a, b in pairwise(rates[:10]))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
+    inv = cosine.replace(schedule="inv_sqrt")
+    assert learning_rate(39, inv) == pytest.approx(0.5)
+    assert learning_rate(99, cosine.replace(schedule="constant")) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (dict(schedule="linear"), "cosine"),
+        (dict(lr=0.0), "lr=0.0"),
+        (dict(batch_size=10, threads=4), "multiple of 4"),
+        (dict(steps=0), "steps=0"),
+        (dict(seed=-1), "seed=-1"),
+    ],
+)
+def test_wrong_settings(fields, words):
+    with pytest.raises(MinitxlError, match=words):
+        TrainConfig(**fields)
+
+
+# --- steps ---
+
+
+def losses(model, settings, steps, batch=4):
+    stream = Stream(make_tokens(2000, seed=9), batch_size=batch, tgt_len=5)
+    trainer = Trainer(model, settings)
+    return [float(trainer.step(*stream.next())) for _ in range(steps)]
+
+
+def test_overfits_one_batch(backend):
+    """What can be learned by heart is learned by heart."""
+    model = make_model(backend, scale=0.0, n_layer=1)
+    trainer = Trainer(model, TrainConfig(steps=120, lr=2e-2, warmup=5, batch_size=2, threads=1))
+    tokens, targets = make_tokens(2, 5), make_tokens(2, 5, seed=1)
+    first = float(trainer.step(tokens, targets, fresh=True))
+    for _ in range(119):
+        last = float(trainer.step(tokens, targets, fresh=True))
+    assert first > 2.0 and last < 0.05
+
+
+def test_pieces_make_no_difference():
+    """Accumulated or threaded, the step is that of the whole batch, to rounding."""
+    settings = TrainConfig(steps=8, batch_size=4, warmup=2, threads=1)
+    whole = make_model(CPU)
+    expected = losses(whole, settings, 8)
+    for pieces in (dict(accumulate=4), dict(threads=2), dict(threads=2, accumulate=2)):
+        model = make_model(CPU)
+        got = losses(model, settings.replace(**pieces), 8)
+        np.testing.assert_allclose(got, expected, rtol=1e-10)
+        np.testing.assert_allclose(model.params.flat, whole.params.flat, atol=1e-9)
+
+
+def test_threads_are_deterministic():
+    settings = TrainConfig(steps=8, batch_size=4, warmup=2, threads=2)
+    runs = []
+    for _ in range(2):
+        model = make_model(CPU, dropout=0.3, dropatt=0.2)
+        losses(model, settings, 8)
+        runs.append(model.params.flat.copy())
+    np.testing.assert_array_equal(*runs)
+
+
+def test_wrong_batch():
+    trainer = Trainer(make_model(CPU), TrainConfig(batch_size=4, threads=2))
+    with pytest.raises(MinitxlError, match="3 rows"):
+        trainer.step(make_tokens(3, 5), make_tokens(3, 5))
+
+
+# --- evaluation ---
+
+
+def test_evaluate_is_the_mean_nll():
+    """Over all rows and segments, the short last one included; bpc and perplexity follow."""
+    model = make_model(CPU)
+    tokens = make_tokens(48)
+    result = evaluate(model, tokens)
+    mems, nll = None, []
+    for start in range(0, 47, 5):
+        x, y = tokens[start : start + 5][: 47 - start], tokens[start + 1 : start + 6]
+        out, mems, _ = model.forward(x[None], y[None], mems)
+        nll.append(out)
+    expected = np.concatenate(nll, axis=1)
+    assert result.n_tokens == expected.size == 47
+    assert result.nats == pytest.approx(expected.mean(), rel=1e-12)
+    assert result.bpc == pytest.approx(result.nats / np.log(2))
+    assert result.perplexity == pytest.approx(np.exp(result.nats))
+    rows = [evaluate(model, tokens[i * 11 : i * 11 + 12]).nats for i in range(4)]
+    assert evaluate(model, tokens, batch_size=4).nats == pytest.approx(np.mean(rows), rel=1e-12)
+
+
+def test_evaluate_with_other_lengths():
+    model = make_model(CPU)
+    tokens = make_tokens(60)
+    base = evaluate(model, tokens).nats
+    for other in (dict(mem_len=0), dict(mem_len=20), dict(tgt_len=3), dict(clamp_len=2)):
+        assert evaluate(model, tokens, **other).nats != base
+    # One query at a time over a memory of everything: the same as all in one pass.
+    one = evaluate(model, tokens, tgt_len=1, mem_len=100).nats
+    assert one == pytest.approx(evaluate(model, tokens, tgt_len=59).nats, rel=1e-10)
+    for wrong in (dict(batch_size=0), dict(batch_size=60), dict(max_tokens=0)):
+        with pytest.raises(MinitxlError):
+            evaluate(model, tokens, **wrong)
+
+
+# --- runs: interrupted at any moment, resumed to the same bits ---
+
+TINY = dict(n_layer=2, d_model=16, n_head=2, d_head=8, d_inner=16, tgt_len=16, mem_len=16)
+TINY |= dict(dropout=0.2, dropatt=0.1)
+SETTINGS = dict(batch_size=4, eval_every=10, save_every=5, threads=2, seed=3)
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    words = ["war ", "and ", "peace ", "Natasha ", "Pierre ", "\n"]
+    text = "".join(words[i] for i in np.random.default_rng(0).integers(0, 6, 3000))
+    path = tmp_path_factory.mktemp("text") / "book.txt"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def start(book, out, steps=40, **more):
+    run.train(
+        data=str(book), out=out, steps=steps, device="cpu", model_options=TINY, quiet=True,
+        **{**SETTINGS, **more},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(book, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    start(book, out)
+    return contents(out)
+
+
+def contents(folder):
+    """All that a run wrote, without clock times."""
+    out = {}
+    for name in ("last", "best"):
+        arrays, state = checkpoint.load(folder / f"{name}.safetensors")
+        state.pop("seconds", None)
+        out[name] = ({k: v.tobytes() for k, v in arrays.items()}, state)
+    out["metrics"] = []
+    for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        line = json.loads(line)
+        line.pop("seconds", None)
+        out["metrics"].append(line)
+    return out
+
+
+def command(book, out, *more):
+    settings = [f"--set={k}={v}" for k, v in TINY.items()]
+    settings += ["--batch-size=4", "--eval-every=10", "--save-every=5", "--threads=2", "--seed=3"]
+    new = [f"--data={book}", f"--out={out}", "--steps=40", *settings]
+    resume = [f"--resume={out}"]
+    options = resume if (out / "run.json").exists() else new
+    return [sys.executable, "-m", "minitxl", "train", "--device=cpu", "--quiet", *options, *more]
+
+
+@pytest.mark.slow
+def test_killed_and_resumed(book, tmp_path, uninterrupted):
+    """kill -9 at several moments, each as soon as the run has got a little further."""
+    out, kills = tmp_path / "killed", 0
+    for lines in (1, 2, 4):
+        process = subprocess.Popen(command(book, out), stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            file = out / "metrics.jsonl"
+            if file.exists() and file.read_bytes().count(b"\n") >= lines:
+                break
+            time.sleep(0.002)
+        if process.poll() is None:
+            process.kill()
+            kills += 1
+        process.communicate()
+        if not (out / "last.safetensors").exists():  # killed before the first checkpoint
+            for file in out.glob("*"):
+                file.unlink()
+    assert kills >= 1
+    subprocess.run(command(book, out), check=True, timeout=120)
+    assert contents(out) == uninterrupted
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to whole consoles only")
+def test_ctrl_c_and_resume(book, tmp_path, uninterrupted):
+    out = tmp_path / "stopped"
+    process = subprocess.Popen(command(book, out), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (out / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume" in errors
+    _, state = checkpoint.load(out / "last.safetensors")
+    assert 0 < state["n_step"] < 40
+    subprocess.run(command(book, out), check=True, timeout=120)
+    assert contents(out) == uninterrupted
+
+
+def test_resumed_in_process(book, tmp_path, uninterrupted, monkeypatch):
+    """An exception in the middle of a step that no checkpoint follows."""
+    out, step = tmp_path / "run", Trainer.step
+
+    def fails_at_18(self, *batch):
+        if self.n_step == 18:
+            raise KeyboardInterrupt
+        return step(self, *batch)
+
+    monkeypatch.setattr(Trainer, "step", fails_at_18)
+    with pytest.raises(KeyboardInterrupt):
+        start(book, out)
+    monkeypatch.setattr(Trainer, "step", step)
+    with open(out / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"step": 17, "lo')  # a line that a kill cut off
+    assert checkpoint.load(out / "last.safetensors")[1]["n_step"] == 15
+    run.train(resume=out, device="cpu", quiet=True)
+    assert contents(out) == uninterrupted
+
+
+def test_resume_refuses_contradictions(book, tmp_path):
+    out = tmp_path / "run"
+    start(book, out, steps=3)
+    before = contents(out)
+    for wrong in (
+        dict(steps=9),
+        dict(data="tiny-shakespeare"),
+        dict(model_options={"n_layer": 5}),
+        dict(out=tmp_path / "other"),
+        dict(level="byte"),
+    ):
+        with pytest.raises(MinitxlError):
+            run.train(resume=out, device="cpu", quiet=True, **wrong)
+    with pytest.raises(MinitxlError, match="not empty"):
+        start(book, out)
+    with pytest.raises(MinitxlError, match=r"no run\.json"):
+        run.train(resume=tmp_path / "nowhere")
+    assert contents(out) == before
+
+
+def test_changed_text_is_noticed(book, tmp_path):
+    own = tmp_path / "own.txt"
+    own.write_bytes(book.read_bytes())
+    out = tmp_path / "run"
+    start(own, out, steps=3)
+    own.write_bytes(book.read_bytes().replace(b"war", b"raw", 1))
+    with pytest.raises(MinitxlError, match="changed"):
+        run.train(resume=out, device="cpu", quiet=True)
+
+
+def test_divergence_is_one_line(book, tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "step", lambda self, *batch: float("nan"))
+    with pytest.raises(MinitxlError, match="diverged"):
+        start(book, tmp_path / "run")
+
+
+def test_state_of_another_model(tmp_path):
+    a, b = make_model(CPU), make_model(CPU, n_layer=3)
+    settings = TrainConfig(batch_size=4, threads=2)
+    arrays, values = Trainer(a, settings).state()
+    flat = b.params.flat.copy()
+    with pytest.raises(MinitxlError, match="lacks"):
+        Trainer(b, settings).load_state(arrays, values)
+    with pytest.raises(MinitxlError, match="2 pieces"):
+        Trainer(a, settings.replace(threads=1)).load_state(arrays, values)
+    wide = make_model(CPU, d_inner=10)
+    with pytest.raises(MinitxlError, match="shape"):
+        Trainer(wide, settings).load_state(arrays, values)
+    np.testing.assert_array_equal(flat, b.params.flat)  # refused as a whole
+
+
+def test_learns_the_book(book, tmp_path):
+    """Real learning: far below the entropy of single letters after 150 steps."""
+    out = tmp_path / "run"
+    start(book, out, steps=150, learning_rate=5e-3, eval_every=150, save_every=150)
+    loaded = run.load_run(out, device="cpu")
+    corpus = run.load_corpus_of(loaded.info)
+    counts = np.bincount(corpus.train) / len(corpus.train)
+    order_0 = -(counts[counts > 0] * np.log2(counts[counts > 0])).sum()
+    assert order_0 > 3.0
+    assert evaluate(loaded.model, corpus.test).bpc < 0.6 * order_0
+    assert loaded.step == 150 and isinstance(loaded.model, TransformerXL)
+    assert loaded.model.config == Config.from_dict(loaded.info["config"])
+    assert (out / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
