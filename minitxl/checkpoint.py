@@ -111,7 +111,7 @@ def write_json(path: str | os.PathLike, obj: dict) -> None:
 
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write a text file as UTF-8 with plain newlines, atomically; MinitxlError if that fails."""
-    _write_atomically(path, text.encode("utf-8"))
+    _write_atomically(path, text.encode("utf-8", errors="replace"))
 
 
 def read_json(path: str | os.PathLike) -> dict:

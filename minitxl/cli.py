@@ -21,7 +21,7 @@ import sys
 import textwrap
 from typing import NoReturn
 
-from minitxl.config import PRESETS, Config
+from minitxl.config import PRESETS, Config, TrainConfig
 from minitxl.errors import MinitxlError
 
 RUN_HELP = "folder that train wrote, or the name of a model that ships with minitxl"
@@ -106,7 +106,7 @@ def _add_command(commands, name: str, run, sentence: str, epilog: str = "") -> P
 def _add_train(commands) -> None:
     width = max(map(len, PRESETS))
     presets = "\n".join(f"  {name:<{width}}  {p.summary}" for name, p in PRESETS.items())
-    fields = textwrap.indent(textwrap.fill(", ".join(_config_fields()), 76), "  ")
+    fields = textwrap.indent(textwrap.fill(", ".join(_settable()), 76), "  ")
     parser = _add_command(
         commands,
         "train",
@@ -185,12 +185,13 @@ def _add_device(parser: Parser) -> None:
     add("--dtype", choices=("float32", "float64"), help="default: float32")
 
 
-def _config_fields() -> dict[str, str]:
-    """Fields of Config that a user may choose, with their types; n_token is the text's affair."""
-    return {f.name: str(f.type) for f in dataclasses.fields(Config) if f.name != "n_token"}
+def _settable() -> dict[str, str]:
+    """Fields of Config and TrainConfig that --set may change, with their types."""
+    fields = (*dataclasses.fields(Config), *dataclasses.fields(TrainConfig))
+    return {f.name: str(f.type) for f in fields if f.name != "n_token"}  # the text's affair
 
 
-def model_options(settings: list[str]) -> dict:
+def read_settings(settings: list[str]) -> dict:
     """Parse --set's ["n_layer=6", "same_length=true", ...] to {"n_layer": 6, ...}.
 
     Raises MinitxlError for an unknown field (naming the nearest) and a value of another type; the
@@ -198,7 +199,7 @@ def model_options(settings: list[str]) -> dict:
     """
     words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
     read = {"int": int, "float": float, "bool": lambda text: words[text.lower()], "str": str}
-    fields = _config_fields()
+    fields = _settable()
     options = {}
     for setting in settings:
         name, equals, text = (part.strip() for part in setting.partition("="))
@@ -207,7 +208,7 @@ def model_options(settings: list[str]) -> dict:
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
             hint = f"did you mean {near[0]}?" if near else f"the fields are {', '.join(fields)}"
-            raise MinitxlError(f"--set {setting}: the model has no field {name!r}; {hint}")
+            raise MinitxlError(f"--set {setting}: there is no field {name!r}; {hint}")
         try:
             options[name] = read[fields[name]](text)
         except (ValueError, KeyError):
@@ -222,7 +223,10 @@ def _train(options: argparse.Namespace) -> int:
     from minitxl import run
 
     asked = {name: getattr(options, name) for name in TRAIN_OPTIONS}
-    asked["model_options"] = model_options(options.set) if options.set else None
+    settings = read_settings(options.set or [])
+    model_fields = {f.name for f in dataclasses.fields(Config)}
+    asked["model_options"] = {k: v for k, v in settings.items() if k in model_fields} or None
+    asked["train_options"] = {k: v for k, v in settings.items() if k not in model_fields} or None
     run.train(**{name: value for name, value in asked.items() if value is not None})
     return 0
 
@@ -292,17 +296,15 @@ def _tokens_to_evaluate(loaded, data: str | None, split: str):
 
 
 def _generate(options: argparse.Namespace) -> int:
-    from minitxl.generate import generate
+    from minitxl.generate import generate, printable
 
     loaded = _load(options)
     names = ("prompt", "length", "temperature", "top_k", "top_p", "seed", "mem_len")
     tokens = generate(loaded.model, loaded.vocab, **{n: getattr(options, n) for n in names})
-    # A terminal obeys control characters, which a byte-level model may well draw.
-    hidden = dict.fromkeys(i for i in (*range(32), *range(127, 160)) if chr(i) not in "\n\t")
     decoder = loaded.vocab.decoder()
 
     def write(text: str) -> None:
-        sys.stdout.write(text.translate(hidden) if sys.stdout.isatty() else text)
+        sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
         sys.stdout.flush()
 
     write(options.prompt)

@@ -53,9 +53,8 @@ def sample_token(
     order = np.argsort(-log_probs, kind="stable")  # (V,) likeliest first, equals by id
     if top_k:
         order = order[:top_k]
-    with np.errstate(
-        over="ignore"
-    ):  # a tiny temperature may push the others to -inf: they get probability 0
+    # A tiny temperature may push the others to -inf; they get probability 0.
+    with np.errstate(over="ignore"):
         weights = np.exp((log_probs[order] - best) / temperature)  # (V,) -> (kept,)
     mass = np.cumsum(weights)
     if top_p < 1:
@@ -103,6 +102,17 @@ def generate(
     model = model.with_options(mem_len=_whole_number("mem_len", mem_len))
     start = vocab.encode(prompt) if prompt else _start_of_text(vocab)
     return _sample(model, start, length, rng, (temperature, top_k, top_p))
+
+
+_CONTROL = dict.fromkeys(i for i in (*range(32), *range(127, 160)) if chr(i) not in "\n\t")
+
+
+def printable(text: str) -> str:
+    """Return the text without control characters, which a terminal would obey.
+
+    A model of bytes may well draw some.
+    """
+    return text.translate(_CONTROL)
 
 
 def _sample(model, start, length, rng, options) -> Iterator[int]:

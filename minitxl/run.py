@@ -25,7 +25,7 @@ from minitxl.data.stream import Stream
 from minitxl.data.text import Corpus, load_corpus
 from minitxl.errors import MinitxlError
 from minitxl.evaluate import Evaluation, evaluate
-from minitxl.generate import generate
+from minitxl.generate import generate, printable
 from minitxl.model import TransformerXL
 from minitxl.optim import learning_rate
 from minitxl.runs import load_corpus_of, load_pretrained, load_run, read_info
@@ -34,6 +34,7 @@ from minitxl.train import Trainer
 __all__ = ["load_corpus_of", "load_pretrained", "load_run", "train"]
 
 LN2 = math.log(2)
+COMPRESS_MAX = 30_000_000  # symbols of training text; xz takes about a second per million
 
 
 def train(
@@ -52,19 +53,21 @@ def train(
     eval_every: int | None = None,
     save_every: int | None = None,
     model_options: dict | None = None,
+    train_options: dict | None = None,
     quiet: bool = False,
 ) -> Path:
     """Train a model on a text and return its run folder (see `minitxl.runs`).
 
     preset: "tiny" (default) or "small"; data: a shipped corpus or a path; level: "char" or
     "byte"; out: a new folder, by default runs/<preset>-<data>. Other options replace the preset's
-    settings; model_options holds fields of `Config`. resume: a run folder to continue to the same
-    bits as if it had never stopped; then no other setting may differ from the run's. Ctrl-C
-    finishes the step, saves, and raises KeyboardInterrupt.
+    settings; model_options holds fields of `Config`, train_options of `TrainConfig`. resume: a run
+    folder to continue to the same bits as if it had never stopped; then no other setting may
+    differ from the run's. Ctrl-C finishes the step, saves, and raises KeyboardInterrupt.
     """
     asked = dict(steps=steps, seed=seed, batch_size=batch_size, lr=learning_rate, threads=threads)
     asked |= dict(eval_every=eval_every, save_every=save_every)
     asked = {k: v for k, v in asked.items() if v is not None}
+    asked = {**(train_options or {}), **asked}
     names = dict(preset=preset, data=data, level=level, dtype=dtype)
     if resume is not None:
         run = _reopen(resume, out, names, asked, model_options or {}, device)
@@ -77,7 +80,8 @@ def train(
 
 
 def _start(out, names, asked, model_options, device):
-    name, data = names["preset"] or "tiny", names["data"] or "war-and-peace"
+    name = "tiny" if names["preset"] is None else names["preset"]
+    data = "war-and-peace" if names["data"] is None else names["data"]
     if name not in PRESETS:
         raise MinitxlError(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
     preset = PRESETS[name]
@@ -157,7 +161,7 @@ def _with(settings: TrainConfig, asked: dict) -> TrainConfig:
     """Apply the options; a shorter run than the preset's also warms up for a shorter time."""
     steps = asked.get("steps", settings.steps)
     warmup = min(settings.warmup, steps // 10) if isinstance(steps, int) else settings.warmup
-    return settings.replace(**{"warmup": warmup, **asked})
+    return TrainConfig.from_dict({**settings.to_dict(), "warmup": warmup, **asked})
 
 
 class _Run:
@@ -317,9 +321,10 @@ class _Run:
         corpus, vocab = self.corpus, self.corpus.vocab
         rows = min(self.settings.eval_batch_size, max(1, (len(corpus.valid) - 1) // 2))
         bpc = evaluate(best.model, corpus.valid, batch_size=rows).bpc
-        prices = compression_bpc(
-            vocab.to_bytes(corpus.train), vocab.to_bytes(corpus.valid), n_symbols=len(corpus.valid)
-        )
+        prices = {}
+        if len(corpus.train) <= COMPRESS_MAX:
+            texts = vocab.to_bytes(corpus.train), vocab.to_bytes(corpus.valid)
+            prices |= compression_bpc(*texts, n_symbols=len(corpus.valid))
         if corpus.level == "char" and (corpus.name, "valid") in PPMD:
             prices["PPMd"] = PPMD[corpus.name, "valid"]
         prices["minitxl"] = bpc
@@ -332,7 +337,7 @@ class _Run:
             print(f"  {name:<8} {value:.3f} {'#' * round(value * 12)}{mark}")
         print("\na sample:\n")
         ids = list(generate(best.model, vocab, length=400, temperature=0.8, seed=0))
-        print("  " + vocab.decode(ids).strip().replace("\n", "\n  "))
+        print("  " + printable(vocab.decode(ids)).strip().replace("\n", "\n  "))
         print(f"\nwritten to {self.folder}: run.json, best.safetensors, last.safetensors,")
         print("  metrics.jsonl, loss_curve.png. Next:")
         print(f"  python -m minitxl eval {self.folder}")

@@ -112,9 +112,9 @@ def test_train_help_lists_presets_and_fields(command):
     assert "same_length" in out and "n_token" not in out
 
 
-def test_model_options_are_read_by_the_fields_type():
+def test_settings_are_read_by_the_fields_type():
     settings = ["n_layer=6", "dropout=2e-1", "same_length=True", "pre_lnorm = no", "dropatt=0"]
-    read = cli.model_options(settings)
+    read = cli.read_settings(settings)
     assert read == {
         "n_layer": 6,
         "dropout": 0.2,
@@ -140,7 +140,7 @@ def test_model_options_are_read_by_the_fields_type():
 )
 def test_settings_that_do_not_fit(setting, words):
     with pytest.raises(MinitxlError) as caught:
-        cli.model_options([setting])
+        cli.read_settings([setting])
     assert words in str(caught.value) and setting in str(caught.value)
 
 
@@ -216,11 +216,12 @@ def test_train_hands_over_what_was_asked_for_and_nothing_else(monkeypatch):
     asked = {}
     monkeypatch.setattr(run, "train", lambda **options: asked.update(options))
     assert cli.main(["train"]) == 0 and asked == {}
-    line = "--lr 0.5 --set n_layer=2 --set dropout=0 --quiet --resume x --eval-every 0"
+    line = "--lr 0.5 --set n_layer=2 --set dropout=0 --set clip=1 --quiet --resume x --eval-every 0"
     assert cli.main(["train", *line.split()]) == 0
     assert asked == {
         "learning_rate": 0.5,
         "model_options": {"n_layer": 2, "dropout": 0.0},
+        "train_options": {"clip": 1.0},
         "quiet": True,
         "resume": "x",
         "eval_every": 0,
