@@ -22,6 +22,7 @@ class LinearCache(NamedTuple):
     x: Array  # (N, D_in)
     w: Array  # (D_in, D_out)
     shape: tuple  # of the input
+    has_bias: bool
 
 
 def linear_forward(x, w, b=None, *, xp):
@@ -30,16 +31,16 @@ def linear_forward(x, w, b=None, *, xp):
     y = x2 @ w  # (N, D_in) @ (D_in, D_out) -> (N, D_out)
     if b is not None:
         y += b
-    return xp.reshape(y, (*x.shape[:-1], w.shape[1])), LinearCache(x2, w, x.shape)
+    return xp.reshape(y, (*x.shape[:-1], w.shape[1])), LinearCache(x2, w, x.shape, b is not None)
 
 
 def linear_backward(dy, cache: LinearCache, *, xp):
-    """dx = dy w^T, dw = x^T dy, db = sum dy."""
-    x, w, shape = cache
+    """dx = dy w^T, dw = x^T dy, db = sum dy (None where there was no b)."""
+    x, w, shape, has_bias = cache
     dy = xp.reshape(dy, (-1, w.shape[1]))  # (..., D_out) -> (N, D_out)
     dx = dy @ w.T  # (N, D_out) @ (D_out, D_in) -> (N, D_in)
     dw = x.T @ dy  # (D_in, N) @ (N, D_out) -> (D_in, D_out)
-    db = xp.sum(dy, axis=0)  # (N, D_out) -> (D_out,)
+    db = xp.sum(dy, axis=0) if has_bias else None  # (N, D_out) -> (D_out,)
     return xp.reshape(dx, shape), dw, db
 
 
@@ -119,7 +120,7 @@ def relu_forward(x, *, xp):
 
 def relu_backward(dy, cache: ReluCache, *, xp):
     """dx = dy where x > 0, else 0."""
-    return dy * xp.astype(cache.y > 0, dy.dtype)
+    return xp.where(cache.y > 0, dy, xp.zeros((), dtype=dy.dtype, device=dy.device))
 
 
 # --- dropout ------------------------------------------------------------------------------------
@@ -163,9 +164,8 @@ def softmax_forward(x, *, xp):
 def softmax_backward(dp, cache: SoftmaxCache, *, xp):
     """dx = p (dp - sum(dp p)): adding a constant to every score changes nothing."""
     (p,) = cache
-    dx = dp * p
-    total = xp.sum(dx, axis=-1, keepdims=True)
-    dx -= p * total
+    dx = dp - xp.vecdot(dp, p, axis=-1)[..., None]
+    dx *= p
     return dx
 
 

@@ -14,27 +14,36 @@ class Adam:
     by 1 - beta^t, the share of their weight that real gradients have by step t.
     """
 
-    def __init__(self, flat, *, beta1=0.9, beta2=0.999, eps=1e-8, xp):
+    def __init__(self, flat, *, beta1=0.9, beta2=0.999, eps=1e-8, block=None, xp):
+        """flat: the parameters (P,). block: how many are updated at a time; None: all at once.
+
+        On a CPU a block that fits the cache halves the time of the ten passes over it.
+        """
         self.m = xp.zeros_like(flat)
         self.v = xp.zeros_like(flat)
         self.t = 0
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
+        self._block = block or flat.shape[0]
         self._xp = xp
 
     def step(self, flat, grad, lr: float) -> None:
         """Update `flat` (P,) in place: flat -= lr m^ / (sqrt(v^) + eps)."""
-        xp = self._xp
         self.t += 1
-        self.m *= self.beta1
-        self.m += (1.0 - self.beta1) * grad
-        self.v *= self.beta2
-        square = grad * grad
+        for start in range(0, flat.shape[0], self._block):
+            part = slice(start, start + self._block)
+            self._update(flat[part], grad[part], self.m[part], self.v[part], lr)
+
+    def _update(self, flat, g, m, v, lr: float) -> None:
+        m *= self.beta1
+        m += (1.0 - self.beta1) * g
+        v *= self.beta2
+        square = g * g
         square *= 1.0 - self.beta2
-        self.v += square
-        denominator = xp.sqrt(self.v)
+        v += square
+        denominator = self._xp.sqrt(v)
         denominator *= 1.0 / math.sqrt(1.0 - self.beta2**self.t)
         denominator += self.eps
-        update = self.m / denominator
+        update = m / denominator
         update *= lr / (1.0 - self.beta1**self.t)
         flat -= update
 
@@ -45,7 +54,7 @@ def clip_by_norm(grad, max_norm: float, *, xp):
     The factor is computed on the device: a comparison on the host would wait for it every step.
     max_norm 0 means no clipping.
     """
-    norm = xp.sqrt(xp.sum(grad * grad))
+    norm = xp.sqrt(xp.vecdot(grad, grad))
     if max_norm > 0:
         one = xp.ones_like(norm)
         grad *= xp.minimum(one, max_norm / (norm + 1e-6))

@@ -30,8 +30,14 @@ class Trainer:
         self.settings = s
         self.n_piece = s.accumulate * s.threads
         self.mems: list = [None] * self.n_piece
+        back = model.backend
         self.adam = Adam(
-            model.params.flat, beta1=s.beta1, beta2=s.beta2, eps=s.eps, xp=model.backend.xp
+            model.params.flat,
+            beta1=s.beta1,
+            beta2=s.beta2,
+            eps=s.eps,
+            block=back.cache_block,
+            xp=back.xp,
         )
         self.n_step = 0  # updates done
         self.grad_norm = None  # of the last step, before clipping; 0-d array

@@ -19,6 +19,7 @@ from torch_reference import (  # noqa: E402  (needs torch)
 )
 
 from minitxl import Config, Inspection, TransformerXL  # noqa: E402
+from minitxl.through_memory import hidden_gradients  # noqa: E402
 
 ABSOLUTE = 1e-10
 RELATIVE = 1e-9  # of the largest entry of what is compared: small gradients must agree too
@@ -111,8 +112,6 @@ def test_loss_memories_and_every_gradient_agree(options, mem_len, lengths):
 @pytest.mark.parametrize("through_memory", [False, True])
 @pytest.mark.parametrize("pre_lnorm", [False, True])
 def test_gradients_of_hidden_states_agree(pre_lnorm, through_memory):
-    from minitxl.model import hidden_gradients
-
     lengths = (4, 4, 4)
     model = random_model(6, lengths, pre_lnorm=pre_lnorm)
     segments = list(random_segments(lengths))

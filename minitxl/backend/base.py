@@ -12,6 +12,7 @@ class Backend:
     """
 
     name = "generic"
+    cache_block = None  # numbers that elementwise work over a flat buffer should take at a time
 
     def __init__(self, xp, device, dtype: str):
         self.xp = xp
