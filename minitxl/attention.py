@@ -55,7 +55,7 @@ class Inspection:
 # --- which keys a query sees --------------------------------------------------------------------
 
 
-def attention_mask(n_query, n_mem, *, mem_len, same_length, device, xp):
+def attention_mask(*, n_query, n_mem, mem_len, same_length, device, xp):
     """Return (T, K) bool, True where key j is hidden from query i.
 
     Query i stands at column i + M. Hidden is the future, j > i + M; with `same_length` also what
@@ -70,10 +70,16 @@ def attention_mask(n_query, n_mem, *, mem_len, same_length, device, xp):
     return mask
 
 
+def additive_mask(mask, *, dtype, xp):
+    """Return (T, K): 0 where a key is seen, -inf where it is hidden, for exp(-inf) is exactly 0."""
+    zero = xp.zeros((), dtype=dtype, device=mask.device)
+    return xp.where(mask, zero - math.inf, zero)
+
+
 # --- heads --------------------------------------------------------------------------------------
 
 
-def split_heads(x, n_head, *, xp):
+def split_heads(x, *, n_head, xp):
     """(B, L, H*Dh) -> (B, H, L, Dh)."""
     b, length, width = x.shape
     x = xp.reshape(x, (b, length, n_head, width // n_head))
@@ -104,7 +110,7 @@ def core_forward(q, k, v, r, r_w_bias, r_r_bias, mask, *, dropatt, rng, xp):
     """o = softmax(((q + u) k^T + rel_shift((q + v) r^T)) / sqrt(Dh), masked) v.
 
     q (B, H, T, Dh); k, v (B, H, K, Dh); r (H, K, Dh), row c for distance K-1-c; u, v (H, Dh);
-    mask (T, K) bool -> o (B, H, T, Dh).
+    mask (T, K): 0, or -inf where a key is hidden -> o (B, H, T, Dh).
     """
     scale = 1.0 / math.sqrt(q.shape[-1])
     q_u = (q + r_w_bias[:, None, :]) * scale  # + (H, 1, Dh): the same u for every position
@@ -113,8 +119,7 @@ def core_forward(q, k, v, r, r_w_bias, r_r_bias, mask, *, dropatt, rng, xp):
     bd = q_v @ xp.matrix_transpose(r)  # (B, H, T, Dh) @ (H, Dh, K) -> (B, H, T, K) by distance
     bd, _ = rel_shift_forward(bd, xp=xp)  # by distance -> by key
     ac += bd
-    minus_inf = xp.asarray(-math.inf, dtype=q.dtype, device=q.device)
-    ac += xp.where(mask, minus_inf, xp.zeros_like(minus_inf))  # exp(-inf) = 0 exactly
+    ac += mask  # + (T, K)
     p, softmax_cache = softmax_forward(ac, xp=xp)
     p, dropatt_cache = dropout_forward(p, rate=dropatt, rng=rng, xp=xp)
     o = p @ v  # (B, H, T, K) @ (B, H, K, Dh) -> (B, H, T, Dh)
@@ -168,7 +173,7 @@ class AttentionCache(NamedTuple):
     q: LinearCache
     k: LinearCache
     v: LinearCache
-    r: LinearCache
+    pos: Array  # (K, D) R
     o: LinearCache
     core: CoreCache
     n_mem: int
@@ -178,28 +183,28 @@ def attention_forward(h, pos, w: AttentionWeights, mask, *, n_mem, dropatt, rng,
     """Attend from the segment to [memory ; segment].
 
     h (B, K, D) = cat(memory, segment) with the memory in the first n_mem rows; pos (K, D) = R for
-    the distances K-1 ... 0; mask (T, K) bool -> (B, T, D).
+    the distances K-1 ... 0; mask (T, K): 0, or -inf where a key is hidden -> (B, T, D).
     """
     n_head = w.r_w_bias.shape[0]
     x = h[:, n_mem:, :]  # (B, K, D) -> (B, T, D): only the segment asks
     q, q_cache = linear_forward(x, w.w_q, xp=xp)  # -> (B, T, H*Dh)
     k, k_cache = linear_forward(h, w.w_k, xp=xp)  # -> (B, K, H*Dh): memory and segment answer
     v, v_cache = linear_forward(h, w.w_v, xp=xp)
-    r, r_cache = linear_forward(pos[None, :, :], w.w_r, xp=xp)  # -> (1, K, H*Dh)
-    q = split_heads(q, n_head, xp=xp)  # -> (B, H, T, Dh)
-    k = split_heads(k, n_head, xp=xp)  # -> (B, H, K, Dh)
-    v = split_heads(v, n_head, xp=xp)
-    r = split_heads(r, n_head, xp=xp)[0, ...]  # -> (H, K, Dh)
+    r = (pos @ w.w_r)[None, :, :]  # (K, D) -> (1, K, H*Dh): one table for the whole batch
+    q = split_heads(q, n_head=n_head, xp=xp)  # -> (B, H, T, Dh)
+    k = split_heads(k, n_head=n_head, xp=xp)  # -> (B, H, K, Dh)
+    v = split_heads(v, n_head=n_head, xp=xp)
+    r = split_heads(r, n_head=n_head, xp=xp)[0, ...]  # -> (H, K, Dh)
     o, core = core_forward(
         q, k, v, r, w.r_w_bias, w.r_r_bias, mask, dropatt=dropatt, rng=rng, xp=xp
     )
     if inspect is not None:
         inspect.probs.append(core.softmax.p)
         inspect.terms.append(attention_terms(q, k, r, w.r_w_bias, w.r_r_bias, xp=xp))
-        inspect.mask.append(mask)
+        inspect.mask.append(mask < 0)
     o = merge_heads(o, xp=xp)  # (B, H, T, Dh) -> (B, T, H*Dh)
     y, o_cache = linear_forward(o, w.w_o, xp=xp)  # -> (B, T, D)
-    return y, AttentionCache(q_cache, k_cache, v_cache, r_cache, o_cache, core, n_mem)
+    return y, AttentionCache(q_cache, k_cache, v_cache, pos, o_cache, core, n_mem)
 
 
 def attention_backward(dy, cache: AttentionCache, *, memory_rows=False, xp):
@@ -214,13 +219,13 @@ def attention_backward(dy, cache: AttentionCache, *, memory_rows=False, xp):
     n_mem = cache.n_mem
     # undo: y = merge_heads(o) @ w_o
     do, dw_o, _ = linear_backward(dy, cache.o, xp=xp)
-    do = split_heads(do, n_head, xp=xp)  # (B, T, H*Dh) -> (B, H, T, Dh)
+    do = split_heads(do, n_head=n_head, xp=xp)  # (B, T, H*Dh) -> (B, H, T, Dh)
     # undo: o = softmax(...) v
     dq, dk, dv, dr, du, dv_bias = core_backward(do, cache.core, xp=xp)
     # undo: q = x @ w_q, r = R @ w_r (R is no parameter: its own gradient is not needed)
     dx, dw_q, _ = linear_backward(merge_heads(dq, xp=xp), cache.q, xp=xp)
     dr = xp.reshape(xp.permute_dims(dr, (1, 0, 2)), (dr.shape[1], -1))  # (H, K, Dh) -> (K, H*Dh)
-    dw_r = cache.r.x.T @ dr  # (D, K) @ (K, H*Dh) -> (D, H*Dh)
+    dw_r = cache.pos.T @ dr  # (D, K) @ (K, H*Dh) -> (D, H*Dh)
     # undo: k = h @ w_k, v = h @ w_v
     dk = merge_heads(dk, xp=xp)  # (B, H, K, Dh) -> (B, K, H*Dh)
     dv = merge_heads(dv, xp=xp)

@@ -328,7 +328,7 @@ def _load(options: argparse.Namespace):
     return load_run(
         options.folder,
         device=options.device or "auto",
-        dtype=options.dtype or "float32",
+        dtype=options.dtype,
         which=options.checkpoint,
     )
 

@@ -112,13 +112,15 @@ class TrainConfig(_Settings):
     beta2: float = 0.999  # Adam
     eps: float = 1e-8  # Adam
     accumulate: int = 1  # pieces of the batch that are run one after the other, to save memory
-    threads: int = 0  # pieces of the batch that run at the same time; 0: as many as cores (CPU)
+    # Pieces of the batch that run at the same time on a CPU; 0: one per core. Each piece draws its
+    # own dropout, so another number gives another, equally good, run.
+    threads: int = 0
     eval_every: int = 200  # steps between two evaluations on the validation split; 0: never
     eval_batch_size: int = 16  # rows of text side by side during evaluation
     eval_tokens: int = 0  # tokens of the validation split that are read each time; 0: all
     save_every: int = 200  # steps between two checkpoints
     log_every: int = 20  # steps between two lines of metrics.jsonl
-    seed: int = 0  # of dropout
+    seed: int = 0  # of the initial weights and of dropout
 
     def __post_init__(self) -> None:
         self._check_types()

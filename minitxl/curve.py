@@ -18,12 +18,7 @@ def loss_curve(metrics: list[dict], reference: dict[str, float] | None = None) -
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     train = [(m["tokens"], m["bpc"]) for m in metrics if "bpc" in m]
-    tokens_at = {m["step"]: m["tokens"] for m in metrics if "tokens" in m}
-    valid = [
-        (tokens_at[m["step"]], m["valid_bpc"])
-        for m in metrics
-        if "valid_bpc" in m and m["step"] in tokens_at
-    ]
+    valid = [(m["tokens"], m["valid_bpc"]) for m in metrics if "valid_bpc" in m]
     if train:
         axes.plot(*zip(*train, strict=True), color="#999999", lw=1, label="training text")
     if valid:
@@ -49,7 +44,9 @@ def loss_curve(metrics: list[dict], reference: dict[str, float] | None = None) -
         )
     values = [b for _, b in train + valid if math.isfinite(b)]
     if values:
-        axes.set_ylim(0.95 * min([*values, *(reference or {}).values()]), min(5.0, max(values)))
+        low = min([*values, *(reference or {}).values()])
+        # The first steps fall from 6 bits within a hair's breadth: they would flatten the rest.
+        axes.set_ylim(0.95 * low, max(1.3 * low, min(5.0, max(values))))
     axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g} M")
     axes.set_xlabel("characters read in training")
     axes.set_ylabel("loss in bits per character")

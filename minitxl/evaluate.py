@@ -29,7 +29,7 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        """exp(nats)."""
+        """exp(nats); nats above 700 count as 700, for exp would overflow."""
         return math.exp(min(self.nats, 700.0))
 
 
@@ -42,16 +42,17 @@ def evaluate(
     clamp_len: int | None = None,
     same_length: bool | None = None,
     max_tokens: int | None = None,
+    threads: int | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Read `tokens` (1-D ids) in order, carrying the memory, and return the mean loss.
-
-    Raises `MinitxlError` for a text of fewer than batch_size + 1 tokens.
 
     batch_size rows are read side by side, each a contiguous part of the text: more is faster, but
     every row starts with an empty memory. The lengths default to the model's; another mem_len
     shows what a longer or shorter memory is worth (sec. 4.4 evaluates with longer ones than in
     training). max_tokens reads only the beginning.
+    threads: how many groups of rows are read at once; None: as many as there are cores. Raises
+    `MinitxlError` for a text of fewer than batch_size + 1 tokens.
     """
     lengths = dict(tgt_len=tgt_len, mem_len=mem_len, clamp_len=clamp_len, same_length=same_length)
     model = model.with_options(**{k: v for k, v in lengths.items() if v is not None})
@@ -65,7 +66,8 @@ def evaluate(
             f"{batch_size + 1}; use a longer text or a smaller batch_size (at least 1)"
         )
     row_len = (len(tokens) - 1) // batch_size
-    threads = threads_for(batch_size) if model.backend.name == "cpu" else 1
+    if threads is None:
+        threads = threads_for(batch_size) if model.backend.name == "cpu" else 1
     rows = batch_size // threads  # of each thread; they do not know of each other
     # Row b is tokens[b * row_len : (b + 1) * row_len], so neighbouring rows are one stretch.
     starts = [i * rows * row_len for i in range(threads)]

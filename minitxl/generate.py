@@ -12,9 +12,9 @@ import operator
 from collections.abc import Iterator
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from minitxl.errors import MinitxlError
+from minitxl.workers import one_blas_thread
 
 
 def sample_token(
@@ -120,11 +120,10 @@ def _sample(model, start, length, rng, options) -> Iterator[int]:
     tgt_len = model.config.tgt_len
     to_read = np.asarray(start, dtype=np.int32)
     mems = None
-    blas = ThreadpoolController()
     for _ in range(length):
         # One row is too little to share: waking a second BLAS thread for it takes longer than the
         # product. The limit ends before the token is given away, so the caller never meets it.
-        with blas.limit(limits=1, user_api="blas"):
+        with one_blas_thread():
             for at in range(0, len(to_read), tgt_len):
                 segment = to_read[None, at : at + tgt_len]  # (1, T)
                 log_probs, mems = model.predict(segment, mems)  # (1, T, V)

@@ -79,7 +79,7 @@ def check_model(model, tokens, targets, mems=None, key=None, seed: int = 0) -> d
 
 
 def directional_error(loss, x, grad, rng, backend: Backend) -> float:
-    """Return |numeric - analytic| / |grad| for one random direction of typical length 1 per axis.
+    """Return |numeric - analytic| / |grad| for one direction, its entries drawn from N(0, 1).
 
     A gradient that is 0 where the loss does change counts as an error of 1 or more.
     """

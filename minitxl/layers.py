@@ -94,11 +94,13 @@ class LayerCache(NamedTuple):
     pre_lnorm: bool
 
 
-def layer_forward(x, mem, pos, w: LayerWeights, mask, s: LayerSettings, *, rng, xp, inspect=None):
-    """One layer: x (B, T, D) and mem (B, M, D), the layer's own inputs of earlier -> (B, T, D)."""
+def layer_forward(h, pos, w: LayerWeights, mask, s: LayerSettings, *, n_mem, rng, xp, inspect=None):
+    """One layer: h (B, K, D) = [memory ; segment] with n_mem rows of memory -> (B, T, D).
+
+    pos (K, D) and mask (T, K) as in `attention_forward`.
+    """
     forward = _pre_norm_forward if s.pre_lnorm else _post_norm_forward
-    h = xp.concat([mem, x], axis=1)  # h~ = [SG(m) ; h] (sec. 3.2) -> (B, K, D)
-    return forward(x, h, pos, w, mask, s, rng=rng, xp=xp, inspect=inspect)
+    return forward(h, pos, w, mask, s, n_mem=n_mem, rng=rng, xp=xp, inspect=inspect)
 
 
 def layer_backward(dy, cache: LayerCache, *, memory_rows=False, xp):
@@ -108,16 +110,16 @@ def layer_backward(dy, cache: LayerCache, *, memory_rows=False, xp):
     """
     backward = _pre_norm_backward if cache.pre_lnorm else _post_norm_backward
     dh, dx, dw = backward(dy, cache, memory_rows=memory_rows, xp=xp)
-    # undo: h = [mem ; x]. x was also used on its own, in the residual sum: its gradients add up.
+    # h = [mem ; x], and x was also used on its own, in the residual sum: its gradients add up.
     if not memory_rows:
         return dx + dh, None, dw
     n_mem = cache.attn.n_mem
     return dx + dh[:, n_mem:, :], dh[:, :n_mem, :], dw
 
 
-def _post_norm_forward(x, h, pos, w, mask, s, *, rng, xp, inspect):
+def _post_norm_forward(h, pos, w, mask, s, *, n_mem, rng, xp, inspect):
     """a = LN(x + dropout(attn(h))), y = LN(a + FF(a)), as in the paper."""
-    n_mem = h.shape[1] - x.shape[1]
+    x = h[:, n_mem:, :]  # (B, K, D) -> (B, T, D)
     a, attn = attention_forward(
         h, pos, w.attn, mask, n_mem=n_mem, dropatt=s.dropatt, rng=rng, xp=xp, inspect=inspect
     )
@@ -141,9 +143,9 @@ def _post_norm_backward(dy, cache, *, memory_rows, xp):
     return dh, dx, dw
 
 
-def _pre_norm_forward(x, h, pos, w, mask, s, *, rng, xp, inspect):
+def _pre_norm_forward(h, pos, w, mask, s, *, n_mem, rng, xp, inspect):
     """a = x + dropout(attn(LN(h))), y = a + FF(LN(a)). The memory holds un-normalised states."""
-    n_mem = h.shape[1] - x.shape[1]
+    x = h[:, n_mem:, :]  # (B, K, D) -> (B, T, D)
     n, attn_norm = layer_norm_forward(h, w.attn_gamma, w.attn_beta, eps=s.eps, xp=xp)
     a, attn = attention_forward(
         n, pos, w.attn, mask, n_mem=n_mem, dropatt=s.dropatt, rng=rng, xp=xp, inspect=inspect

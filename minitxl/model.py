@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from minitxl.attention import Inspection, attention_mask
+from minitxl.attention import Inspection, additive_mask, attention_mask
 from minitxl.backend import Backend, get_backend
 from minitxl.config import Config
 from minitxl.errors import MinitxlError
@@ -63,12 +63,11 @@ class Hidden(NamedTuple):
     out_dropout: DropoutCache
 
 
-def update_mems(mem, h, mem_len, *, xp):
-    """Return the last mem_len rows of [mem ; h]: (B, M, D), (B, T, D) -> (B, min(M+T, mem_len), D).
+def update_mems(both, *, mem_len):
+    """Return the last mem_len rows of both = [mem ; h]: (B, M + T, D) -> (B, <= mem_len, D).
 
     The memory holds *layer inputs* (hidden states), not keys or values (sec. 3.2).
     """
-    both = xp.concat([mem, h], axis=1)  # (B, M + T, D)
     return both[:, max(0, both.shape[1] - mem_len) :, :]
 
 
@@ -87,11 +86,11 @@ def _hidden_forward(params, tokens, mems, config, *, rng, xp, inspect, keep=True
     distances = xp.arange(k - 1, -1, -1, device=device)
     if c.clamp_len > 0:
         distances = xp.minimum(distances, xp.asarray(c.clamp_len, device=device))
-    pos = sinusoid(distances, c.d_model, dtype=dtype, xp=xp)  # (K,) -> (K, D)
+    pos = sinusoid(distances, d_model=c.d_model, dtype=dtype, xp=xp)  # (K,) -> (K, D)
     pos, _ = dropout_forward(pos, **drop)
-    mask = attention_mask(
-        t, n_mem, mem_len=c.mem_len, same_length=c.same_length, device=device, xp=xp
-    )
+    lengths = dict(n_query=t, n_mem=n_mem, mem_len=c.mem_len)
+    mask = attention_mask(**lengths, same_length=c.same_length, device=device, xp=xp)
+    mask = additive_mask(mask, dtype=dtype, xp=xp)
 
     settings = LayerSettings(c.pre_lnorm, c.layer_norm_epsilon, c.dropout, c.dropatt)
     new_mems, layers = [], []
@@ -100,10 +99,11 @@ def _hidden_forward(params, tokens, mems, config, *, rng, xp, inspect, keep=True
             inspect.hidden.append(h)
         # What this layer reads now is what it will remember: the input h of layer n. In the next
         # segment layer n reads these states again, so every layer reaches one memory further.
-        new_mems.append(update_mems(mems[n], h, c.mem_len, xp=xp))
+        both = xp.concat([mems[n], h], axis=1)  # h~ = [SG(m) ; h] (sec. 3.2) -> (B, K, D)
+        new_mems.append(update_mems(both, mem_len=c.mem_len))
         w = layer_weights(params, n, c.untie_r)
         h, cache = layer_forward(
-            h, mems[n], pos, w, mask, settings, rng=rng, xp=xp, inspect=inspect
+            both, pos, w, mask, settings, n_mem=n_mem, rng=rng, xp=xp, inspect=inspect
         )
         if keep:
             layers.append(cache)
@@ -257,7 +257,8 @@ class TransformerXL:
         tokens, targets: (B, T) integers, 0 <= id < n_token, of any T >= 1. mems: what an earlier
         call returned, or None at a stream's start (then the memory is short or empty, never
         padded). rng: `model.backend.rng(key, ...)` turns dropout on. inspect: an `Inspection` to
-        fill with hidden states, attention probabilities and terms.
+        fill with hidden states, attention probabilities and terms. The cache refers to the
+        parameters: call `backward` before they change.
         """
         tokens = self._ids(tokens, "tokens")
         targets = self._ids(targets, "targets")
@@ -285,7 +286,10 @@ class TransformerXL:
         else:
             dnll = back.asarray(dnll, dtype=back.dtype)
             if tuple(dnll.shape) != (b, t):
-                raise MinitxlError(f"dnll has shape {tuple(dnll.shape)}, nll has {(b, t)}")
+                raise MinitxlError(
+                    f"dnll has shape {tuple(dnll.shape)}, nll has {(b, t)}: give one number for "
+                    "each token, or None for the gradient of the mean"
+                )
         return backward(
             self.params,
             dnll,
@@ -305,9 +309,13 @@ class TransformerXL:
         return log_probs_forward(self.params, tokens, mems, self.config, xp=xp, inspect=inspect)
 
     def _ids(self, ids, name: str):
-        shape = tuple(getattr(ids, "shape", ())) or (len(ids),)
+        if not hasattr(ids, "shape"):
+            ids = self.backend.xp.asarray(ids)  # a nested list
+        shape = tuple(ids.shape)
         if len(shape) != 2 or 0 in shape:
             raise MinitxlError(f"{name} has shape {shape}; it must be (B, T), both at least 1")
+        if "int" not in str(ids.dtype):
+            raise MinitxlError(f"{name} is of type {ids.dtype}; token ids must be integers")
         if hasattr(ids, "__array_interface__"):  # on the host: looking at the values is cheap
             low, high = int(ids.min()), int(ids.max())
             if low < 0 or high >= self.config.n_token:
@@ -337,6 +345,11 @@ class TransformerXL:
                 raise MinitxlError(
                     f"mems[{n}] has d_model={mem.shape[2]}, the model has {c.d_model}: they come "
                     "from another checkpoint; start with mems=None"
+                )
+            if mem.dtype != self.backend.dtype:
+                raise MinitxlError(
+                    f"mems[{n}] is of type {mem.dtype}, the model of {self.backend.dtype_name}: "
+                    "they come from another model; start with mems=None"
                 )
             if mem.shape[0] != batch_size:
                 raise MinitxlError(

@@ -62,14 +62,14 @@ def embedding_forward(tokens, w, *, xp):
 def embedding_backward(dy, cache: EmbeddingCache, *, scatter_add, xp):
     """dw[v] = sum of dy over the places where token v stood (`Backend.scatter_add` adds them)."""
     dy = xp.reshape(dy, (-1, dy.shape[-1]))  # (B, T, D) -> (N, D)
-    return scatter_add(cache.n_token, cache.tokens, dy)  # (N, D) -> (V, D)
+    return scatter_add(dy, cache.tokens, n_rows=cache.n_token)  # (N, D) -> (V, D)
 
 
 # --- layer normalisation ------------------------------------------------------------------------
 
 
 class LayerNormCache(NamedTuple):
-    x_hat: Array  # (..., D) input with mean 0 and variance 1
+    x_hat: Array  # (..., D) input with mean 0 and variance 1 (but for eps)
     rstd: Array  # (..., 1)  1 / standard deviation
     gamma: Array  # (D,)
 
@@ -88,8 +88,8 @@ def layer_norm_forward(x, gamma, beta, *, eps, xp):
 def layer_norm_backward(dy, cache: LayerNormCache, *, xp):
     """dx = rstd (g - mean(g) - x^ mean(g x^)), g = dy gamma: what LayerNorm cannot see, removed.
 
-    The output does not change when the input is shifted or stretched; so dx has no part along
-    the ones and none along x^.
+    The output does not change when the input is shifted or (but for eps) stretched; so dx has no
+    part along the ones and none along x^.
     """
     x_hat, rstd, gamma = cache
     lead = tuple(range(dy.ndim - 1))
@@ -204,14 +204,14 @@ def cross_entropy_backward(dnll, cache: CrossEntropyCache, *, xp):
 # --- relative positions -------------------------------------------------------------------------
 
 
-def sinusoid(distances, d_model, *, dtype, xp):
+def sinusoid(distances, *, d_model, dtype, xp):
     """R_p = [sin(p w_0), sin(p w_1) ... | cos(p w_0) ...], w_k = 10000^(-2k/D); (K,) -> (K, D).
 
     Paper sec. 3.3 (R has no learned parameters); sines and cosines side by side as in the released
     code, not interleaved.
     """
-    k = xp.arange(0, d_model, 2, dtype=dtype, device=distances.device)  # (D/2,) = 2k
-    inv_freq = 10000.0 ** (-k / d_model)
+    two_k = xp.arange(0, d_model, 2, dtype=dtype, device=distances.device)  # (D/2,)
+    inv_freq = 10000.0 ** (-two_k / d_model)
     angles = xp.astype(distances, dtype)[:, None] * inv_freq[None, :]  # (K, 1) * (1, D/2)
     return xp.concat([xp.sin(angles), xp.cos(angles)], axis=-1)  # (K, D/2) x 2 -> (K, D)
 

@@ -56,17 +56,16 @@ def clip_by_norm(grad, max_norm: float, *, xp):
     """
     norm = xp.sqrt(xp.vecdot(grad, grad))
     if max_norm > 0:
-        one = xp.ones_like(norm)
-        grad *= xp.minimum(one, max_norm / (norm + 1e-6))
+        grad *= max_norm / xp.clip(norm, max_norm, None)  # 1 where the norm is below max_norm
     return norm
 
 
 def learning_rate(step: int, settings: TrainConfig) -> float:
     """Return the rate of update `step`, counted from 0.
 
-    Linear warm-up, then: "cosine" from lr to lr_end * lr at the last step, "inv_sqrt"
-    (lr sqrt(warmup / step)), or "constant". The released code sets the rate after each update, so
-    its first update uses the full rate in spite of the warm-up, and its cosine ignores the
+    Linear warm-up, then: "cosine" from lr to lr_end * lr at the last step; "inv_sqrt",
+    lr sqrt(warmup / (step + 1)); or "constant". The released code sets the rate after each update,
+    so its first update uses the full rate in spite of the warm-up, and its cosine ignores the
     warm-up's length; here the first rate is lr / warmup and the cosine starts after the warm-up.
     """
     s = settings

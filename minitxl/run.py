@@ -28,10 +28,10 @@ from minitxl.evaluate import Evaluation, evaluate
 from minitxl.generate import generate, printable
 from minitxl.model import TransformerXL
 from minitxl.optim import learning_rate
-from minitxl.runs import load_corpus_of, load_pretrained, load_run, read_info
+from minitxl.runs import load_corpus_of, load_run, read_info, read_metrics
 from minitxl.train import Trainer
 
-__all__ = ["load_corpus_of", "load_pretrained", "load_run", "train"]
+__all__ = ["load_corpus_of", "load_run", "train"]
 
 LN2 = math.log(2)
 COMPRESS_MAX = 30_000_000  # symbols of training text; xz takes about a second per million
@@ -131,6 +131,7 @@ def _reopen(resume, out, names, asked, model_options, device):
     for key, value in {**names, **asked, **model_options}.items():
         was = {**info, **info["train"], **info["config"]}.get(key)
         same = value is None or value == was or (key == "data" and _same_file(value, was))
+        same = same or (key == "threads" and value == 0)  # 0 left it to the run to decide
         if not same:
             raise MinitxlError(
                 f"{key}={value} contradicts the run in {folder}, which has {key}={was}; leave the "
@@ -146,7 +147,10 @@ def _reopen(resume, out, names, asked, model_options, device):
             f"hardware gives other bits; use --device {info.get('device')}"
         )
     run = _Run(folder, model, corpus, settings)
-    run.load()
+    if (folder / "last.safetensors").exists():
+        run.load()
+    else:  # killed before its first checkpoint: the beginning is a function of the seed
+        run.save()
     return run
 
 
@@ -175,7 +179,7 @@ class _Run:
             corpus.train, batch_size=settings.batch_size, tgt_len=model.config.tgt_len
         )
         self.best: float | None = None  # nats on the validation split
-        self.since_log: list[float] = []  # losses since the last line of metrics.jsonl
+        self.since_log: list = []  # losses since the last line of metrics.jsonl, 0-d arrays
         self.quiet = False
         self.seconds = 0.0  # of training so far, evaluation included
 
@@ -184,6 +188,9 @@ class _Run:
     def save(self) -> None:
         """Write last.safetensors: all that the next step depends on."""
         arrays, state = self.trainer.state()
+        finite = all(np.isfinite(a).all() for name, a in arrays.items())
+        self._check(finite, "a parameter is not a finite number")
+        self.since_log = [float(loss) for loss in self.since_log]
         state |= {
             "stream": self.stream.state(),
             "best": self.best,
@@ -245,14 +252,7 @@ class _Run:
             while trainer.n_step < s.steps:
                 loss = trainer.step(*self.stream.next())
                 step = trainer.n_step
-                # One look at the loss per step costs nothing on a CPU; a GPU is waited for.
-                self.since_log.append(float(loss))
-                if not math.isfinite(self.since_log[-1]):
-                    raise MinitxlError(
-                        f"the loss is {self.since_log[-1]} at step {step}: training diverged; "
-                        f"start again with a lower --lr than {s.lr} (last.safetensors is older "
-                        "and still good)"
-                    )
+                self.since_log.append(loss)  # not looked at yet: a GPU would be waited for
                 bar.update(tokens_per_step)
                 if step % s.log_every == 0 or step == s.steps:
                     self._log_train(step, tokens_per_step, time.perf_counter() - began, bar)
@@ -282,7 +282,8 @@ class _Run:
         )
 
     def _log_train(self, step, tokens_per_step, seconds, bar) -> None:
-        loss = sum(self.since_log) / len(self.since_log)
+        loss = sum(float(loss) for loss in self.since_log) / len(self.since_log)
+        self._check(math.isfinite(loss), f"the loss is {loss}")
         line = {
             "step": step,
             "tokens": step * tokens_per_step,
@@ -297,30 +298,51 @@ class _Run:
         bar.set_postfix_str(f"loss {loss:.3f}, {loss / LN2:.3f} bpc")
 
     def _evaluate(self, step, bar) -> None:
-        result = self._measure(self.corpus.valid, self.settings.eval_tokens or None)
-        self.log({"step": step, "valid_loss": result.nats, "valid_bpc": result.bpc})
+        result = self._measure(self.settings.eval_tokens or None)
+        self._check(math.isfinite(result.nats), f"the validation loss is {result.nats}")
+        tokens = step * self.settings.batch_size * self.model.config.tgt_len
+        line = {"step": step, "tokens": tokens}
+        self.log(line | {"valid_loss": result.nats, "valid_bpc": result.bpc})
         if self.best is None or result.nats < self.best:
             self.best = result.nats
             self.save_best()
         if not self.quiet:
             bar.write(f"step {step:>6}: validation {result.bpc:.4f} bpc", file=sys.stderr)
-        save_loss_curve(self.metrics(), self.folder / "loss_curve.png")
+        self._draw()
 
-    def _measure(self, tokens, max_tokens=None) -> Evaluation:
+    def _measure(self, max_tokens=None, model=None) -> Evaluation:
+        """Evaluate on the validation split, in as many rows as it is long enough for."""
+        tokens = self.corpus.valid[: max_tokens + 1 if max_tokens else None]
         rows = min(self.settings.eval_batch_size, max(1, (len(tokens) - 1) // 2))
-        return evaluate(self.model, tokens, batch_size=rows, max_tokens=max_tokens)
+        # The run's own number of threads, not this machine's: a resumed run sees the same digits.
+        threads = max(n for n in range(1, self.settings.threads + 1) if rows % n == 0)
+        return evaluate(model or self.model, tokens, batch_size=rows, threads=threads)
+
+    def _check(self, fine: bool, what: str) -> None:
+        """Stop where training has diverged, before anything ruined is written."""
+        if not fine:
+            raise MinitxlError(
+                f"{what} at step {self.trainer.n_step}: training diverged; start again with a "
+                f"lower --lr than {self.settings.lr:g}"
+            )
+
+    def _draw(self) -> None:
+        """Draw loss_curve.png; a picture that cannot be written is no reason to stop."""
+        try:
+            save_loss_curve(self.metrics(), self.folder / "loss_curve.png")
+        except OSError as error:
+            print(f"loss_curve.png was not written: {error}", file=sys.stderr)
 
     # --- the end ---
 
     def report(self) -> None:
         """Print what was reached beside what compressors reach, a sample, and the files."""
-        save_loss_curve(self.metrics(), self.folder / "loss_curve.png")
+        self._draw()
         if self.quiet:
             return
         best = load_run(self.folder, device=self.model.backend)
         corpus, vocab = self.corpus, self.corpus.vocab
-        rows = min(self.settings.eval_batch_size, max(1, (len(corpus.valid) - 1) // 2))
-        bpc = evaluate(best.model, corpus.valid, batch_size=rows).bpc
+        bpc = self._measure(model=best.model).bpc
         prices = {}
         if len(corpus.train) <= COMPRESS_MAX:
             texts = vocab.to_bytes(corpus.train), vocab.to_bytes(corpus.valid)
@@ -331,7 +353,8 @@ class _Run:
         speed = self.trainer.n_step * self.settings.batch_size * self.model.config.tgt_len
         speed /= max(self.seconds, 1e-9)
         print(f"\ntrained in {self.seconds:.0f} s, {speed:,.0f} tokens/s with evaluation")
-        print("bits per character on the validation text, which none of them has seen:")
+        symbol = "character" if corpus.level == "char" else "byte"
+        print(f"bits per {symbol} on the validation text, which none of them has seen:")
         for name, value in sorted(prices.items(), key=lambda item: -item[1]):
             mark = "  <- this model" if name == "minitxl" else ""
             print(f"  {name:<8} {value:.3f} {'#' * round(value * 12)}{mark}")
@@ -342,22 +365,6 @@ class _Run:
         print("  metrics.jsonl, loss_curve.png. Next:")
         print(f"  python -m minitxl eval {self.folder}")
         print(f"  python -m minitxl generate {self.folder} --length 2000 --temperature 0.8")
-
-
-def read_metrics(folder: str | os.PathLike) -> list[dict]:
-    """Read metrics.jsonl of a run folder; lines that a kill left unfinished are left out."""
-    file = Path(folder) / "metrics.jsonl"
-    if not file.is_file():
-        return []
-    lines = []
-    for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            lines.append(line)
-    return lines
 
 
 @contextmanager
@@ -372,7 +379,8 @@ def _ctrl_c():
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        print("\nfinishing this step and saving; Ctrl-C again to stop at once", file=sys.stderr)
+        # print could find the progress bar in the middle of a line of its own
+        os.write(2, b"\nfinishing this step and saving; Ctrl-C again to stop at once\n")
 
     before = signal.signal(signal.SIGINT, handle)
     try:

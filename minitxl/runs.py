@@ -1,7 +1,7 @@
 """Run folders: what `train` writes, and models loaded back from it.
 
 A run folder holds
-  run.json            model and training settings, vocabulary, corpus, versions, command
+  run.json            model and training settings, vocabulary, corpus, versions
   last.safetensors    the newest checkpoint: everything that is needed to go on to the same bits
   best.safetensors    the parameters that did best on the validation split
   metrics.jsonl       a line of JSON every few steps; loss_curve.png draws them
@@ -9,6 +9,7 @@ A run folder holds
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from importlib import resources
@@ -42,12 +43,13 @@ def shipped_models() -> list[str]:
 def load_run(
     folder: str | os.PathLike,
     device: str = "auto",
-    dtype: str = "float32",
+    dtype: str | None = None,
     which: str = "best",
 ) -> LoadedRun:
     """Load the model of a run folder, or of a shipped model by its name.
 
-    which: "best" (on the validation split; "last" where there is none) or "last". Raises
+    dtype: None takes the one it was trained in. which: "best" (on the validation split; "last"
+    where there is none) or "last". Raises
     `MinitxlError` for a missing folder and for damaged or mismatched files.
     """
     if which not in ("best", "last"):
@@ -67,12 +69,14 @@ def load_run(
     if not file.exists():
         raise MinitxlError(f"{path} holds no checkpoint ({file.name}); let train run longer")
     arrays, state = checkpoint.load(file)
-    model = TransformerXL(config, device=device, dtype=dtype)
+    model = TransformerXL(config, device=device, dtype=dtype or info.get("dtype", "float32"))
     load_params(model, arrays)
     return LoadedRun(model, vocab, info, int(state.get("n_step", 0)))
 
 
-def load_pretrained(name: str = "war-and-peace", device: str = "auto", dtype: str = "float32"):
+def load_pretrained(
+    name: str = "war-and-peace", device: str = "auto", dtype: str | None = None
+) -> LoadedRun:
     """Load a model that ships with minitxl: `.model`, `.vocab`, `.info` (see `LoadedRun`)."""
     if name not in shipped_models():
         raise MinitxlError(
@@ -95,6 +99,22 @@ def read_info(folder: Path) -> dict:
         if not isinstance(info.get(key), kind):
             raise MinitxlError(f"{file}: {key!r} is missing or of a wrong type; it is damaged")
     return info
+
+
+def read_metrics(folder: str | os.PathLike) -> list[dict]:
+    """Read metrics.jsonl of a run folder; lines that a kill left unfinished are left out."""
+    file = Path(folder) / "metrics.jsonl"
+    if not file.is_file():
+        return []
+    lines = []
+    for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
+    return lines
 
 
 def _find(folder: str | os.PathLike) -> Path:

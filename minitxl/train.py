@@ -48,23 +48,29 @@ class Trainer:
 
         fresh=True forgets the memory first: the batch does not continue the one before.
         """
+        held = next((m[0].shape[0] for m in self.mems if m), None)
+        if not fresh and held is not None and held * self.n_piece != len(tokens):
+            raise MinitxlError(
+                f"the batch has {len(tokens)} rows, the one before had {held * self.n_piece}: row "
+                "b must continue row b; pass fresh=True to start with an empty memory"
+            )
         if len(tokens) % self.n_piece:
             raise MinitxlError(
                 f"a batch of {len(tokens)} rows cannot be cut into accumulate * threads = "
                 f"{self.n_piece} equal pieces; choose a multiple"
             )
-        if fresh:
-            self.mems = [None] * self.n_piece
+        before = [None] * self.n_piece if fresh else self.mems
         rows = len(tokens) // self.n_piece
         jobs = [
-            (i, tokens[i * rows : (i + 1) * rows], targets[i * rows : (i + 1) * rows])
+            (i, before[i], tokens[i * rows : (i + 1) * rows], targets[i * rows : (i + 1) * rows])
             for i in range(self.n_piece)
         ]
-        loss, total = 0.0, None
+        loss, total, mems = 0.0, None, []
         for first in range(0, self.n_piece, self.settings.threads):  # rounds of `threads` pieces
             round_jobs = jobs[first : first + self.settings.threads]
-            for piece_loss, grads in self._workers.map(self._piece, round_jobs):
+            for piece_loss, piece_mems, grads in self._workers.map(self._piece, round_jobs):
                 loss = loss + piece_loss / self.n_piece
+                mems.append(piece_mems)
                 if total is None:
                     total = grads.flat
                 else:
@@ -73,16 +79,18 @@ class Trainer:
         xp = self.model.backend.xp
         self.grad_norm = clip_by_norm(total, self.settings.clip, xp=xp)
         self.adam.step(self.model.params.flat, total, learning_rate(self.n_step, self.settings))
+        # Only now, so that an interrupted step leaves all as it was before it.
+        self.mems = mems
         self.n_step += 1
         return loss
 
     def _piece(self, job):
-        """Run forward and backward on one piece of the batch; keep its memory."""
-        i, tokens, targets = job
+        """Run forward and backward on one piece of the batch."""
+        i, mems, tokens, targets = job
         # Random numbers are a function of (seed, step, piece): nothing to save, exact to resume.
         rng = self.model.backend.rng(self.settings.seed, self.n_step, i)
-        nll, self.mems[i], cache = self.model.forward(tokens, targets, self.mems[i], rng=rng)
-        return self.model.backend.xp.mean(nll), self.model.backward(cache)
+        nll, mems, cache = self.model.forward(tokens, targets, mems, rng=rng)
+        return self.model.backend.xp.mean(nll), mems, self.model.backward(cache)
 
     # --- state ---
 
@@ -104,9 +112,11 @@ class Trainer:
                 f"{self.n_piece}; use the same accumulate and threads"
             )
         asarray = self.model.backend.asarray
+        moments = {"adam.m": self.adam.m, "adam.v": self.adam.v}
+        loaded = {name: _get(arrays, name, tuple(a.shape)) for name, a in moments.items()}
         load_params(self.model, arrays)
-        for name, moment in (("adam.m", self.adam.m), ("adam.v", self.adam.v)):
-            moment[...] = asarray(_get(arrays, name, tuple(moment.shape)), dtype=moment.dtype)
+        for name, moment in moments.items():
+            moment[...] = asarray(loaded[name], dtype=moment.dtype)
         self.n_step = self.adam.t = int(values["n_step"])
         for i in range(self.n_piece):
             names = [f"mems.{i}.{n}" for n in range(self.model.config.n_layer)]

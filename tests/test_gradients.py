@@ -15,6 +15,13 @@ def arrays(backend, **shapes):
     return {name: backend.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
 
 
+def causal(backend, t, m):
+    """The additive causal mask (t, m + t)."""
+    lengths = dict(n_query=t, n_mem=m, mem_len=max(m, 1), same_length=False)
+    mask = attention.attention_mask(**lengths, device=backend.device, xp=backend.xp)
+    return attention.additive_mask(mask, dtype=backend.dtype, xp=backend.xp)
+
+
 def assert_right(errors):
     wrong = {name: error for name, error in errors.items() if not error < RTOL}
     assert not wrong, f"gradients that are not the derivative: {wrong}"
@@ -111,9 +118,7 @@ LENGTHS = [(5, 6), (5, 0), (1, 6), (1, 0), (6, 3), (3, 8)]  # (T, M): M < T, M >
 @pytest.mark.parametrize(("t", "m"), LENGTHS)
 def test_attention_core(backend, t, m):
     xp, k = backend.xp, t + m
-    mask = attention.attention_mask(
-        t, m, mem_len=max(m, 1), same_length=False, device=backend.device, xp=xp
-    )
+    mask = causal(backend, t, m)
 
     def forward(q, k, v, r, u, v_bias):
         rng = backend.rng(3)
@@ -134,9 +139,7 @@ def test_attention_core(backend, t, m):
 def test_attention(backend, t, m, memory_rows):
     """The whole block, with an odd D; the gradient into the memory only where it is asked for."""
     xp, d = backend.xp, 7
-    mask = attention.attention_mask(
-        t, m, mem_len=max(m, 1), same_length=False, device=backend.device, xp=xp
-    )
+    mask = causal(backend, t, m)
     pos = backend.asarray(np.random.default_rng(1).normal(size=(t + m, d)))
     memory = backend.asarray(np.random.default_rng(2).normal(size=(B, m, d)))
 
@@ -180,15 +183,14 @@ def test_layer(backend, pre_lnorm, memory):
     xp = backend.xp
     model = make_model(backend, pre_lnorm=pre_lnorm)
     w = layer_weights(model.params, 0, False)
-    mask = attention.attention_mask(
-        T, M, mem_len=M, same_length=False, device=backend.device, xp=xp
-    )
+    mask = causal(backend, T, M)
     pos = backend.asarray(np.random.default_rng(1).normal(size=(T + M, D)))
     settings = layers.LayerSettings(pre_lnorm, 1e-5, 0.1, 0.1)
     fixed = arrays(backend, mem=(B, M, D))["mem"]
 
     def forward(x, mem=fixed):
-        return layers.layer_forward(x, mem, pos, w, mask, settings, rng=backend.rng(3), xp=xp)
+        h, rng = xp.concat([mem, x], axis=1), backend.rng(3)
+        return layers.layer_forward(h, pos, w, mask, settings, n_mem=M, rng=rng, xp=xp)
 
     def backward(dy, cache):
         dx, dmem, _ = layers.layer_backward(dy, cache, memory_rows=memory, xp=xp)

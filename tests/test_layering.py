@@ -45,7 +45,8 @@ def imports(path: Path):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: write imports in full"
             if node.module == "minitxl":
-                yield from (f"minitxl.{alias.name}" for alias in node.names)
+                home = minitxl._HOME  # `from minitxl import Config` imports minitxl.config
+                yield from (f"minitxl.{home.get(a.name, a.name)}" for a in node.names)
             else:
                 yield node.module
 

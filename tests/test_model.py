@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from conftest import DH, B, D, H, M, T, V, make_model, make_tokens
+from conftest import DH, B, D, F, H, M, T, V, make_model, make_tokens
 
 from minitxl import Config, Inspection, MinitxlError, TransformerXL, attention, ops
 from minitxl import model as model_module
@@ -22,6 +22,12 @@ def read(model, tokens, lengths):
         out.append(model.backend.to_numpy(log_p))
         start += length
     return np.concatenate(out, axis=1)
+
+
+def mask_of(t, m, mem_len, same_length=False):
+    """attention_mask on the CPU: (t, m + t) bool, True where hidden."""
+    lengths = dict(n_query=t, n_mem=m, mem_len=mem_len, same_length=same_length)
+    return attention.attention_mask(**lengths, device="cpu", xp=np)
 
 
 # --- relative positions ---
@@ -61,7 +67,7 @@ def test_core_equals_loops():
     k_len = t + m
     q, k, v = (rng.normal(size=(B, H, n, DH)) for n in (t, k_len, k_len))
     r, u, v_bias = (rng.normal(size=s) for s in ((H, k_len, DH), (H, DH), (H, DH)))
-    mask = attention.attention_mask(t, m, mem_len=m, same_length=False, device="cpu", xp=np)
+    mask = attention.additive_mask(mask_of(t, m, m), dtype=np.float64, xp=np)
     o, _ = attention.core_forward(q, k, v, r, u, v_bias, mask, dropatt=0.0, rng=None, xp=np)
     for b in range(B):
         for h in range(H):
@@ -79,8 +85,7 @@ def test_core_equals_loops():
 
 def test_mask():
     """By hand: T = 2, M = 3, and with same_length at most 3 keys, the query's own included."""
-    plain = attention.attention_mask(2, 3, mem_len=3, same_length=False, device="cpu", xp=np)
-    same = attention.attention_mask(2, 3, mem_len=3, same_length=True, device="cpu", xp=np)
+    plain, same = mask_of(2, 3, 3), mask_of(2, 3, 3, same_length=True)
     assert plain.astype(int).tolist() == [[0, 0, 0, 0, 1], [0, 0, 0, 0, 0]]
     assert same.astype(int).tolist() == [[1, 0, 0, 0, 1], [1, 1, 0, 0, 0]]
 
@@ -89,10 +94,70 @@ def test_mask():
 @pytest.mark.parametrize("m", [0, 2, 6])
 def test_every_query_sees_itself(m, same_length):
     """Also at a stream's start: an empty memory must not mask everything."""
-    mask = attention.attention_mask(5, m, mem_len=6, same_length=same_length, device="cpu", xp=np)
+    mask = mask_of(5, m, 6, same_length=same_length)
     assert not mask[np.arange(5), np.arange(5) + m].any()
     seen = (~mask).sum(axis=1)
     assert (seen <= 6).all() if same_length else (seen == np.arange(5) + m + 1).all()
+
+
+def test_sinusoid_by_hand():
+    """Two distances, D = 4: frequencies 1 and 1/100, sines first."""
+    got = ops.sinusoid(np.array([3, 0]), d_model=4, dtype=np.float64, xp=np)
+    expected = [[math.sin(3), math.sin(0.03), math.cos(3), math.cos(0.03)], [0, 0, 1, 1]]
+    np.testing.assert_allclose(got, expected, rtol=1e-14)
+
+
+def test_large_scores_are_harmless():
+    p, _ = ops.softmax_forward(np.array([[1000.0, 0.0, -np.inf]]), xp=np)
+    np.testing.assert_array_equal(p, [[1.0, 0.0, 0.0]])
+    logits, targets = np.array([[1000.0, 0.0]]), np.array([1])
+    nll, _ = ops.cross_entropy_forward(logits, targets, xp=np)
+    assert nll[0] == 1000.0
+
+
+def test_layer_norm_of_a_constant_row():
+    """eps keeps the division finite; mean 0 and variance 1 elsewhere."""
+    x = np.array([[5.0, 5.0, 5.0, 5.0], [1.0, 2.0, 3.0, 6.0]])
+    y, _ = ops.layer_norm_forward(x, np.ones(4), np.zeros(4), eps=1e-5, xp=np)
+    np.testing.assert_array_equal(y[0], 0.0)
+    assert y[1].mean() == pytest.approx(0.0, abs=1e-12) and y[1].var() == pytest.approx(1, rel=1e-4)
+
+
+def test_clamp_len():
+    """Distances of clamp_len and more share one encoding, shorter ones keep their own."""
+    model = make_model(CPU, clamp_len=3)
+    _, mems = model.predict(make_tokens(1, M))
+    seen = Inspection()
+    model.predict(make_tokens(1, T), mems, inspect=seen)
+    for term in ("b", "d"):
+        last = seen.terms[0][term][0, 0, -1]  # of the last query; column K-1-d has distance d
+        by_distance = last[::-1]
+        np.testing.assert_allclose(by_distance[3:], by_distance[3], rtol=1e-12)
+        assert len(np.unique(by_distance[:4].round(9))) == 4
+
+
+def test_where_dropout_falls():
+    """Embedding, R, and in every layer: probabilities, block output, inside and after the FF."""
+    model, shapes = make_model(CPU, dropout=0.5, dropatt=0.5), []
+
+    class Spy:
+        def uniform(self, shape):
+            shapes.append(tuple(shape))
+            return np.full(shape, 0.9)
+
+    _, mems = model.predict(make_tokens(B, M))
+    model.forward(make_tokens(B, T), make_tokens(B, T), mems, rng=Spy())
+    k, x = M + T, (B, T, D)
+    layer = [(B, H, T, k), x, (B, T, F), x]
+    assert shapes == [x, (k, D), *layer, *layer, x]
+
+
+def test_random_keys_do_not_collide():
+    draws = [
+        tuple(CPU.rng(*key).uniform((4,)))
+        for key in [(7,), (7, 0), (7, 0, 0), (7, 1), (8,), (0, 7), (2**32 + 5,), (5, 1)]
+    ]
+    assert len(set(draws)) == len(draws)
 
 
 # --- properties of the whole model ---
@@ -334,12 +399,14 @@ def wrong_calls(model):
         (lambda: model.forward(x, x, [mems[0], mems[1][:, 1:]]), "one M for all layers"),
         (lambda: model.with_options(d_model=3), "d_model"),
         (lambda: model.backward(model.forward(x, x)[2], np.ones(3)), r"dnll has shape \(3,\)"),
+        (lambda: model.forward(x, x, [m.astype(np.float32) for m in mems]), "float32.*float64"),
+        (lambda: model.forward(x.astype(float), x), "float64; token ids must be integers"),
         (lambda: TransformerXL(model.config, device="tpu"), "tpu"),
         (lambda: TransformerXL(model.config, device="cpu", dtype="float16"), "float16"),
     ]
 
 
-@pytest.mark.parametrize("i", range(14))
+@pytest.mark.parametrize("i", range(16))
 def test_wrong_calls(i):
     """One line that says what was wrong, both values, and the way out."""
     call, words = wrong_calls(make_model(CPU))[i]
@@ -355,7 +422,7 @@ def test_scatter_add(n_rows):
     index, rows = rng.integers(0, n_rows, 300), rng.normal(size=(300, 4))
     expected = np.zeros((n_rows, 4))
     np.add.at(expected, index, rows)
-    np.testing.assert_allclose(CPU.scatter_add(n_rows, index, rows), expected, atol=1e-12)
+    np.testing.assert_allclose(CPU.scatter_add(rows, index, n_rows=n_rows), expected, atol=1e-12)
 
 
 @pytest.mark.gpu

@@ -11,13 +11,17 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from conftest import make_model, make_tokens
+from threadpoolctl import threadpool_info
 
 from minitxl import Config, MinitxlError, TrainConfig, TransformerXL, checkpoint, run
 from minitxl.backend import get_backend
+from minitxl.curve import loss_curve
 from minitxl.data import Stream
 from minitxl.evaluate import evaluate
 from minitxl.optim import Adam, clip_by_norm, learning_rate
+from minitxl.runs import read_metrics
 from minitxl.train import Trainer
+from minitxl.workers import one_blas_thread
 
 CPU = get_backend("cpu", "float64")
 
@@ -71,7 +75,87 @@ def test_wrong_settings(fields, words):
         TrainConfig(**fields)
 
 
+def test_adam_eps():
+    flat = np.array([1.0])
+    Adam(flat, eps=0.5, xp=np).step(flat, np.array([0.5]), lr=0.1)
+    assert flat[0] == pytest.approx(1.0 - 0.1 * 0.5 / (0.5 + 0.5))
+
+
+def test_adam_in_blocks():
+    rng = np.random.default_rng(0)
+    start, grads = rng.normal(size=100), rng.normal(size=(3, 100))
+    results = []
+    for block in (None, 7):
+        flat = start.copy()
+        adam = Adam(flat, block=block, xp=np)
+        for g in grads:
+            adam.step(flat, g, lr=0.1)
+        results.append(flat)
+    np.testing.assert_array_equal(*results)
+
+
 # --- steps ---
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_trainer_is_the_loop_that_one_would_write(pieces):
+    """Forward, backward, clip, Adam, by hand: over two epochs of three batches, with dropout."""
+    s = TrainConfig(steps=6, batch_size=4, threads=pieces, lr=0.01, warmup=3, clip=0.5, seed=5)
+    model, other = (make_model(CPU, dropout=0.3, dropatt=0.2) for _ in range(2))
+    text, trainer = make_tokens(61, seed=9), Trainer(model, s)
+    adam = Adam(other.params.flat, xp=np)
+    stream, mems = Stream(text, batch_size=4, tgt_len=5), None
+    assert stream.batches_per_epoch == 3
+    for step in range(6):
+        tokens, targets, fresh = stream.next()
+        assert fresh == (step in (0, 3))
+        loss = trainer.step(tokens, targets, fresh)
+        mems = [None] * pieces if fresh else mems
+        grad, nll_mean = 0.0, 0.0
+        for i, rows in enumerate(np.split(np.arange(4), pieces)):
+            rng = CPU.rng(s.seed, step, i)
+            nll, mems[i], cache = other.forward(tokens[rows], targets[rows], mems[i], rng=rng)
+            grad = grad + other.backward(cache).flat / pieces
+            nll_mean += nll.mean() / pieces
+        norm = np.linalg.norm(grad)
+        adam.step(other.params.flat, grad * min(1, s.clip / norm), learning_rate(step, s))
+        assert float(trainer.grad_norm) == pytest.approx(norm, rel=1e-9)
+        assert float(loss) == pytest.approx(nll_mean, rel=1e-9)
+        np.testing.assert_allclose(model.params.flat, other.params.flat, rtol=0, atol=1e-7)
+
+
+def test_state_is_a_snapshot():
+    """What `state` returned does not change with the trainer, and takes it back."""
+    model = make_model(CPU)
+    trainer = Trainer(model, TrainConfig(batch_size=4, threads=2))
+    x, y = make_tokens(4, 5), make_tokens(4, 5, seed=1)
+    trainer.step(x, y)
+    arrays, values = trainer.state()
+    first = float(trainer.step(x, y))
+    trainer.load_state(arrays, values)
+    assert float(trainer.step(x, y)) == first
+
+
+def test_failed_step_changes_nothing(monkeypatch):
+    model = make_model(CPU)
+    trainer = Trainer(model, TrainConfig(batch_size=4, accumulate=2, threads=1))
+    x, y = make_tokens(4, 5), make_tokens(4, 5, seed=1)
+    trainer.step(x, y)
+    before, backward, calls = trainer.state(), TransformerXL.backward, []
+
+    def fails_once(self, cache):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return backward(self, cache)
+
+    monkeypatch.setattr(TransformerXL, "backward", fails_once)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.step(x, y)
+    after = trainer.state()
+    assert before[1] == after[1]
+    for name, array in before[0].items():
+        np.testing.assert_array_equal(array, after[0][name])
 
 
 def losses(model, settings, steps, batch=4):
@@ -117,6 +201,25 @@ def test_wrong_batch():
     trainer = Trainer(make_model(CPU), TrainConfig(batch_size=4, threads=2))
     with pytest.raises(MinitxlError, match="3 rows"):
         trainer.step(make_tokens(3, 5), make_tokens(3, 5))
+    trainer.step(make_tokens(4, 5), make_tokens(4, 5))
+    with pytest.raises(MinitxlError, match="fresh=True"):
+        trainer.step(make_tokens(2, 5), make_tokens(2, 5))
+
+
+def test_blas_limit_is_put_back():
+    """Two overlapping blocks of two threads, the first to open being the first to close."""
+
+    def threads():
+        found = [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
+        return found[0] if found else None
+
+    before, first, second = threads(), one_blas_thread(), one_blas_thread()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert threads() in (1, None)
+    second.__exit__(None, None, None)
+    assert threads() == before
 
 
 # --- evaluation ---
@@ -173,9 +276,13 @@ def book(tmp_path_factory):
 
 def start(book, out, steps=40, **more):
     run.train(
-        data=str(book), out=out, steps=steps, device="cpu", model_options=TINY, quiet=True,
-        **{**SETTINGS, **more},
-    )  # fmt: skip
+        data=str(book),
+        out=out,
+        steps=steps,
+        device="cpu",
+        quiet=True,
+        **{"model_options": TINY, **SETTINGS, **more},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -300,10 +407,67 @@ def test_changed_text_is_noticed(book, tmp_path):
         run.train(resume=out, device="cpu", quiet=True)
 
 
-def test_divergence_is_one_line(book, tmp_path, monkeypatch):
-    monkeypatch.setattr(Trainer, "step", lambda self, *batch: float("nan"))
-    with pytest.raises(MinitxlError, match="diverged"):
-        start(book, tmp_path / "run")
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("when", [dict(save_every=1), dict(eval_every=1, steps=1), {}])
+def test_divergence_is_one_line(book, tmp_path, when):
+    """A rate of 1e30 ruins the first update; no NaN is written, and nothing called best."""
+    with np.errstate(all="ignore"), pytest.raises(MinitxlError, match="diverged"):
+        start(book, tmp_path / "run", learning_rate=1e30, **when)
+    arrays, state = checkpoint.load(tmp_path / "run" / "last.safetensors")
+    assert all(np.isfinite(a).all() for a in arrays.values()) and np.isfinite(state["n_step"])
+    assert not (tmp_path / "run" / "best.safetensors").exists()
+
+
+def test_killed_before_the_first_checkpoint(book, tmp_path, uninterrupted, monkeypatch):
+    out, save = tmp_path / "run", run._Run.save
+
+    def killed(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run._Run, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        start(book, out)
+    monkeypatch.setattr(run._Run, "save", save)
+    assert not (out / "last.safetensors").exists()
+    run.train(resume=out, device="cpu", quiet=True)
+    assert contents(out) == uninterrupted
+
+
+def test_best_is_the_best(book, tmp_path):
+    """best.safetensors holds the parameters of the smallest validation loss in the log."""
+    out = tmp_path / "run"
+    # A rate that never falls on a text of noise: the validation loss goes up and down.
+    start(book, out, steps=60, learning_rate=0.05, eval_every=4, model_options=TINY,
+          train_options={"schedule": "constant"})  # fmt: skip
+    valid = [m["valid_loss"] for m in read_metrics(out) if "valid_loss" in m]
+    assert min(valid) < valid[-1]
+    _, state = checkpoint.load(out / "best.safetensors")
+    assert state["valid_nats"] == min(valid)
+    loaded = run.load_run(out, device="cpu")
+    measured = evaluate(loaded.model, run.load_corpus_of(loaded.info).valid, batch_size=16)
+    assert measured.nats == pytest.approx(min(valid), rel=1e-5)
+
+
+def test_short_validation(book, tmp_path):
+    start(book, tmp_path / "run", steps=2, eval_every=1, train_options={"eval_tokens": 10})
+    assert len([m for m in read_metrics(tmp_path / "run") if "valid_bpc" in m]) == 2
+
+
+def test_curve_that_cannot_be_written(book, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run, "save_loss_curve", full)
+    start(book, tmp_path / "run", steps=12)
+    assert "No space left" in capsys.readouterr().err
+    assert checkpoint.load(tmp_path / "run" / "last.safetensors")[1]["n_step"] == 12
+
+
+@pytest.mark.parametrize("values", [[6.2, 6.0], [4.0, 2.0], [1.0], [float("nan")]])
+def test_curve_is_upright(values):
+    lines = [{"step": i, "tokens": 10 * i, "bpc": v, "valid_bpc": v} for i, v in enumerate(values)]
+    low, high = loss_curve(lines).axes[0].get_ylim()
+    assert low < high
 
 
 def test_state_of_another_model(tmp_path):
@@ -311,7 +475,7 @@ def test_state_of_another_model(tmp_path):
     settings = TrainConfig(batch_size=4, threads=2)
     arrays, values = Trainer(a, settings).state()
     flat = b.params.flat.copy()
-    with pytest.raises(MinitxlError, match="lacks"):
+    with pytest.raises(MinitxlError, match="belongs to another model"):
         Trainer(b, settings).load_state(arrays, values)
     with pytest.raises(MinitxlError, match="2 pieces"):
         Trainer(a, settings.replace(threads=1)).load_state(arrays, values)

@@ -36,8 +36,8 @@ class Backend:
         """
         raise NotImplementedError
 
-    def scatter_add(self, n_rows: int, index, rows):
-        """Add up rows that share an index: out[index[i]] += rows[i]; (N,), (N, D) -> (n_rows, D).
+    def scatter_add(self, rows, index, *, n_rows: int):
+        """Add up rows that share an index: out[index[i]] += rows[i]; (N, D), (N,) -> (n_rows, D).
 
         The general way is a product with the one-hot matrix. It is standard, deterministic, and
         for a character vocabulary also the fastest; for a large one a backend does better.

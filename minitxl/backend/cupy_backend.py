@@ -8,8 +8,9 @@ from __future__ import annotations
 from functools import cache
 
 from minitxl.backend.base import Backend
-from minitxl.backend.numpy_backend import NumpyRandom
+from minitxl.backend.numpy_backend import NumpyRandom, seed_sequence
 
+ONE_HOT_MAX = 2048  # below this a one-hot product is cheap, and the same on every run
 INSTALL = 'pip install "minitxl[cuda12]" (or cuda13, as your driver says)'
 
 
@@ -66,11 +67,13 @@ class CupyBackend(Backend):
     def rng(self, *key: int):
         return CupyRandom(self._cupy, key)
 
-    def scatter_add(self, n_rows: int, index, rows):
-        import cupyx
-
+    def scatter_add(self, rows, index, *, n_rows: int):
+        if n_rows <= ONE_HOT_MAX:
+            return super().scatter_add(rows, index, n_rows=n_rows)
+        # Atomic additions: right (`out[index] += rows` would lose duplicates), but in an order
+        # that changes from run to run, and the last digit with it.
         out = self._cupy.zeros((n_rows, rows.shape[1]), dtype=rows.dtype)
-        cupyx.scatter_add(out, index, rows)  # `out[index] += rows` would lose duplicates
+        self._cupy.add.at(out, index, rows)
         return out
 
     def synchronize(self) -> None:
@@ -81,9 +84,7 @@ class CupyRandom:
     """Uniform numbers of a key, drawn on the GPU."""
 
     def __init__(self, cupy, key):
-        import numpy as np
-
-        seed = int(np.random.SeedSequence(list(key)).generate_state(1, np.uint64)[0])
+        seed = int(seed_sequence(key).generate_state(1)[0])
         self._cupy = cupy
         self._generator = cupy.random.Generator(cupy.random.Philox4x3210(seed))
         self._host = NumpyRandom(key)

@@ -19,14 +19,14 @@ class NumpyBackend(Backend):
         super().__init__(np, "cpu", dtype)
 
     def to_numpy(self, a):
-        return np.asarray(a)
+        return np.array(a)  # a copy: what is done to the one does not show in the other
 
     def rng(self, *key: int):
         return NumpyRandom(key)
 
-    def scatter_add(self, n_rows: int, index, rows):
+    def scatter_add(self, rows, index, *, n_rows: int):
         if n_rows <= ONE_HOT_MAX:
-            return super().scatter_add(n_rows, index, rows)
+            return super().scatter_add(rows, index, n_rows=n_rows)
         # Bring equal indices together, then add up each run of them. (`out[index] += rows` would
         # keep only one of several equal indices; np.add.at is correct but slower.)
         order = np.argsort(index, kind="stable")
@@ -37,11 +37,16 @@ class NumpyBackend(Backend):
         return out
 
 
+def seed_sequence(key) -> np.random.SeedSequence:
+    """Return the seed of a key. Keys of different length differ, also where they end in zeros."""
+    return np.random.SeedSequence(key[0], spawn_key=tuple(key[1:]))
+
+
 class NumpyRandom:
     """Uniform and normal numbers of a key; see `Backend.rng`."""
 
     def __init__(self, key):
-        self._generator = np.random.Generator(np.random.SFC64(list(key)))
+        self._generator = np.random.Generator(np.random.SFC64(seed_sequence(key)))
 
     def uniform(self, shape):
         """Return float32 numbers in [0, 1)."""
