@@ -175,7 +175,7 @@ PRESETS = {
             dropout=0.05,
         ),
         train=TrainConfig(
-            steps=3600, batch_size=16, lr=4e-3, warmup=200, eval_every=600, save_every=300
+            steps=3000, batch_size=16, lr=4e-3, warmup=200, eval_every=500, save_every=250
         ),
     ),
     "small": Preset(

@@ -46,7 +46,8 @@ def loss_curve(metrics: list[dict], reference: dict[str, float] | None = None) -
     if values:
         low = min([*values, *(reference or {}).values()])
         # The first steps fall from 6 bits within a hair's breadth: they would flatten the rest.
-        axes.set_ylim(0.95 * low, max(1.3 * low, min(5.0, max(values))))
+        shown = [b for _, b in valid if math.isfinite(b)] or values
+        axes.set_ylim(0.95 * low, max(1.1 * low, 1.05 * min(5.0, max(shown))))
     axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g} M")
     axes.set_xlabel("characters read in training")
     axes.set_ylabel("loss in bits per character")

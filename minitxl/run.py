@@ -20,21 +20,19 @@ import minitxl
 from minitxl import checkpoint
 from minitxl.config import PRESETS, Config, TrainConfig
 from minitxl.curve import save_loss_curve
-from minitxl.data.baselines import PPMD, compression_bpc
 from minitxl.data.stream import Stream
 from minitxl.data.text import Corpus, load_corpus
 from minitxl.errors import MinitxlError
 from minitxl.evaluate import Evaluation, evaluate
-from minitxl.generate import generate, printable
 from minitxl.model import TransformerXL
 from minitxl.optim import learning_rate
+from minitxl.report import comparison, sample
 from minitxl.runs import load_corpus_of, load_run, read_info, read_metrics
 from minitxl.train import Trainer
 
 __all__ = ["load_corpus_of", "load_run", "train"]
 
 LN2 = math.log(2)
-COMPRESS_MAX = 30_000_000  # symbols of training text; xz takes about a second per million
 
 
 def train(
@@ -341,27 +339,13 @@ class _Run:
         if self.quiet:
             return
         best = load_run(self.folder, device=self.model.backend)
-        corpus, vocab = self.corpus, self.corpus.vocab
         bpc = self._measure(model=best.model).bpc
-        prices = {}
-        if len(corpus.train) <= COMPRESS_MAX:
-            texts = vocab.to_bytes(corpus.train), vocab.to_bytes(corpus.valid)
-            prices |= compression_bpc(*texts, n_symbols=len(corpus.valid))
-        if corpus.level == "char" and (corpus.name, "valid") in PPMD:
-            prices["PPMd"] = PPMD[corpus.name, "valid"]
-        prices["minitxl"] = bpc
-        speed = self.trainer.n_step * self.settings.batch_size * self.model.config.tgt_len
-        speed /= max(self.seconds, 1e-9)
+        read = self.trainer.n_step * self.settings.batch_size * self.model.config.tgt_len
+        speed = read / max(self.seconds, 1e-9)
         print(f"\ntrained in {self.seconds:.0f} s, {speed:,.0f} tokens/s with evaluation")
-        symbol = "character" if corpus.level == "char" else "byte"
-        print(f"bits per {symbol} on the validation text, which none of them has seen:")
-        for name, value in sorted(prices.items(), key=lambda item: -item[1]):
-            mark = "  <- this model" if name == "minitxl" else ""
-            print(f"  {name:<8} {value:.3f} {'#' * round(value * 12)}{mark}")
-        print("\na sample:\n")
-        ids = list(generate(best.model, vocab, length=400, temperature=0.8, seed=0))
-        print("  " + printable(vocab.decode(ids)).strip().replace("\n", "\n  "))
-        print(f"\nwritten to {self.folder}: run.json, best.safetensors, last.safetensors,")
+        print(comparison(self.corpus, bpc))
+        print(sample(best))
+        print(f"written to {self.folder}: run.json, best.safetensors, last.safetensors,")
         print("  metrics.jsonl, loss_curve.png. Next:")
         print(f"  python -m minitxl eval {self.folder}")
         print(f"  python -m minitxl generate {self.folder} --length 2000 --temperature 0.8")

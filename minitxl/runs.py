@@ -34,10 +34,14 @@ class LoadedRun:
     step: int  # the update after which the parameters were saved
 
 
+def models_folder() -> Path:
+    """Return the folder inside the package that holds a run folder for each shipped model."""
+    return Path(str(resources.files("minitxl.models")))
+
+
 def shipped_models() -> list[str]:
     """Return the names of the trained models inside the package."""
-    folder = Path(str(resources.files("minitxl.models")))
-    return sorted(p.parent.name for p in folder.glob("*/run.json"))
+    return sorted(p.parent.name for p in models_folder().glob("*/run.json"))
 
 
 def load_run(
@@ -82,7 +86,7 @@ def load_pretrained(
         raise MinitxlError(
             f"no model {name!r} ships with minitxl; there is {', '.join(shipped_models())}"
         )
-    return load_run(Path(str(resources.files("minitxl.models"))) / name, device, dtype)
+    return load_run(models_folder() / name, device, dtype)
 
 
 def load_corpus_of(info: dict) -> Corpus:
@@ -122,7 +126,7 @@ def _find(folder: str | os.PathLike) -> Path:
     if (path / "run.json").is_file():
         return path
     if str(folder) in shipped_models():
-        return Path(str(resources.files("minitxl.models"))) / str(folder)
+        return models_folder() / str(folder)
     if not path.exists():
         raise MinitxlError(
             f"there is no folder {str(folder)!r}; give the folder that train wrote, or one of the "
