@@ -13,17 +13,7 @@ LEVELS = [
     {"ops", "params", "workers"},
     {"attention", "layers", "optim", "gradcheck", "data"},
     {"weights", "model", "through_memory"},
-    {
-        "train",
-        "checkpoint",
-        "evaluate",
-        "generate",
-        "runs",
-        "models",
-        "curve",
-        "course",
-        "experiments",
-    },
+    {"train", "checkpoint", "evaluate", "generate", "runs", "models", "curve", "report"},
     {"viz", "run", "doctor", "cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from itertools import combinations, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -316,7 +317,13 @@ def test_make_figures_writes_png_and_svg(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["make_figures", "--out", str(tmp_path / "new")])
     make_figures.main()
     names = sorted(path.name for path in (tmp_path / "new").iterdir())
-    assert names == ["attention_over_memory.png", "attention_over_memory.svg"]
+    assert names == [
+        "attention_over_memory.png",
+        "attention_over_memory.svg",
+        "training_small.png",
+    ]
+    committed = Path(__file__).parents[1] / "figures"
+    assert {path.name for path in committed.iterdir()} == set(names)
 
 
 # --- widgets ------------------------------------------------------------------------------------
