@@ -183,9 +183,10 @@ viz.gradient_explorer(model, passage, tgt_len=T)
 text = corpus.test[: 32 * 9 * T + 1]  # 32 rows side by side, nine segments each
 
 
-def bits_per_character(remember):
+def bits_per_character(remember, t=T):
+    reader = model.with_options(tgt_len=t, mem_len=3 * T)
     mems, bits = None, []
-    for tokens, targets in segments(text, batch_size=32, tgt_len=T):  # (32, T) each
+    for tokens, targets in segments(text, batch_size=32, tgt_len=t):  # (32, t) each
         nll, mems, _ = reader.forward(tokens, targets, mems if remember else None)
         bits.append(model.backend.to_numpy(nll) / np.log(2))
     return np.concatenate(bits[1:])  # the first segment had no memory yet: leave it out
@@ -198,8 +199,8 @@ viz.bits_by_position(bits_per_character(remember=True), bits_per_character(remem
 # orange curve is a little unfair, as this model was trained with a memory; one trained without it
 # guesses better, but it cannot know what it has not read.
 #
-# > **Try this.** Set `T = 16` in section 2 and run all cells again. What happens to the gain, and
-# > why?
+# > **Try this.** Cut the same text into segments of 16: give `t=16` to both calls in the last line.
+# > What happens to the gain, and why?
 
 # %% [markdown]
 # ## 6 It writes
