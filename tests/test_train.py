@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from conftest import make_model, make_tokens
+from strict_backend import StrictBackend
 from threadpoolctl import threadpool_info
 
 from minitxl import Config, MinitxlError, TrainConfig, TransformerXL, checkpoint, run
@@ -122,6 +123,24 @@ def test_trainer_is_the_loop_that_one_would_write(pieces):
         assert float(trainer.grad_norm) == pytest.approx(norm, rel=1e-9)
         assert float(loss) == pytest.approx(nll_mean, rel=1e-9)
         np.testing.assert_allclose(model.params.flat, other.params.flat, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("pre_lnorm", [False, True])
+def test_a_step_never_looks_at_a_number(pre_lnorm, monkeypatch):
+    """Loss, norm and clipping stay on the device: a GPU would be waited for at every look."""
+    backend = StrictBackend()
+    model = make_model(backend, dropout=0.3, dropatt=0.2, pre_lnorm=pre_lnorm, clamp_len=3)
+    trainer = Trainer(model, TrainConfig(batch_size=4, accumulate=2, threads=1))
+
+    def looks(self):
+        raise AssertionError("a step took a number from the device")
+
+    for name in ("__float__", "__int__", "__index__", "__bool__"):
+        monkeypatch.setattr(type(model.params.flat), name, looks)
+    for seed in range(3):
+        loss = trainer.step(make_tokens(4, 5, seed=seed), make_tokens(4, 5, seed=seed + 9))
+    monkeypatch.undo()
+    assert 0 < float(loss) < 10 and float(trainer.grad_norm) > 0
 
 
 def test_state_is_a_snapshot():

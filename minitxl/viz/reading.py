@@ -11,6 +11,7 @@ from minitxl.attention import Inspection
 from minitxl.errors import MinitxlError
 from minitxl.through_memory import hidden_gradients
 from minitxl.viz.gradient import gradient_norms
+from minitxl.workers import one_blas_thread
 
 LOSSES = ("the whole segment", "the first character", "the last character")
 
@@ -58,10 +59,11 @@ class Reading:
         """Attention probabilities of the last segment: per layer (H, T, K), K = M + T."""
         if mem_len not in self._probs:
             model, mems = self._with(mem_len), None
-            for tokens, _ in self.segments[:-1]:
-                _, mems = model.predict(tokens, mems)
             seen = Inspection()
-            model.predict(self.segments[-1][0], mems, inspect=seen)
+            with one_blas_thread():  # one row of text: a second thread costs more than it brings
+                for tokens, _ in self.segments[:-1]:
+                    _, mems = model.predict(tokens, mems)
+                model.predict(self.segments[-1][0], mems, inspect=seen)
             self._probs[mem_len] = [model.backend.to_numpy(p)[0] for p in seen.probs]
         return self._probs[mem_len]
 
@@ -70,9 +72,11 @@ class Reading:
         key = (mem_len, through_memory, loss)
         if key not in self._norms:
             model = self._with(mem_len)
-            gradients = hidden_gradients(
-                model, self.segments, through_memory=through_memory, dnll=self._upstream(loss)
-            )
+            upstream = self._upstream(loss)
+            with one_blas_thread():
+                gradients = hidden_gradients(
+                    model, self.segments, through_memory=through_memory, dnll=upstream
+                )
             to_numpy = model.backend.to_numpy
             self._norms[key] = gradient_norms([[to_numpy(g) for g in s] for s in gradients])
         return self._norms[key]
