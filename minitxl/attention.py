@@ -3,8 +3,10 @@
 The score of query i on key j is the sum of four terms, divided by sqrt(Dh):
   (a) q_i . k_j        content to content          (c) u . k_j        global content bias
   (b) q_i . r_{i-j}    content to position         (d) v . r_{i-j}    global position bias
-with r_d = W_r R_d. In code a + c = (q + u) . k is `ac`, b + d = (q + v) . r is `bd`; u and v are
-called r_w_bias and r_r_bias as in the released code, because `v` is the value here.
+with r_d = W_r R_d for the distance d = i - j of two positions in the text. (In arrays query i is at
+column i + M of the keys, so there the distance is i + M - j.) In code a + c = (q + u) . k is
+`ac`, b + d = (q + v) . r is `bd`; u and v are called r_w_bias and r_r_bias as in the released code,
+because `v` is the value here.
 """
 
 from __future__ import annotations
@@ -213,7 +215,8 @@ def attention_backward(dy, cache: AttentionCache, *, memory_rows=False, xp):
     Here is the stopped gradient of the paper: h = [SG(memory) ; segment]. With memory_rows=False
     dh is (B, T, D), the segment's rows alone: nothing flows *into* the memory. The gradients of
     w_k and w_v still sum over all K rows, the memory's too: it is the memory that is held fixed,
-    not how it is read. With memory_rows=True dh is (B, K, D), the gradient that is otherwise cut.
+    not how it is read. With memory_rows=True dh is (B, K, D), the gradient that is otherwise cut
+    (a layer with LayerNorm in front asks for it, for gamma and beta, and cuts after that).
     """
     n_head = cache.core.q_u.shape[1]
     n_mem = cache.n_mem

@@ -129,7 +129,7 @@ def _add_train(commands) -> None:
     add("--seed", type=int, metavar="N", help="of weights and dropout (default: 0)")
     add("--resume", metavar="FOLDER", help="continue the run in this folder, to the same bits")
     add("--set", action="append", metavar="FIELD=VALUE", help="change a field, e.g. n_layer=6")
-    add("--quiet", action="store_true", default=None, help="no progress bar")
+    add("--quiet", action="store_true", default=None, help="print nothing but errors")
     _add_device(parser)
 
 
@@ -341,7 +341,10 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, MinitxlError):
         return str(error), 2
     if isinstance(error, MemoryError):
-        return "out of memory; a smaller --batch-size, tgt_len or mem_len needs less", 2
+        return (
+            "out of memory; a smaller --batch-size, tgt_len, mem_len, d_model or n_layer needs less",
+            2,
+        )
     if isinstance(error, ModuleNotFoundError):
         from minitxl.doctor import install_command
 

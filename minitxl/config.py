@@ -47,7 +47,8 @@ class _Settings:
                 ok = isinstance(value, int) and not isinstance(value, bool)
             elif want == "float":
                 ok = isinstance(value, (int, float)) and not isinstance(value, bool)
-                ok = ok and math.isfinite(value)
+                if ok and not math.isfinite(value):
+                    raise MinitxlError(f"{f.name} must be a finite number, got {value!r}")
             else:
                 ok = isinstance(value, str)
             if not ok:
@@ -73,7 +74,7 @@ class Config(_Settings):
     clamp_len: int = -1  # distances beyond this share one encoding; -1: never (helps when M grows)
     same_length: bool = False  # every query sees at most mem_len keys, itself included
     untie_r: bool = False  # u and v of their own for every layer (the TF code's option)
-    pre_lnorm: bool = False  # LayerNorm before each block instead of after (sec. 3.3 has after)
+    pre_lnorm: bool = False  # LayerNorm before each block, as the presets do, not after (sec. 3.3)
     dropout: float = 0.1  # on embedding, R, block outputs, inside the FF, and before the softmax
     dropatt: float = 0.0  # on attention probabilities
     init_std: float = 0.02  # of every weight at the start, u and v included

@@ -229,13 +229,9 @@ def check_training_step() -> Check:
 
 
 def install_command(extra: str = "") -> str:
-    """Return the command that installs minitxl's packages, from the checkout if it is used so."""
+    """Return the command that installs minitxl's packages; minitxl is in no package index."""
     extras = f"[{extra}]" if extra else ""
-    try:
-        importlib.metadata.version("minitxl")
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout, nothing installed
-        return f'pip install -e ".{extras}" in the folder of pyproject.toml'
-    return f'pip install "minitxl{extras}"'
+    return f'pip install -e ".{extras}" in the folder of pyproject.toml'
 
 
 def _installed(name: str, purpose: str, packages, command: str, required: bool) -> Check:

@@ -146,14 +146,15 @@ def _post_norm_backward(dy, cache, *, memory_rows, xp):
 def _pre_norm_forward(h, pos, w, mask, s, *, n_mem, rng, xp, inspect):
     """a = x + dropout(attn(LN(h))), y = a + FF(LN(a)). The memory holds un-normalised states."""
     x = h[:, n_mem:, :]  # (B, K, D) -> (B, T, D)
-    n, attn_norm = layer_norm_forward(h, w.attn_gamma, w.attn_beta, eps=s.eps, xp=xp)
+    normed, attn_norm = layer_norm_forward(h, w.attn_gamma, w.attn_beta, eps=s.eps, xp=xp)
     a, attn = attention_forward(
-        n, pos, w.attn, mask, n_mem=n_mem, dropatt=s.dropatt, rng=rng, xp=xp, inspect=inspect
+        normed, pos, w.attn, mask, n_mem=n_mem, dropatt=s.dropatt, rng=rng, xp=xp, inspect=inspect
     )
     a, attn_dropout = dropout_forward(a, rate=s.dropout, rng=rng, xp=xp)
     a = x + a
-    n, ff_norm = layer_norm_forward(a, w.ff_gamma, w.ff_beta, eps=s.eps, xp=xp)
-    f, ff = feed_forward_forward(n, w.w_1, w.b_1, w.w_2, w.b_2, dropout=s.dropout, rng=rng, xp=xp)
+    normed, ff_norm = layer_norm_forward(a, w.ff_gamma, w.ff_beta, eps=s.eps, xp=xp)
+    ff_weights = (w.w_1, w.b_1, w.w_2, w.b_2)
+    f, ff = feed_forward_forward(normed, *ff_weights, dropout=s.dropout, rng=rng, xp=xp)
     return a + f, LayerCache(attn, attn_dropout, attn_norm, ff, ff_norm, True)
 
 
@@ -168,4 +169,5 @@ def _pre_norm_backward(dy, cache, *, memory_rows, xp):
     dn, dattn = attention_backward(dattn_out, cache.attn, memory_rows=True, xp=xp)
     dh, dattn_gamma, dattn_beta = layer_norm_backward(dn, cache.attn_norm, xp=xp)
     dw = LayerWeights(dattn, dattn_gamma, dattn_beta, dw_1, db_1, dw_2, db_2, dff_gamma, dff_beta)
+    # Here is the stop, after LayerNorm's gradients: the memory's rows of dh are left out.
     return (dh if memory_rows else dh[:, cache.attn.n_mem :, :]), da, dw

@@ -47,7 +47,7 @@ class ModelCache(NamedTuple):
     emb_dropout: DropoutCache
     layers: list[LayerCache]
     out_dropout: DropoutCache
-    softmax: LinearCache
+    out_linear: LinearCache
     loss: CrossEntropyCache
     shape: tuple[int, int]  # (B, T)
 
@@ -78,7 +78,8 @@ def _hidden_forward(params, tokens, mems, config, *, rng, xp, inspect, keep=True
     dtype, device = params["word_emb"].dtype, params["word_emb"].device
     drop = dict(rate=c.dropout, rng=rng, xp=xp)
 
-    # h_0 = dropout(sqrt(D) E[x])
+    # h_0 = dropout(sqrt(D) E[x]). E also is the softmax's matrix and so starts small (0.02);
+    # sqrt(D) brings its rows to the size that a layer's input should have.
     h, embedding = embedding_forward(tokens, params["word_emb"], xp=xp)  # (B, T) -> (B, T, D)
     h, emb_dropout = dropout_forward(h * math.sqrt(c.d_model), **drop)
 
@@ -87,7 +88,7 @@ def _hidden_forward(params, tokens, mems, config, *, rng, xp, inspect, keep=True
     if c.clamp_len > 0:
         distances = xp.minimum(distances, xp.asarray(c.clamp_len, device=device))
     pos = sinusoid(distances, d_model=c.d_model, dtype=dtype, xp=xp)  # (K,) -> (K, D)
-    pos, _ = dropout_forward(pos, **drop)
+    pos, _ = dropout_forward(pos, **drop)  # R has no gradient, so its mask is not kept
     lengths = dict(n_query=t, n_mem=n_mem, mem_len=c.mem_len)
     mask = attention_mask(**lengths, same_length=c.same_length, device=device, xp=xp)
     mask = additive_mask(mask, dtype=dtype, xp=xp)
@@ -109,6 +110,7 @@ def _hidden_forward(params, tokens, mems, config, *, rng, xp, inspect, keep=True
             layers.append(cache)
     if inspect is not None:
         inspect.hidden.append(h)
+    # No LayerNorm here, under pre_lnorm neither: the released code has none.
     h, out_dropout = dropout_forward(h, **drop)
     return Hidden(h, new_mems, embedding, emb_dropout, layers, out_dropout)
 
@@ -125,14 +127,14 @@ def forward(params, tokens, targets, mems, config: Config, *, rng, xp, inspect=N
     tokens, targets (B, T) integers; mems: n_layer arrays (B, M, D), M = 0 at a stream's start.
     """
     hidden = _hidden_forward(params, tokens, mems, config, rng=rng, xp=xp, inspect=inspect)
-    logits, softmax = _logits(params, hidden.y, xp=xp)
+    logits, out_linear = _logits(params, hidden.y, xp=xp)
     nll, loss = cross_entropy_forward(logits, xp.reshape(targets, (-1,)), xp=xp)
     cache = ModelCache(
         hidden.embedding,
         hidden.emb_dropout,
         hidden.layers,
         hidden.out_dropout,
-        softmax,
+        out_linear,
         loss,
         tokens.shape,
     )
@@ -171,7 +173,7 @@ def backward(
     grads = params.zeros_like()
     # undo: nll = cross_entropy(dropout(h_N) @ E^T + b)
     dlogits = cross_entropy_backward(xp.reshape(dnll, (-1,)), cache.loss, xp=xp)
-    dh, demb_t, dbias = linear_backward(dlogits, cache.softmax, xp=xp)
+    dh, demb_t, dbias = linear_backward(dlogits, cache.out_linear, xp=xp)
     grads["word_emb"] += demb_t.T  # E is used twice: as softmax weights here ...
     grads["out_bias"] += dbias
     dh = xp.reshape(dh, (*cache.shape, -1))  # (B*T, D) -> (B, T, D)

@@ -65,7 +65,9 @@ def train(
     asked = dict(steps=steps, seed=seed, batch_size=batch_size, lr=learning_rate, threads=threads)
     asked |= dict(eval_every=eval_every, save_every=save_every)
     asked = {k: v for k, v in asked.items() if v is not None}
-    asked = {**(train_options or {}), **asked}
+    for key, value in (train_options or {}).items():
+        if asked.setdefault(key, value) != value:
+            raise MinitxlError(f"{key} is given twice, as {asked[key]} and as {value}; choose one")
     names = dict(preset=preset, data=data, level=level, dtype=dtype)
     if resume is not None:
         run = _reopen(resume, out, names, asked, model_options or {}, device)
@@ -93,10 +95,9 @@ def _start(out, names, asked, model_options, device):
         out = Path("runs") / f"{name}-{Path(corpus.name).stem}"
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise MinitxlError(
-            f"{folder} exists and is not empty; continue it with --resume {folder}, or choose "
-            "another --out"
-        )
+        resumable = (folder / "run.json").is_file()
+        way_out = f"continue it with --resume {folder}, or " if resumable else ""
+        raise MinitxlError(f"{folder} exists and is not empty; {way_out}choose another --out")
     run = _Run(folder, model, corpus, settings)
     settings = run.settings  # with the number of threads decided
     folder.mkdir(parents=True, exist_ok=True)

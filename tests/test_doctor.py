@@ -182,12 +182,6 @@ def test_a_working_gpu_is_named(monkeypatch):
     assert check.text == "CuPy 14.0.1 computes on NVIDIA H200, 3.0 of 140.0 GiB free."
 
 
-def test_the_install_command_fits_the_way_minitxl_is_used(monkeypatch):
-    monkeypatch.setattr(doctor.importlib.metadata, "version", lambda name: "1")
-    assert doctor.install_command("cuda12") == 'pip install "minitxl[cuda12]"'
-
-    def absent(name):
-        raise doctor.importlib.metadata.PackageNotFoundError
-
-    monkeypatch.setattr(doctor.importlib.metadata, "version", absent)
-    assert 'pip install -e ".[cuda12]"' in doctor.install_command("cuda12")
+def test_the_install_command():
+    assert doctor.install_command("cuda12").startswith('pip install -e ".[cuda12]"')
+    assert doctor.install_command().startswith('pip install -e "."')

@@ -409,8 +409,12 @@ def test_resume_refuses_contradictions(book, tmp_path):
     ):
         with pytest.raises(MinitxlError):
             run.train(resume=out, device="cpu", quiet=True, **wrong)
-    with pytest.raises(MinitxlError, match="not empty"):
+    with pytest.raises(MinitxlError, match="not empty; continue"):
         start(book, out)
+    with pytest.raises(MinitxlError, match="not empty; choose"):
+        start(book, out.parent)
+    with pytest.raises(MinitxlError, match="given twice"):
+        start(book, tmp_path / "other", steps=3, train_options={"steps": 4})
     with pytest.raises(MinitxlError, match=r"no run\.json"):
         run.train(resume=tmp_path / "nowhere")
     assert contents(out) == before

@@ -36,5 +36,5 @@ def get_backend(device: str | Backend = "auto", dtype: str = "float32") -> Backe
     if not why_not:
         return cupy_backend.CupyBackend(dtype)
     if device == "cuda":
-        raise MinitxlError(f"device 'cuda' cannot be used: {why_not}; use device='cpu' or 'auto'")
+        raise MinitxlError(f"device 'cuda' cannot be used: {why_not}; use device 'cpu' or 'auto'")
     return NumpyBackend(dtype)

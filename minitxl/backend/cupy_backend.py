@@ -11,7 +11,7 @@ from minitxl.backend.base import Backend
 from minitxl.backend.numpy_backend import NumpyRandom, seed_sequence
 
 ONE_HOT_MAX = 2048  # below this a one-hot product is cheap, and the same on every run
-INSTALL = 'pip install "minitxl[cuda12]" (or cuda13, as your driver says)'
+INSTALL = 'pip install -e ".[cuda12]" (or cuda13, as your driver says) in the checkout'
 
 
 @cache

@@ -151,7 +151,7 @@ def _decoded(name: str, blocks: Iterable[bytes]) -> Iterator[str]:
             raise MinitxlError(
                 f"{name!r} is not UTF-8 text: byte {offset + error.start} is 0x{bad:02x} "
                 f"({error.reason}): save it as UTF-8"
-                f'{" (it looks like UTF-16)" if utf16 else ""}, or use level="byte"'
+                f'{" (it looks like UTF-16)" if utf16 else ""}, or use level="byte" (--level byte)'
             ) from error
         offset += pending + len(block) - len(decoder.getstate()[0])
 

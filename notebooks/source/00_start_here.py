@@ -4,8 +4,8 @@
 # A Transformer reads text in segments. A plain one starts each segment blank: what stood in the
 # segment before is gone. **Transformer-XL** (Dai et al., 2019) keeps the hidden states of the last
 # $M$ tokens and lets every new token attend to them as well. Two rules make this work. The cached
-# states are constants: **the gradient stops at the memory**, so a training step costs no more than
-# one segment. And a token is addressed by its **distance**, not by its place in the segment, so a
+# states are constants: **the gradient stops at the memory**, so the backward pass covers one
+# segment only. And a token is addressed by its **distance**, not by its place in the segment, so a
 # cached state means the same wherever it is read from.
 #
 # You will look into a small model that has read most of *War and Peace*: what it attends to across
