@@ -341,10 +341,8 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, MinitxlError):
         return str(error), 2
     if isinstance(error, MemoryError):
-        return (
-            "out of memory; a smaller --batch-size, tgt_len, mem_len, d_model or n_layer needs less",
-            2,
-        )
+        less = "--batch-size, tgt_len, mem_len, d_model or n_layer"
+        return f"out of memory; a smaller {less} needs less", 2
     if isinstance(error, ModuleNotFoundError):
         from minitxl.doctor import install_command
 

@@ -30,8 +30,14 @@ def comparison(corpus: Corpus, bpc: float) -> str:
     return "\n".join(lines)
 
 
-def sample(run: LoadedRun, length: int = 400) -> str:
-    """Return what the model writes when it starts on a new line."""
-    ids = list(generate(run.model, run.vocab, length=length, temperature=0.8, seed=0))
-    text = printable(run.vocab.decode(ids)).strip()
-    return "\na sample:\n\n  " + text.replace("\n", "\n  ") + "\n"
+def sample(run: LoadedRun, corpus: Corpus, length: int = 400, n_prompt: int = 256) -> str:
+    """Return what the model writes when it goes on from the beginning of the validation split.
+
+    From nothing it would write a bad first line: in training its memory was hardly ever empty.
+    """
+    n_prompt = min(n_prompt, len(corpus.valid))
+    prompt = corpus.vocab.decode(corpus.valid[:n_prompt])
+    ids = generate(run.model, run.vocab, prompt, length=length, temperature=0.8, seed=0)
+    text = printable(run.vocab.decode(list(ids))).strip()
+    title = f"a sample, going on from the first {n_prompt} {corpus.level}s of the validation text:"
+    return f"\n{title}\n\n  " + text.replace("\n", "\n  ") + "\n"

@@ -345,7 +345,7 @@ class _Run:
         speed = read / max(self.seconds, 1e-9)
         print(f"\ntrained in {self.seconds:.0f} s, {speed:,.0f} tokens/s with evaluation")
         print(comparison(self.corpus, bpc))
-        print(sample(best))
+        print(sample(best, self.corpus))
         print(f"written to {self.folder}: run.json, best.safetensors, last.safetensors,")
         print("  metrics.jsonl, loss_curve.png. Next:")
         print(f"  python -m minitxl eval {self.folder}")
