@@ -160,7 +160,7 @@ class Preset:
 
 
 # Both presets put LayerNorm before the blocks: on so short a training it learns clearly faster than
-# the paper's order (400 steps of tiny: 2.61 against 2.78 bpc, each at its best learning rate).
+# the paper's order (400 steps of tiny's shape at lr 4e-3, dropout 0.1: 2.61 against 2.78 bpc).
 PRESETS = {
     "tiny": Preset(
         summary="0.9 M parameters: 4 layers, D 128, segments of 64; five minutes on two cores",

@@ -28,7 +28,7 @@ from minitxl.model import TransformerXL
 from minitxl.optim import learning_rate
 from minitxl.report import comparison, sample
 from minitxl.runs import load_corpus_of, load_run, read_info, read_metrics
-from minitxl.train import Trainer
+from minitxl.train import Trainer, params_of
 
 __all__ = ["load_corpus_of", "load_run", "train"]
 
@@ -187,7 +187,7 @@ class _Run:
     def save(self) -> None:
         """Write last.safetensors: all that the next step depends on."""
         arrays, state = self.trainer.state()
-        finite = all(np.isfinite(a).all() for name, a in arrays.items())
+        finite = all(np.isfinite(a).all() for a in arrays.values())
         self._check(finite, "a parameter is not a finite number")
         self.since_log = [float(loss) for loss in self.since_log]
         state |= {
@@ -200,10 +200,8 @@ class _Run:
 
     def save_best(self) -> None:
         """Write best.safetensors: the parameters alone."""
-        arrays, state = self.trainer.state()
-        params = {k: v for k, v in arrays.items() if k.startswith("params.")}
-        state |= {"valid_nats": self.best}
-        checkpoint.save(self.folder / "best.safetensors", params, state)
+        state = {"n_step": self.trainer.n_step, "valid_nats": self.best}
+        checkpoint.save(self.folder / "best.safetensors", params_of(self.model), state)
 
     def load(self) -> None:
         """Continue from last.safetensors; lines of metrics that lie after it are dropped."""
@@ -217,13 +215,9 @@ class _Run:
             raise MinitxlError(
                 f"{self.folder / 'last.safetensors'} lacks {error}; it was not written by train"
             ) from error
-        lines = [line for line in self.metrics() if line["step"] <= self.trainer.n_step]
+        lines = [line for line in read_metrics(self.folder) if line["step"] <= self.trainer.n_step]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         checkpoint.write_text(self.folder / "metrics.jsonl", text)
-
-    def metrics(self) -> list[dict]:
-        """Return the lines of metrics.jsonl; a last line that a kill left unfinished is dropped."""
-        return read_metrics(self.folder)
 
     def log(self, line: dict) -> None:
         with open(self.folder / "metrics.jsonl", "a", encoding="utf-8", newline="\n") as file:
@@ -328,7 +322,7 @@ class _Run:
     def _draw(self) -> None:
         """Draw loss_curve.png; a picture that cannot be written is no reason to stop."""
         try:
-            save_loss_curve(self.metrics(), self.folder / "loss_curve.png")
+            save_loss_curve(read_metrics(self.folder), self.folder / "loss_curve.png")
         except OSError as error:
             print(f"loss_curve.png was not written: {error}", file=sys.stderr)
 

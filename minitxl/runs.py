@@ -53,8 +53,8 @@ def load_run(
     """Load the model of a run folder, or of a shipped model by its name.
 
     dtype: None takes the one it was trained in. which: "best" (on the validation split; "last"
-    where there is none) or "last". Raises
-    `MinitxlError` for a missing folder and for damaged or mismatched files.
+    where there is none) or "last". Raises `MinitxlError` for a missing folder and for damaged or
+    mismatched files.
     """
     if which not in ("best", "last"):
         raise MinitxlError(f"which={which!r} must be 'best' or 'last'")

@@ -79,7 +79,7 @@ class Trainer:
         xp = self.model.backend.xp
         self.grad_norm = clip_by_norm(total, self.settings.clip, xp=xp)
         self.adam.step(self.model.params.flat, total, learning_rate(self.n_step, self.settings))
-        # Only now, so that an interrupted step leaves all as it was before it.
+        # Only now, so that a forward or backward pass that fails leaves all as it was.
         self.mems = mems
         self.n_step += 1
         return loss
@@ -97,7 +97,7 @@ class Trainer:
     def state(self) -> tuple[dict, dict]:
         """Return (arrays on the host by name, plain values): all that `load_state` needs."""
         to_numpy = self.model.backend.to_numpy
-        arrays = {f"params.{name}": to_numpy(a) for name, a in self.model.params.items()}
+        arrays = params_of(self.model)
         arrays |= {"adam.m": to_numpy(self.adam.m), "adam.v": to_numpy(self.adam.v)}
         for i, mems in enumerate(self.mems):
             for n, mem in enumerate(mems or []):
@@ -122,6 +122,11 @@ class Trainer:
             names = [f"mems.{i}.{n}" for n in range(self.model.config.n_layer)]
             have = [name for name in names if name in arrays]
             self.mems[i] = [asarray(_get(arrays, name)) for name in names] if have else None
+
+
+def params_of(model: TransformerXL) -> dict:
+    """Return the parameters as arrays on the host, "params.<name>", as `load_params` takes them."""
+    return {f"params.{name}": model.backend.to_numpy(a) for name, a in model.params.items()}
 
 
 def load_params(model: TransformerXL, arrays: dict) -> None:

@@ -31,8 +31,9 @@ class Backend:
     def rng(self, *key: int):
         """Return random numbers that depend on `key` alone, e.g. `rng(seed, step, piece)`.
 
-        The object has `uniform(shape)`, floats in [0, 1). There is no state to save: whoever
-        knows the key can draw the same numbers again. That is how training resumes exactly.
+        The object has `uniform(shape)`, float32 in [0, 1), and `normal(shape)`, float64 of mean 0
+        and variance 1. There is no state to save: whoever knows the key can draw the same numbers
+        again. That is how training resumes exactly.
         """
         raise NotImplementedError
 
