@@ -1,4 +1,4 @@
-"""`python -m minitxl`: see cli.py."""
+"""`python -m minitxl`: see cli/."""
 
 import sys
 

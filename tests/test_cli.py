@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 
 from minitxl import cli, doctor
-from minitxl.config import PRESETS, Config
+from minitxl.cli import train
+from minitxl.config import Config
 from minitxl.doctor import Check
 from minitxl.errors import MinitxlError
+from minitxl.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = "".join(f"Line {i}: the café closes at {i % 12 + 1}.\n" for i in range(150))
@@ -114,7 +116,7 @@ def test_train_help_lists_presets_and_fields(command):
 
 def test_settings_are_read_by_the_fields_type():
     settings = ["n_layer=6", "dropout=2e-1", "same_length=True", "pre_lnorm = no", "dropatt=0"]
-    read = cli.read_settings(settings)
+    read = train.read_settings(settings)
     assert read == {
         "n_layer": 6,
         "dropout": 0.2,
@@ -140,7 +142,7 @@ def test_settings_are_read_by_the_fields_type():
 )
 def test_settings_that_do_not_fit(setting, words):
     with pytest.raises(MinitxlError) as caught:
-        cli.read_settings([setting])
+        train.read_settings([setting])
     assert words in str(caught.value) and setting in str(caught.value)
 
 
@@ -352,7 +354,7 @@ def raising(error):
     ],
 )
 def test_every_exception_is_one_line(command, monkeypatch, error, code, line):
-    monkeypatch.setattr(cli, "_doctor", raising(error))
+    monkeypatch.setattr(cli.doctor, "run", raising(error))
     got, out, err = command("doctor")
     assert (got, out, err.count("\n")) == (code, "", 1)
     assert err.startswith("minitxl: error: ") and line in err
@@ -363,7 +365,7 @@ def test_every_exception_is_one_line(command, monkeypatch, error, code, line):
 
 @pytest.mark.parametrize("name", ["eval", "generate", "doctor"])
 def test_ctrl_c(command, monkeypatch, name):
-    monkeypatch.setattr(cli, f"_{name}", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(getattr(cli, name), "run", raising(KeyboardInterrupt()))
     argv = (name,) if name == "doctor" else (name, "chars")
     assert command(*argv) == (130, "", "\nminitxl: interrupted\n")
 

@@ -1,0 +1,99 @@
+"""The commands: `python -m minitxl train | eval | generate | data | doctor`, one module each.
+
+Only options, messages and exit codes live here; the work is in the library. A command imports what
+it needs when it runs: `--help` and mistyped options answer at once, and `doctor` can speak even
+where NumPy is broken.
+
+Exit codes: 0 done; 1 doctor found something broken, or minitxl has a bug; 2 a mistake of use, told
+in one line on stderr; 130 interrupted by Ctrl-C. MINITXL_DEBUG=1 shows tracebacks.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+from minitxl.cli import data, doctor, eval, generate, train
+from minitxl.cli.common import Parser, say, silence_stdout
+from minitxl.errors import MinitxlError
+
+COMMANDS = (train, eval, generate, data, doctor)
+"""Modules with `add(commands)`, which declares the options, and `run(options)` -> exit code."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command and return its exit code; argv as sys.argv[1:], which None stands for.
+
+    As argparse does, --help, --version and mistyped options leave with SystemExit.
+    """
+    _prepare_streams()
+    try:
+        parser = _parser()
+        options = parser.parse_args(argv)
+        if options.command is None:
+            parser.print_help()
+            return 2
+        code = options.run(options)
+        sys.stdout.flush()  # here, where a closed pipe is no surprise
+        return code
+    except KeyboardInterrupt:
+        say("\nminitxl: interrupted")
+        return 130
+    except Exception as error:
+        if _is_closed_pipe(error):  # `| head` has seen enough: no mistake
+            silence_stdout()
+            return 0
+        if os.environ.get("MINITXL_DEBUG") == "1":
+            raise
+        message, code = _explain(error)
+        say(f"minitxl: error: {' '.join(message.split())}")
+        return code
+
+
+def _parser() -> Parser:
+    from minitxl import __version__
+
+    parser = Parser(
+        prog="python -m minitxl",
+        description="Transformer-XL in NumPy: train a model on a text, measure it, let it write.",
+    )
+    parser.add_argument("--version", action="version", version=f"minitxl {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    for command in COMMANDS:
+        command.add(commands)
+    return parser
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """Return one line for an exception, and the exit code."""
+    if isinstance(error, MinitxlError):
+        return str(error), 2
+    if isinstance(error, MemoryError):
+        less = "--batch-size, tgt_len, mem_len, d_model or n_layer"
+        return f"out of memory; a smaller {less} needs less", 2
+    if isinstance(error, ModuleNotFoundError):
+        from minitxl.doctor import install_command
+
+        return f"the package {error.name} is not installed: {install_command()}", 2
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+        return (f"{error.filename}: {reason}" if error.filename else reason), 2
+    bug = "this is a bug of minitxl; MINITXL_DEBUG=1 shows where"
+    return f"{type(error).__name__}: {error} ({bug})", 1
+
+
+def _prepare_streams() -> None:
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # started without one, by pythonw or `>&-`
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        stream = getattr(sys, name)
+        # A console of Windows may not know every symbol of a text: a "?" is better than a crash.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _is_closed_pipe(error: Exception) -> bool:
+    # Windows says EINVAL; with a file name it is something else.
+    known = (errno.EPIPE, errno.EINVAL) if sys.platform == "win32" else (errno.EPIPE,)
+    return isinstance(error, OSError) and error.errno in known and error.filename is None

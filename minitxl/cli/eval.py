@@ -1,0 +1,100 @@
+"""`eval`: what a model's predictions of a text cost."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+
+from minitxl.cli.common import RUN_HELP, add_checkpoint, add_command, add_device, load
+
+
+def add(commands) -> None:
+    """Add the command and its options."""
+    sentence = "measure a model: nats per token, bits per character, perplexity"
+    parser = add_command(commands, "eval", run, sentence)
+    add = parser.add_argument
+    add("folder", metavar="RUN", help=RUN_HELP)
+    add("--split", choices=("train", "valid", "test", "all"), default="test", help="default: test")
+    add("--data", metavar="TEXT", help="another text (default: the one it was trained on)")
+    add("--mem-len", type=int, metavar="N", help="tokens of memory (default: as in training)")
+    add("--tgt-len", type=int, metavar="N", help="tokens of a segment (default: as in training)")
+    add("--clamp-len", type=int, metavar="N", help="longest distance told apart; -1: no limit")
+    add(
+        "--same-length",
+        action=argparse.BooleanOptionalAction,
+        help="every query sees the same number of keys, or not (default: as in training)",
+    )
+    add("--batch-size", type=int, metavar="N", default=1, help="parts of the text side by side")
+    add("--max-tokens", type=int, metavar="N", help="stop after so many tokens")
+    add("--json", action="store_true", help="print one JSON object")
+    add_checkpoint(parser)
+    add_device(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure the model and print what was found."""
+    from minitxl.evaluate import evaluate
+
+    loaded = load(options)
+    tokens, what = _tokens_to_evaluate(loaded, options.data, options.split)
+    how = {name: getattr(options, name) for name in ("tgt_len", "mem_len", "clamp_len")}
+    how["same_length"] = options.same_length
+    measured = evaluate(
+        loaded.model,
+        tokens,
+        batch_size=options.batch_size,
+        max_tokens=options.max_tokens,
+        progress=sys.stderr.isatty() and not options.json,
+        **how,
+    )
+    config = loaded.model.config
+    how = {k: getattr(config, k) if v is None else v for k, v in how.items()}
+    speed = measured.n_tokens / max(measured.seconds, 1e-9)
+    if options.json:
+        result = {
+            "run": options.folder,
+            "checkpoint": options.checkpoint,
+            "step": loaded.step,
+            "text": what,
+            **how,
+            "batch_size": options.batch_size,
+            "nats": measured.nats,
+            "bpc": measured.bpc,
+            "perplexity": measured.perplexity,
+            "n_tokens": measured.n_tokens,
+            "seconds": measured.seconds,
+        }
+        # JSON has no NaN and no infinity: a diverged model's figures become null.
+        bad = {k for k, v in result.items() if isinstance(v, float) and not math.isfinite(v)}
+        print(json.dumps({k: None if k in bad else v for k, v in result.items()}))
+        return 0
+    print(f"{what}: {measured.n_tokens:,} tokens")
+    print("  " + ", ".join(f"{name} {value}" for name, value in how.items()))
+    print(
+        f"  {measured.nats:.4f} nats per token | {measured.bpc:.4f} bpc | "
+        f"perplexity {measured.perplexity:.3f}"
+    )
+    print(f"  {measured.seconds:.1f} s, {speed:,.0f} tokens/s")
+    return 0
+
+
+def _tokens_to_evaluate(loaded, data: str | None, split: str):
+    """Return the tokens of a split, in the model's own vocabulary, and a name for them."""
+    import numpy as np
+
+    from minitxl.data.text import load_corpus
+    from minitxl.runs import load_corpus_of
+
+    if data is None:
+        corpus = load_corpus_of(loaded.info)
+    else:
+        corpus = load_corpus(data, level=loaded.info["level"])
+    parts = ("train", "valid", "test") if split == "all" else (split,)
+    # One part alone is not copied: that of a data set is a file, mapped into memory.
+    tokens = [getattr(corpus, part) for part in parts]
+    tokens = tokens[0] if len(tokens) == 1 else np.concatenate(tokens)
+    if corpus.vocab != loaded.vocab:
+        tokens = loaded.vocab.encode(corpus.vocab.decode(tokens))
+    return tokens, f"{corpus.name}, {'whole text' if split == 'all' else split + ' split'}"
