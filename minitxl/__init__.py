@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from minitxl.attention import Inspection
-    from minitxl.config import PRESETS, Config, TrainConfig
+    from minitxl.config import Config, TrainConfig
     from minitxl.errors import MinitxlError
     from minitxl.model import TransformerXL
+    from minitxl.presets import PRESETS
     from minitxl.runs import load_pretrained
 
 __version__ = "0.1.0"
@@ -24,7 +25,7 @@ __all__ = [
 
 _HOME = {
     "Inspection": "attention",
-    "PRESETS": "config",
+    "PRESETS": "presets",
     "Config": "config",
     "TrainConfig": "config",
     "MinitxlError": "errors",

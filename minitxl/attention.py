@@ -53,22 +53,28 @@ class Inspection:
     terms: list = field(default_factory=list)  # N of {"a", "b", "c", "d"}: scaled scores, unmasked
     mask: list = field(default_factory=list)  # N of (T, K) bool: True where the key is hidden
 
+    def look(self, attend: AttendCache, mask, terms: dict) -> None:
+        """Keep one layer's picture; mask (T, K) is additive."""
+        self.probs.append(attend.softmax.p)
+        self.terms.append(terms)
+        self.mask.append(mask < 0)
+
 
 # --- which keys a query sees --------------------------------------------------------------------
 
 
-def attention_mask(*, n_query, n_mem, mem_len, same_length, device, xp):
+def attention_mask(*, n_query, n_mem, max_keys, device, xp):
     """Return (T, K) bool, True where key j is hidden from query i.
 
-    Query i stands at column i + M. Hidden is the future, j > i + M; with `same_length` also what
-    lies mem_len or more behind, j <= i + M - mem_len, so that every query sees at most mem_len
-    keys, itself included (the released PyTorch code; the TF code lets one key more through).
+    Query i stands at column i + M. Hidden is the future, j > i + M. With max_keys, the option
+    `same_length`, also what lies that far behind, j <= i + M - max_keys: no query sees more keys,
+    itself included. (max_keys is mem_len in the released PyTorch code, one more in the TF code.)
     """
     i = xp.arange(n_query, device=device)[:, None]  # (T, 1)
     j = xp.arange(n_mem + n_query, device=device)[None, :]  # (1, K)
     mask = j > i + n_mem
-    if same_length:
-        mask = mask | (j <= i + n_mem - mem_len)
+    if max_keys is not None:
+        mask = mask | (j <= i + n_mem - max_keys)
     return mask
 
 
@@ -94,18 +100,44 @@ def merge_heads(x, *, xp):
     return xp.reshape(xp.permute_dims(x, (0, 2, 1, 3)), (b, length, h * dh))
 
 
-# --- the core: scores, mask, softmax, values ----------------------------------------------------
+# --- what all encodings of position share: values by weight -------------------------------------
+
+
+class AttendCache(NamedTuple):
+    softmax: SoftmaxCache  # p (B, H, T, K)
+    dropatt: DropoutCache
+    p: Array  # (B, H, T, K) after dropatt
+    v: Array  # (B, H, K, Dh)
+
+
+def attend_forward(scores, v, *, dropatt, rng, xp):
+    """o = dropout(softmax(scores)) v; (B, H, T, K), (B, H, K, Dh) -> (B, H, T, Dh)."""
+    p, softmax_cache = softmax_forward(scores, xp=xp)
+    p, dropatt_cache = dropout_forward(p, rate=dropatt, rng=rng, xp=xp)
+    o = p @ v  # (B, H, T, K) @ (B, H, K, Dh) -> (B, H, T, Dh)
+    return o, AttendCache(softmax_cache, dropatt_cache, p, v)
+
+
+def attend_backward(do, cache: AttendCache, *, xp):
+    """Return dscores (B, H, T, K) and dv; masked keys have p = 0, so their dscore is exactly 0."""
+    softmax_cache, dropatt_cache, p, v = cache
+    # undo: o = p @ v
+    dp = do @ xp.matrix_transpose(v)  # (B, H, T, Dh) @ (B, H, Dh, K) -> (B, H, T, K)
+    dv = xp.matrix_transpose(p) @ do  # (B, H, K, T) @ (B, H, T, Dh) -> (B, H, K, Dh)
+    # undo: dropatt, softmax
+    dp = dropout_backward(dp, dropatt_cache, xp=xp)
+    return softmax_backward(dp, softmax_cache, xp=xp), dv
+
+
+# --- the core of relative attention: scores, mask, softmax, values ------------------------------
 
 
 class CoreCache(NamedTuple):
     q_u: Array  # (B, H, T, Dh)  (q + u) / sqrt(Dh)
     q_v: Array  # (B, H, T, Dh)  (q + v) / sqrt(Dh)
     k: Array  # (B, H, K, Dh)
-    v: Array  # (B, H, K, Dh)
     r: Array  # (H, K, Dh)
-    softmax: SoftmaxCache  # p (B, H, T, K)
-    p: Array  # (B, H, T, K) after dropatt
-    dropatt: DropoutCache
+    attend: AttendCache
 
 
 def core_forward(q, k, v, r, r_w_bias, r_r_bias, mask, *, dropatt, rng, xp):
@@ -122,22 +154,16 @@ def core_forward(q, k, v, r, r_w_bias, r_r_bias, mask, *, dropatt, rng, xp):
     bd, _ = rel_shift_forward(bd, xp=xp)  # by distance -> by key
     ac += bd
     ac += mask  # + (T, K)
-    p, softmax_cache = softmax_forward(ac, xp=xp)
-    p, dropatt_cache = dropout_forward(p, rate=dropatt, rng=rng, xp=xp)
-    o = p @ v  # (B, H, T, K) @ (B, H, K, Dh) -> (B, H, T, Dh)
-    return o, CoreCache(q_u, q_v, k, v, r, softmax_cache, p, dropatt_cache)
+    o, attend = attend_forward(ac, v, dropatt=dropatt, rng=rng, xp=xp)
+    return o, CoreCache(q_u, q_v, k, r, attend)
 
 
 def core_backward(do, cache: CoreCache, *, xp):
     """Return dq, dk, dv, dr, du, dv_bias for do (B, H, T, Dh)."""
-    q_u, q_v, k, v, r, softmax_cache, p, dropatt_cache = cache
+    q_u, q_v, k, r, attend = cache
     scale = 1.0 / math.sqrt(q_u.shape[-1])
-    # undo: o = p @ v
-    dp = do @ xp.matrix_transpose(v)  # (B, H, T, Dh) @ (B, H, Dh, K) -> (B, H, T, K)
-    dv = xp.matrix_transpose(p) @ do  # (B, H, K, T) @ (B, H, T, Dh) -> (B, H, K, Dh)
-    # undo: dropatt, softmax. Masked keys have p = 0, so their ds is exactly 0.
-    dp = dropout_backward(dp, dropatt_cache, xp=xp)
-    ds = softmax_backward(dp, softmax_cache, xp=xp)
+    # undo: o = softmax(ac + bd + mask) v
+    ds, dv = attend_backward(do, attend, xp=xp)
     # undo: ac = q_u @ k^T
     dq_u = ds @ k  # (B, H, T, K) @ (B, H, K, Dh) -> (B, H, T, Dh)
     dk = xp.matrix_transpose(ds) @ q_u  # (B, H, K, T) @ (B, H, T, Dh) -> (B, H, K, Dh)
@@ -168,49 +194,32 @@ def attention_terms(q, k, r, r_w_bias, r_r_bias, *, xp):
     }
 
 
-# --- the whole block: projections around the core -----------------------------------------------
+# --- what all encodings of position share: queries, keys, values --------------------------------
 
 
-class AttentionCache(NamedTuple):
+class HeadsCache(NamedTuple):
     q: LinearCache
     k: LinearCache
     v: LinearCache
-    pos: Array  # (K, D) R
-    o: LinearCache
-    core: CoreCache
     n_mem: int
+    n_head: int
 
 
-def attention_forward(h, pos, w: AttentionWeights, mask, *, n_mem, dropatt, rng, xp, inspect=None):
-    """Attend from the segment to [memory ; segment].
+def heads_forward(x, h, w_q, w_k, w_v, *, n_head, xp):
+    """Return q (B, H, T, Dh) of the segment x (B, T, D), and k, v (B, H, K, Dh) of h (B, K, D).
 
-    h (B, K, D) = cat(memory, segment) with the memory in the first n_mem rows; pos (K, D) = R for
-    the distances K-1 ... 0; mask (T, K): 0, or -inf where a key is hidden -> (B, T, D).
+    h = [memory ; segment]: only the segment asks, memory and segment answer.
     """
-    n_head = w.r_w_bias.shape[0]
-    x = h[:, n_mem:, :]  # (B, K, D) -> (B, T, D): only the segment asks
-    q, q_cache = linear_forward(x, w.w_q, xp=xp)  # -> (B, T, H*Dh)
-    k, k_cache = linear_forward(h, w.w_k, xp=xp)  # -> (B, K, H*Dh): memory and segment answer
-    v, v_cache = linear_forward(h, w.w_v, xp=xp)
-    r = (pos @ w.w_r)[None, :, :]  # (K, D) -> (1, K, H*Dh): one table for the whole batch
-    q = split_heads(q, n_head=n_head, xp=xp)  # -> (B, H, T, Dh)
-    k = split_heads(k, n_head=n_head, xp=xp)  # -> (B, H, K, Dh)
-    v = split_heads(v, n_head=n_head, xp=xp)
-    r = split_heads(r, n_head=n_head, xp=xp)[0, ...]  # -> (H, K, Dh)
-    o, core = core_forward(
-        q, k, v, r, w.r_w_bias, w.r_r_bias, mask, dropatt=dropatt, rng=rng, xp=xp
-    )
-    if inspect is not None:
-        inspect.probs.append(core.softmax.p)
-        inspect.terms.append(attention_terms(q, k, r, w.r_w_bias, w.r_r_bias, xp=xp))
-        inspect.mask.append(mask < 0)
-    o = merge_heads(o, xp=xp)  # (B, H, T, Dh) -> (B, T, H*Dh)
-    y, o_cache = linear_forward(o, w.w_o, xp=xp)  # -> (B, T, D)
-    return y, AttentionCache(q_cache, k_cache, v_cache, pos, o_cache, core, n_mem)
+    q, q_cache = linear_forward(x, w_q, xp=xp)  # -> (B, T, H*Dh)
+    k, k_cache = linear_forward(h, w_k, xp=xp)  # -> (B, K, H*Dh)
+    v, v_cache = linear_forward(h, w_v, xp=xp)
+    q, k, v = (split_heads(y, n_head=n_head, xp=xp) for y in (q, k, v))
+    n_mem = h.shape[1] - x.shape[1]
+    return q, k, v, HeadsCache(q_cache, k_cache, v_cache, n_mem, n_head)
 
 
-def attention_backward(dy, cache: AttentionCache, *, memory_rows=False, xp):
-    """Return dh and the gradients of the weights, for dy (B, T, D).
+def heads_backward(dq, dk, dv, cache: HeadsCache, *, memory_rows, xp):
+    """Return dx (B, T, D), dh, and dw_q, dw_k, dw_v.
 
     Here is the stopped gradient of the paper: h = [SG(memory) ; segment]. With memory_rows=False
     dh is (B, T, D), the segment's rows alone: nothing flows *into* the memory. The gradients of
@@ -218,34 +227,65 @@ def attention_backward(dy, cache: AttentionCache, *, memory_rows=False, xp):
     not how it is read. With memory_rows=True dh is (B, K, D), the gradient that is otherwise cut
     (a layer with LayerNorm in front asks for it, for gamma and beta, and cuts after that).
     """
-    n_head = cache.core.q_u.shape[1]
-    n_mem = cache.n_mem
-    # undo: y = merge_heads(o) @ w_o
-    do, dw_o, _ = linear_backward(dy, cache.o, xp=xp)
-    do = split_heads(do, n_head=n_head, xp=xp)  # (B, T, H*Dh) -> (B, H, T, Dh)
-    # undo: o = softmax(...) v
-    dq, dk, dv, dr, du, dv_bias = core_backward(do, cache.core, xp=xp)
-    # undo: q = x @ w_q, r = R @ w_r (R is no parameter: its own gradient is not needed)
+    # undo: q = x @ w_q
     dx, dw_q, _ = linear_backward(merge_heads(dq, xp=xp), cache.q, xp=xp)
-    dr = xp.reshape(xp.permute_dims(dr, (1, 0, 2)), (dr.shape[1], -1))  # (H, K, Dh) -> (K, H*Dh)
-    dw_r = cache.pos.T @ dr  # (D, K) @ (K, H*Dh) -> (D, H*Dh)
     # undo: k = h @ w_k, v = h @ w_v
     dk = merge_heads(dk, xp=xp)  # (B, H, K, Dh) -> (B, K, H*Dh)
     dv = merge_heads(dv, xp=xp)
     flat = (-1, dk.shape[-1])
     dw_k = cache.k.x.T @ xp.reshape(dk, flat)  # (D, B*K) @ (B*K, H*Dh): the memory's rows too
     dw_v = cache.v.x.T @ xp.reshape(dv, flat)
-    first = 0 if memory_rows else n_mem  # the stop: leave the memory's rows out
+    first = 0 if memory_rows else cache.n_mem  # the stop: leave the memory's rows out
     dh = _rows_times(dk[:, first:, :], cache.k.w.T, xp=xp)
     dh += _rows_times(dv[:, first:, :], cache.v.w.T, xp=xp)
-    if memory_rows:
-        dh[:, n_mem:, :] += dx
-    else:
-        dh += dx
-    return dh, AttentionWeights(dw_q, dw_k, dw_v, dw_r, dw_o, du, dv_bias)
+    return dx, dh, dw_q, dw_k, dw_v
 
 
 def _rows_times(x, w, *, xp):
     """x (B, L, E) @ w (E, D) -> (B, L, D) as one product."""
     b, length, e = x.shape
     return xp.reshape(xp.reshape(x, (b * length, e)) @ w, (b, length, w.shape[1]))
+
+
+# --- the whole block: projections around the core -----------------------------------------------
+
+
+class AttentionCache(NamedTuple):
+    heads: HeadsCache
+    pos: Array  # (K, D) R
+    core: CoreCache
+    o: LinearCache
+
+
+def attention_forward(x, h, pos, w: AttentionWeights, mask, *, dropatt, rng, xp, inspect=None):
+    """Attend from the segment x (B, T, D) to h (B, K, D) = [memory ; segment] -> (B, T, D).
+
+    pos (K, D) = R for the distances K-1 ... 0; mask (T, K): 0, or -inf where a key is hidden.
+    """
+    n_head = w.r_w_bias.shape[0]
+    q, k, v, heads = heads_forward(x, h, w.w_q, w.w_k, w.w_v, n_head=n_head, xp=xp)
+    r = (pos @ w.w_r)[None, :, :]  # (K, D) -> (1, K, H*Dh): one table for the whole batch
+    r = split_heads(r, n_head=n_head, xp=xp)[0, ...]  # -> (H, K, Dh)
+    biases = (w.r_w_bias, w.r_r_bias)
+    o, core = core_forward(q, k, v, r, *biases, mask, dropatt=dropatt, rng=rng, xp=xp)
+    if inspect is not None:
+        inspect.look(core.attend, mask, attention_terms(q, k, r, *biases, xp=xp))
+    o = merge_heads(o, xp=xp)  # (B, H, T, Dh) -> (B, T, H*Dh)
+    y, o_cache = linear_forward(o, w.w_o, xp=xp)  # -> (B, T, D)
+    return y, AttentionCache(heads, pos, core, o_cache)
+
+
+def attention_backward(dy, cache: AttentionCache, *, memory_rows=False, xp):
+    """Return dx (B, T, D), dh (B, T or K, D; see `heads_backward`) and the weights' gradients."""
+    heads, pos, core, o_cache = cache
+    # undo: y = merge_heads(o) @ w_o
+    do, dw_o, _ = linear_backward(dy, o_cache, xp=xp)
+    do = split_heads(do, n_head=heads.n_head, xp=xp)  # (B, T, H*Dh) -> (B, H, T, Dh)
+    # undo: o = softmax(...) v
+    dq, dk, dv, dr, du, dv_bias = core_backward(do, core, xp=xp)
+    # undo: r = R @ w_r (R is no parameter: its own gradient is not needed)
+    dr = xp.reshape(xp.permute_dims(dr, (1, 0, 2)), (dr.shape[1], -1))  # (H, K, Dh) -> (K, H*Dh)
+    dw_r = pos.T @ dr  # (D, K) @ (K, H*Dh) -> (D, H*Dh)
+    # undo: q = x @ w_q, k = h @ w_k, v = h @ w_v
+    dx, dh, dw_q, dw_k, dw_v = heads_backward(dq, dk, dv, heads, memory_rows=memory_rows, xp=xp)
+    return dx, dh, AttentionWeights(dw_q, dw_k, dw_v, dw_r, dw_o, du, dv_bias)

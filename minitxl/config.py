@@ -1,8 +1,9 @@
-"""Shape and settings of a model (`Config`), of its training (`TrainConfig`), and the presets."""
+"""Shape and settings of a model (`Config`) and of its training (`TrainConfig`)."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -32,7 +33,8 @@ class _Settings:
         missing = sorted(required - set(values))
         if missing:
             raise MinitxlError(f"{cls.__name__} lacks the field {', '.join(missing)}")
-        return cls(**values)
+        tuples = {f.name for f in dataclasses.fields(cls) if f.type == "tuple"}  # JSON has lists
+        return cls(**{k: _as_tuple(v) if k in tuples else v for k, v in values.items()})
 
     def replace(self, **changes):
         """Return a copy with some fields changed (and validated again)."""
@@ -49,6 +51,8 @@ class _Settings:
                 ok = isinstance(value, (int, float)) and not isinstance(value, bool)
                 if ok and not math.isfinite(value):
                     raise MinitxlError(f"{f.name} must be a finite number, got {value!r}")
+            elif want == "tuple":
+                ok = isinstance(value, tuple) and all(isinstance(v, int) for v in value)
             else:
                 ok = isinstance(value, str)
             if not ok:
@@ -59,9 +63,21 @@ class _Settings:
             raise MinitxlError(f"{name}={getattr(self, name)!r} must be {rule}")
 
 
+def _as_tuple(value):
+    return tuple(value) if isinstance(value, list) else value
+
+
+RELATIVE, SHAW, SINUSOID, LEARNED = ATTN_TYPES = range(4)  # the numbers of the released code
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config(_Settings):
-    """Shape of a Transformer-XL. The names are those of the released code."""
+    """Shape of a Transformer-XL and of its relatives. The names are those of the released code.
+
+    mem_len=0 is the model without recurrence (the paper's vanilla Transformer with attn_type 2
+    or 3). The last group holds what the released codes do differently from each other or from
+    the paper's intention; the defaults are the intention, `minitxl.interop` sets the rest.
+    """
 
     n_token: int  # V: size of the vocabulary
     n_layer: int = 4  # N in the paper: every further layer adds one memory to the reach (sec. 3.2)
@@ -79,6 +95,54 @@ class Config(_Settings):
     dropatt: float = 0.0  # on attention probabilities
     init_std: float = 0.02  # of every weight at the start, u and v included
     layer_norm_epsilon: float = 1e-5  # added to the variance
+    # --- the family: other encodings of position (sec. 4.2's ablation) ---
+    # 0: relative, of this paper; 1: relative, learned (Shaw et al. 2018); 2: absolute sinusoid
+    # (Vaswani et al. 2017); 3: absolute, learned for every layer (Al-Rfou et al. 2018)
+    attn_type: int = RELATIVE
+    ext_len: int = 0  # tokens of the segment before that are read again, with gradient
+    max_klen: int = 0  # rows of a learned table (types 1, 3); 0: tgt_len + ext_len + mem_len
+    # --- words: large vocabularies, the frequent words first (sec. 4.1; adaptive.py) ---
+    d_embed: int = 0  # E: width of the embedding; 0: d_model. Another width needs a projection
+    cutoffs: tuple = ()  # ids where the softmax's rarer clusters begin; (): one plain softmax
+    div_val: int = 1  # cluster i has vectors of width E // div_val^i; 1: all of width E
+    tie_weight: bool = True  # the softmax's matrices are the embedding's
+    tie_projs: tuple = ()  # and so are the projections, by cluster; (): all but the first
+    proj_init_std: float = 0.01  # of the projections at the start
+    # --- where the released codes differ ---
+    start_mems: str = "empty"  # a stream's first memory: "empty", or "zeros" (TF, Hugging Face)
+    cluster_order: str = "natural"  # the head's columns for clusters; "reversed" in PyTorch's code
+    same_length_extra: int = 0  # keys that same_length shows beyond mem_len; 1 in the TF code
+    ext_len_swapped: bool = False  # released PyTorch code: M and T change places in the update
+    raw_queries: bool = False  # released types 2, 3: with pre_lnorm, queries skip the LayerNorm
+
+    @property
+    def embed_width(self) -> int:
+        """E, the width of the embedding's vectors (of the first cluster's)."""
+        return self.d_embed or self.d_model
+
+    @property
+    def table_len(self) -> int:
+        """Rows of a learned table of positions."""
+        return self.max_klen or self.tgt_len + self.ext_len + self.mem_len
+
+    @property
+    def n_cluster(self) -> int:
+        """Clusters of the softmax, the head included."""
+        return len(self.cutoffs) + 1
+
+    @property
+    def has_projections(self) -> bool:
+        """Whether the embedding's vectors are projected to d_model, the hidden ones back."""
+        return self.div_val != 1 or self.embed_width != self.d_model
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether one tied table serves as embedding and softmax (`vocabulary.py`)."""
+        return self.tie_weight and not self.cutoffs and not self.has_projections
+
+    def ties_projection(self, cluster: int) -> bool:
+        """Whether the softmax's projection of a cluster is the embedding's."""
+        return self.tie_projs[cluster] if self.tie_projs else cluster > 0
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -86,16 +150,43 @@ class Config(_Settings):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         self._require("mem_len", self.mem_len >= 0, "at least 0")
         self._require("clamp_len", self.clamp_len == -1 or self.clamp_len >= 1, "-1 (off) or >= 1")
-        self._require("d_model", self.d_model % 2 == 0, "even: R is half sines, half cosines")
+        if self.attn_type in (RELATIVE, SINUSOID):
+            self._require("d_model", self.d_model % 2 == 0, "even: R is half sines, half cosines")
         for name in ("dropout", "dropatt"):
             self._require(name, 0.0 <= getattr(self, name) < 1.0, "at least 0 and below 1")
         self._require("init_std", self.init_std > 0, "above 0")
         self._require("layer_norm_epsilon", self.layer_norm_epsilon > 0, "above 0")
-        if self.same_length and self.mem_len == 0:
+        if self.same_length and self.mem_len + self.same_length_extra < 1:
             # The released code then masks every key, the query's own too, and returns NaN.
             raise MinitxlError(
                 "same_length=True with mem_len=0 would hide every key; set mem_len >= 1"
             )
+        self._require("attn_type", self.attn_type in ATTN_TYPES, "0, 1, 2 or 3")
+        for name in ("ext_len", "max_klen", "d_embed", "same_length_extra"):
+            self._require(name, getattr(self, name) >= 0, "at least 0")
+        self._require("proj_init_std", self.proj_init_std > 0, "above 0")
+        self._require("start_mems", self.start_mems in ("empty", "zeros"), "'empty' or 'zeros'")
+        orders = ("natural", "reversed")
+        self._require("cluster_order", self.cluster_order in orders, "'natural' or 'reversed'")
+        self._check_words()
+
+    def _check_words(self) -> None:
+        edges = (0, *self.cutoffs, self.n_token)
+        rising = all(a < b for a, b in itertools.pairwise(edges))
+        self._require("cutoffs", rising, f"rising numbers between 1 and n_token={self.n_token}")
+        narrowest = self.embed_width // max(1, self.div_val) ** (self.n_cluster - 1)
+        self._require(
+            "div_val",
+            self.div_val >= 1 and narrowest >= 1,
+            f"at least 1, and small enough that d_embed={self.embed_width} divided by it for each "
+            f"of {self.n_cluster - 1} tails leaves a width of 1 or more",
+        )
+        self._require(
+            "tie_projs",
+            not self.tie_projs
+            or (len(self.tie_projs) == self.n_cluster and set(self.tie_projs) <= {0, 1}),
+            f"empty, or {self.n_cluster} times true or false, one for each cluster",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +199,7 @@ class TrainConfig(_Settings):
     lr_end: float = 0.02  # the cosine schedule ends at this fraction of lr
     schedule: str = "cosine"  # cosine | inv_sqrt | constant, each after the warm-up
     warmup: int = 100  # steps of linear warm-up from 0
+    loss_on: str = "full"  # full | half: the recent half of each segment alone (sec. 4.2)
     clip: float = 0.25  # largest norm of the gradient, as in the released scripts; 0: no clipping
     beta1: float = 0.9  # Adam
     beta2: float = 0.999  # Adam
@@ -139,6 +231,7 @@ class TrainConfig(_Settings):
         self._require(
             "schedule", self.schedule in SCHEDULES, "one of " + ", ".join(map(repr, SCHEDULES))
         )
+        self._require("loss_on", self.loss_on in ("full", "half"), "'full' or 'half'")
         pieces = self.accumulate * max(1, self.threads)
         if self.batch_size % pieces:
             raise MinitxlError(
@@ -148,52 +241,3 @@ class TrainConfig(_Settings):
 
 
 SCHEDULES = ("cosine", "inv_sqrt", "constant")
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A named pair of model and training settings; the vocabulary's size comes from the text."""
-
-    summary: str
-    model: dict
-    train: TrainConfig
-
-
-# Both presets put LayerNorm before the blocks: on so short a training it learns clearly faster than
-# the paper's order (400 steps of tiny's shape at lr 4e-3, dropout 0.1: 2.61 against 2.78 bpc).
-PRESETS = {
-    "tiny": Preset(
-        summary="0.9 M parameters: 4 layers, D 128, segments of 64; five minutes on two cores",
-        model=dict(
-            n_layer=4,
-            d_model=128,
-            n_head=4,
-            d_head=32,
-            d_inner=512,
-            tgt_len=64,
-            mem_len=64,
-            pre_lnorm=True,
-            dropout=0.05,
-        ),
-        train=TrainConfig(
-            steps=3000, batch_size=16, lr=4e-3, warmup=200, eval_every=500, save_every=250
-        ),
-    ),
-    "small": Preset(
-        summary="1.8 M parameters: 6 layers, D 160, segments of 128; an hour on two cores",
-        model=dict(
-            n_layer=6,
-            d_model=160,
-            n_head=5,
-            d_head=32,
-            d_inner=512,
-            tgt_len=128,
-            mem_len=128,
-            pre_lnorm=True,
-            dropout=0.05,
-        ),
-        train=TrainConfig(
-            steps=9000, batch_size=16, lr=3e-3, warmup=300, eval_every=500, save_every=250
-        ),
-    ),
-}

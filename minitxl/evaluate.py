@@ -83,10 +83,8 @@ def _sum_nll(model: TransformerXL, tokens, batch_size: int, bar: tqdm) -> float:
     """Read tokens in batch_size rows, segment by segment; return the sum of nll in nats."""
     back, mems, total = model.backend, None, 0.0
     for x, y in segments(tokens, batch_size=batch_size, tgt_len=model.config.tgt_len):
-        log_p, mems = model.predict(x, mems)  # (B, T, V)
-        targets = back.asarray(y, dtype=back.xp.int32)
-        picked = back.xp.take_along_axis(log_p, targets[:, :, None], axis=-1)  # (B, T, 1)
+        nll, mems = model.score(x, y, mems)  # (B, T)
         # Sum over a segment in the model's float, over segments in Python's double.
-        total -= float(back.xp.sum(picked))
+        total += float(back.xp.sum(nll))
         bar.update(y.size)
     return total

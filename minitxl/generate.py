@@ -126,7 +126,7 @@ def _sample(model, start, length, rng, options) -> Iterator[int]:
         with one_blas_thread():
             for at in range(0, len(to_read), tgt_len):
                 segment = to_read[None, at : at + tgt_len]  # (1, T)
-                log_probs, mems = model.predict(segment, mems)  # (1, T, V)
+                log_probs, mems = model.predict(segment, mems, last=1)  # (1, 1, V)
         token = sample_token(model.backend.to_numpy(log_probs[0, -1, :]), rng, *options)
         yield token
         to_read = np.asarray([token], dtype=np.int32)

@@ -13,25 +13,12 @@ from typing import Any, NamedTuple
 from minitxl.attention import Inspection, additive_mask, attention_mask
 from minitxl.backend import Backend, get_backend
 from minitxl.config import Config
+from minitxl.encodings import encoding_of
 from minitxl.errors import MinitxlError
 from minitxl.layers import LayerCache, LayerSettings, LayerWeights, layer_backward, layer_forward
-from minitxl.ops import (
-    CrossEntropyCache,
-    DropoutCache,
-    EmbeddingCache,
-    LinearCache,
-    cross_entropy_backward,
-    cross_entropy_forward,
-    dropout_backward,
-    dropout_forward,
-    embedding_backward,
-    embedding_forward,
-    linear_backward,
-    linear_forward,
-    log_softmax,
-    sinusoid,
-)
+from minitxl.ops import DropoutCache, dropout_backward, dropout_forward
 from minitxl.params import Params
+from minitxl.vocabulary import vocabulary_of
 from minitxl.weights import init_params, layer_weights
 
 Array = Any
@@ -40,114 +27,111 @@ Array = Any
 # --- forward ------------------------------------------------------------------------------------
 
 
+class HiddenCache(NamedTuple):
+    """What backward reads of the way from the ids to h_N."""
+
+    embedding: Any
+    emb_dropout: DropoutCache
+    added: list  # for every layer, of the positions added to its input; None where there were none
+    layers: list[LayerCache]
+    out_dropout: DropoutCache
+
+
 class ModelCache(NamedTuple):
     """What `backward` reads."""
 
-    embedding: EmbeddingCache
-    emb_dropout: DropoutCache
-    layers: list[LayerCache]
-    out_dropout: DropoutCache
-    out_linear: LinearCache
-    loss: CrossEntropyCache
-    shape: tuple[int, int]  # (B, T)
+    hidden: HiddenCache
+    loss: Any
+    shape: tuple[int, int]  # (B, T) of the tokens
+    n_target: int  # S: the loss is that of the last S positions
 
 
-class Hidden(NamedTuple):
-    """The model up to the softmax's input, with the caches on the way."""
+def update_mems(both, *, n_mem, config: Config):
+    """Return the last mem_len rows of both = [mem ; h] (B, M + T, D) -> (B, <= mem_len, D).
 
-    y: Array  # (B, T, D)
-    mems: list  # n_layer of (B, M', D)
-    embedding: EmbeddingCache
-    emb_dropout: DropoutCache
-    layers: list[LayerCache]
-    out_dropout: DropoutCache
-
-
-def update_mems(both, *, mem_len):
-    """Return the last mem_len rows of both = [mem ; h]: (B, M + T, D) -> (B, <= mem_len, D).
-
-    The memory holds *layer inputs* (hidden states), not keys or values (sec. 3.2).
+    The memory holds *layer inputs* (hidden states), not keys or values (sec. 3.2). The last
+    ext_len rows stay out: the next segment begins by reading those tokens again.
     """
-    return both[:, max(0, both.shape[1] - mem_len) :, :]
+    n_new = both.shape[1] - n_mem
+    if config.ext_len_swapped:  # the same, unless ext_len exceeds one of the two
+        n_mem, n_new = n_new, n_mem
+    stop = n_mem + max(0, n_new - config.ext_len)
+    return both[:, max(0, stop - config.mem_len) : stop, :]
 
 
-def _hidden_forward(params, tokens, mems, config, *, rng, xp, inspect, keep=True) -> Hidden:
-    c = config
-    t, n_mem = tokens.shape[1], mems[0].shape[1]
-    k = n_mem + t
-    dtype, device = params["word_emb"].dtype, params["word_emb"].device
-    drop = dict(rate=c.dropout, rng=rng, xp=xp)
+def _hidden_forward(params, tokens, mems, config, *, rng, xp, inspect, keep=True):
+    """Return h_N after its dropout (B, T, D), the new memories, and the cache (if keep)."""
+    c, encoding = config, encoding_of(config)
+    (b, t), n_mem = tokens.shape, mems[0].shape[1]
+    drop = dict(rng=rng, xp=xp)
 
     # h_0 = dropout(sqrt(D) E[x]). E also is the softmax's matrix and so starts small (0.02);
     # sqrt(D) brings its rows to the size that a layer's input should have.
-    h, embedding = embedding_forward(tokens, params["word_emb"], xp=xp)  # (B, T) -> (B, T, D)
-    h, emb_dropout = dropout_forward(h * math.sqrt(c.d_model), **drop)
+    h, embedding = vocabulary_of(c).embed_forward(params, xp.reshape(tokens, (-1,)), c, xp=xp)
+    h = xp.reshape(h, (b, t, c.d_model)) * math.sqrt(c.d_model)  # (B*T, D) -> (B, T, D)
+    rate = c.dropout if encoding.drops_embedding else 0.0
+    h, emb_dropout = dropout_forward(h, rate=rate, **drop)
 
-    # R for the distances K-1 ... 0; one table serves every layer, query and row of the batch
-    distances = xp.arange(k - 1, -1, -1, device=device)
-    if c.clamp_len > 0:
-        distances = xp.minimum(distances, xp.asarray(c.clamp_len, device=device))
-    pos = sinusoid(distances, d_model=c.d_model, dtype=dtype, xp=xp)  # (K,) -> (K, D)
-    pos, _ = dropout_forward(pos, **drop)  # R has no gradient, so its mask is not kept
-    lengths = dict(n_query=t, n_mem=n_mem, mem_len=c.mem_len)
-    mask = attention_mask(**lengths, same_length=c.same_length, device=device, xp=xp)
-    mask = additive_mask(mask, dtype=dtype, xp=xp)
+    pos = encoding.positions(n_mem + t, params, c, **drop)
+    max_keys = c.mem_len + c.same_length_extra if c.same_length else None
+    mask = attention_mask(n_query=t, n_mem=n_mem, max_keys=max_keys, device=h.device, xp=xp)
+    mask = additive_mask(mask, dtype=h.dtype, xp=xp)
 
-    settings = LayerSettings(c.pre_lnorm, c.layer_norm_epsilon, c.dropout, c.dropatt)
-    new_mems, layers = [], []
+    settings = LayerSettings(
+        encoding.attention, c.pre_lnorm, c.layer_norm_epsilon, c.dropout, c.dropatt, c.raw_queries
+    )
+    new_mems, added, layers = [], [], []
     for n in range(c.n_layer):
         if inspect is not None:
             inspect.hidden.append(h)
         # What this layer reads now is what it will remember: the input h of layer n. In the next
         # segment layer n reads these states again, so every layer reaches one memory further.
         both = xp.concat([mems[n], h], axis=1)  # h~ = [SG(m) ; h] (sec. 3.2) -> (B, K, D)
-        new_mems.append(update_mems(both, mem_len=c.mem_len))
-        w = layer_weights(params, n, c.untie_r)
-        h, cache = layer_forward(
-            both, pos, w, mask, settings, n_mem=n_mem, rng=rng, xp=xp, inspect=inspect
-        )
+        new_mems.append(update_mems(both, n_mem=n_mem, config=c))
+        both, add_cache = encoding.add_forward(both, n, params, c, **drop)
+        w = layer_weights(params, n, c)
+        h, cache = layer_forward(both, pos, w, mask, settings, n_mem=n_mem, inspect=inspect, **drop)
         if keep:
+            added.append(add_cache)
             layers.append(cache)
     if inspect is not None:
         inspect.hidden.append(h)
     # No LayerNorm here, under pre_lnorm neither: the released code has none.
-    h, out_dropout = dropout_forward(h, **drop)
-    return Hidden(h, new_mems, embedding, emb_dropout, layers, out_dropout)
+    h, out_dropout = dropout_forward(h, rate=c.dropout, **drop)
+    return h, new_mems, HiddenCache(embedding, emb_dropout, added, layers, out_dropout)
 
 
-def _logits(params, h, *, xp):
-    """Softmax layer tied to the embedding: (B, T, D) -> (B*T, V)."""
-    h = xp.reshape(h, (-1, h.shape[-1]))  # (B, T, D) -> (B*T, D)
-    return linear_forward(h, params["word_emb"].T, params["out_bias"], xp=xp)
+def _last_rows(h, n, *, xp):
+    """(B, T, D) -> (B*n, D): the rows of the last n positions."""
+    return xp.reshape(h[:, h.shape[1] - n :, :], (-1, h.shape[-1]))
 
 
-def forward(params, tokens, targets, mems, config: Config, *, rng, xp, inspect=None):
-    """Return nll (B, T) in nats, the new memories, and the cache for `backward`.
+def forward(params, tokens, targets, mems, config: Config, *, rng, xp, inspect=None, keep=True):
+    """Return nll (B, S) in nats, the new memories, and the cache for `backward` (if keep).
 
-    tokens, targets (B, T) integers; mems: n_layer arrays (B, M, D), M = 0 at a stream's start.
+    tokens (B, T), targets (B, S) integers, S <= T: the targets of the last S positions; mems:
+    n_layer arrays (B, M, D), M = 0 at a stream's start.
     """
-    hidden = _hidden_forward(params, tokens, mems, config, rng=rng, xp=xp, inspect=inspect)
-    logits, out_linear = _logits(params, hidden.y, xp=xp)
-    nll, loss = cross_entropy_forward(logits, xp.reshape(targets, (-1,)), xp=xp)
-    cache = ModelCache(
-        hidden.embedding,
-        hidden.emb_dropout,
-        hidden.layers,
-        hidden.out_dropout,
-        out_linear,
-        loss,
-        tokens.shape,
+    n_target = targets.shape[1]
+    h, new_mems, hidden = _hidden_forward(
+        params, tokens, mems, config, rng=rng, xp=xp, inspect=inspect, keep=keep
     )
-    return xp.reshape(nll, tokens.shape), hidden.mems, cache
+    h = _last_rows(h, n_target, xp=xp)  # (B, T, D) -> (B*S, D)
+    flat = xp.reshape(targets, (-1,))
+    nll, loss = vocabulary_of(config).nll_forward(params, h, flat, config, xp=xp)
+    cache = ModelCache(hidden, loss, tokens.shape, n_target) if keep else None
+    return xp.reshape(nll, targets.shape), new_mems, cache
 
 
-def log_probs_forward(params, tokens, mems, config: Config, *, xp, inspect=None):
-    """Return log-probabilities (B, T, V) of the next token and the new memories; nothing kept."""
-    hidden = _hidden_forward(
+def log_probs_forward(params, tokens, mems, config: Config, *, xp, inspect=None, last=None):
+    """Return log-probabilities (B, last or T, V) of the next token, and the new memories."""
+    b, t = tokens.shape
+    h, new_mems, _ = _hidden_forward(
         params, tokens, mems, config, rng=None, xp=xp, inspect=inspect, keep=False
     )
-    logits, _ = _logits(params, hidden.y, xp=xp)
-    return xp.reshape(log_softmax(logits, xp=xp), (*tokens.shape, -1)), hidden.mems
+    n = t if last is None else min(last, t)
+    log_p = vocabulary_of(config).log_probs(params, _last_rows(h, n, xp=xp), config, xp=xp)
+    return xp.reshape(log_p, (b, n, -1)), new_mems
 
 
 # --- backward -----------------------------------------------------------------------------------
@@ -164,34 +148,43 @@ class Gradients(NamedTuple):
 def backward(
     params, dnll, cache: ModelCache, config: Config, *, scatter_add, xp, later=None, through=False
 ) -> Gradients:
-    """Back-propagate dnll (B, T) = dLoss/dnll through one segment.
+    """Back-propagate dnll (B, S) = dLoss/dnll through one segment.
 
     Memory is a constant (stopped gradient, sec. 3.2). For experiments and pictures,
     through=True also returns the gradient into the memories, and `later` (N arrays (B, T, D))
     adds what a *later* segment sent back into this segment's layer inputs.
     """
     grads = params.zeros_like()
-    # undo: nll = cross_entropy(dropout(h_N) @ E^T + b)
-    dlogits = cross_entropy_backward(xp.reshape(dnll, (-1,)), cache.loss, xp=xp)
-    dh, demb_t, dbias = linear_backward(dlogits, cache.out_linear, xp=xp)
-    grads["word_emb"] += demb_t.T  # E is used twice: as softmax weights here ...
-    grads["out_bias"] += dbias
-    dh = xp.reshape(dh, (*cache.shape, -1))  # (B*T, D) -> (B, T, D)
-    dh = dropout_backward(dh, cache.out_dropout, xp=xp)
+    vocabulary, encoding = vocabulary_of(config), encoding_of(config)
+    (b, t), n_target, hidden = cache.shape, cache.n_target, cache.hidden
+    # undo: nll = the softmax's loss of the last S rows of dropout(h_N)
+    dh = vocabulary.nll_backward(xp.reshape(dnll, (-1,)), cache.loss, grads, config, xp=xp)
+    dh = xp.reshape(dh, (b, n_target, -1))  # (B*S, D) -> (B, S, D)
+    if n_target < t:
+        unread = xp.zeros((b, t - n_target, dh.shape[2]), dtype=dh.dtype, device=dh.device)
+        dh = xp.concat([unread, dh], axis=1)  # -> (B, T, D)
+    dh = dropout_backward(dh, hidden.out_dropout, xp=xp)
 
     dhidden, dmems = [dh], []
     for n in reversed(range(config.n_layer)):
-        dh, dmem, dw = layer_backward(dh, cache.layers[n], memory_rows=through, xp=xp)
+        added = hidden.added[n]
+        rows = through or added is not None  # a table of positions serves the memory's rows too
+        dh, dmem, dw = layer_backward(dh, hidden.layers[n], memory_rows=rows, xp=xp)
+        if added is not None:
+            both = xp.concat([dmem, dh], axis=1)  # (B, M, D), (B, T, D) -> (B, K, D)
+            both = encoding.add_backward(both, n, added, grads, xp=xp)
+            n_mem = dmem.shape[1]
+            dmem, dh = (both[:, :n_mem, :] if through else None), both[:, n_mem:, :]
         if later is not None:
             dh = dh + later[n]
-        _accumulate(layer_weights(grads, n, config.untie_r), dw)
+        _accumulate(layer_weights(grads, n, config), dw)
         dhidden.append(dh)
         dmems.append(dmem)
 
     # undo: h_0 = dropout(sqrt(D) E[x])
-    dh = dropout_backward(dh, cache.emb_dropout, xp=xp) * math.sqrt(config.d_model)
-    demb = embedding_backward(dh, cache.embedding, scatter_add=scatter_add, xp=xp)
-    grads["word_emb"] += demb  # ... and as the embedding of the input here
+    dh = dropout_backward(dh, hidden.emb_dropout, xp=xp) * math.sqrt(config.d_model)
+    dx = xp.reshape(dh, (b * t, -1))  # (B, T, D) -> (B*T, D)
+    vocabulary.embed_backward(dx, hidden.embedding, grads, config, scatter_add=scatter_add, xp=xp)
     return Gradients(grads, dhidden[::-1], dmems[::-1])
 
 
@@ -236,60 +229,69 @@ class TransformerXL:
     def with_options(self, **changes) -> TransformerXL:
         """Return a model that shares these parameters but has other lengths, for evaluation.
 
-        changes: any of mem_len, tgt_len, clamp_len, same_length.
+        changes: any of mem_len, tgt_len, ext_len, clamp_len, same_length.
         """
-        wrong = sorted(set(changes) - {"mem_len", "tgt_len", "clamp_len", "same_length"})
+        may = ("mem_len", "tgt_len", "ext_len", "clamp_len", "same_length")
+        wrong = sorted(set(changes) - set(may))
         if wrong:
             raise MinitxlError(
-                f"{', '.join(wrong)} cannot change for given parameters; "
-                "only mem_len, tgt_len, clamp_len and same_length can"
+                f"{', '.join(wrong)} cannot change for given parameters; only {', '.join(may)} can"
             )
-        config = self.config.replace(**changes)
+        config = self.config.replace(max_klen=self.config.table_len, **changes)
         return TransformerXL(config, device=self.backend, params=self.params)
 
-    def empty_mems(self, batch_size: int) -> list:
-        """Return the memory of a stream's start: n_layer arrays (B, 0, D)."""
-        b = self.backend
-        shape = (batch_size, 0, self.config.d_model)
-        return [b.xp.zeros(shape, dtype=b.dtype, device=b.device)] * self.config.n_layer
+    def start_mems(self, batch_size: int) -> list:
+        """Return the memory of a stream's start: n_layer arrays (B, 0, D).
+
+        With start_mems="zeros" (B, mem_len, D): rows of zeros, which are attended to like others.
+        """
+        b, c = self.backend, self.config
+        shape = (batch_size, c.mem_len if c.start_mems == "zeros" else 0, c.d_model)
+        return [b.xp.zeros(shape, dtype=b.dtype, device=b.device)] * c.n_layer
 
     def forward(self, tokens, targets, mems=None, rng=None, inspect: Inspection | None = None):
-        """Return nll (B, T) in nats per token, new mems, and a cache for `backward`.
+        """Return nll (B, S) in nats per token, new mems, and a cache for `backward`.
 
-        tokens, targets: (B, T) integers, 0 <= id < n_token, of any T >= 1. mems: what an earlier
-        call returned, or None at a stream's start (then the memory is short or empty, never
-        padded). rng: `model.backend.rng(key, ...)` turns dropout on. inspect: an `Inspection` to
-        fill with hidden states, attention probabilities and terms. The cache refers to the
-        parameters: call `backward` before they change.
+        tokens (B, T), targets (B, S): integers, 0 <= id < n_token, of any T >= S >= 1; with S < T
+        the loss is that of the last S positions. mems: what an earlier call returned, or None at a
+        stream's start (`start_mems`). rng: `model.backend.rng(key, ...)` turns dropout on.
+        inspect: an `Inspection` to fill with hidden states, attention probabilities and terms.
+        The cache refers to the parameters: call `backward` before they change.
         """
+        return self._forward(tokens, targets, mems, rng=rng, inspect=inspect)
+
+    def score(self, tokens, targets, mems=None):
+        """Return nll (B, S) and new mems as `forward` does, without keeping a cache."""
+        return self._forward(tokens, targets, mems, rng=None, keep=False)[:2]
+
+    def _forward(self, tokens, targets, mems, **options):
         tokens = self._ids(tokens, "tokens")
         targets = self._ids(targets, "targets")
-        if tokens.shape != targets.shape:
+        (b, t), shape = tokens.shape, tuple(targets.shape)
+        if shape[0] != b or shape[1] > t:
             raise MinitxlError(
-                f"targets has shape {tuple(targets.shape)}, tokens {tuple(tokens.shape)}; "
-                "they must match: targets are the tokens one step later"
+                f"targets has shape {shape}, tokens {(b, t)}; they must match, or the targets be "
+                "shorter: targets are the tokens one step later, of the last positions"
             )
-        mems = self._check_mems(mems, tokens.shape[0])
+        mems = self._check_mems(mems, b)
         xp = self.backend.xp
-        return forward(
-            self.params, tokens, targets, mems, self.config, rng=rng, xp=xp, inspect=inspect
-        )
+        return forward(self.params, tokens, targets, mems, self.config, xp=xp, **options)
 
     def backward(self, cache: ModelCache, dnll=None) -> Params:
-        """Return the gradients, by name, of nll.mean() - or of sum(nll * dnll) for dnll (B, T)."""
+        """Return the gradients, by name, of nll.mean() - or of sum(nll * dnll) for dnll (B, S)."""
         return self.backward_all(cache, dnll).params
 
     def backward_all(self, cache: ModelCache, dnll=None, later=None, through=False) -> Gradients:
         """Like `backward`, with the gradients of hidden states and memories; see `Gradients`."""
-        b, t = cache.shape
+        b, s = cache.shape[0], cache.n_target
         back = self.backend
         if dnll is None:
-            dnll = back.xp.full((b, t), 1.0 / (b * t), dtype=back.dtype, device=back.device)
+            dnll = back.xp.full((b, s), 1.0 / (b * s), dtype=back.dtype, device=back.device)
         else:
             dnll = back.asarray(dnll, dtype=back.dtype)
-            if tuple(dnll.shape) != (b, t):
+            if tuple(dnll.shape) != (b, s):
                 raise MinitxlError(
-                    f"dnll has shape {tuple(dnll.shape)}, nll has {(b, t)}: give one number for "
+                    f"dnll has shape {tuple(dnll.shape)}, nll has {(b, s)}: give one number for "
                     "each token, or None for the gradient of the mean"
                 )
         return backward(
@@ -303,12 +305,17 @@ class TransformerXL:
             through=through,
         )
 
-    def predict(self, tokens, mems=None, inspect: Inspection | None = None):
-        """Return log-probabilities (B, T, V) of each next token, and the new mems."""
+    def predict(self, tokens, mems=None, inspect: Inspection | None = None, last=None):
+        """Return log-probabilities (B, T, V) of each next token, and the new mems.
+
+        last: how many positions, counted from the end, are wanted; None: all T.
+        """
         tokens = self._ids(tokens, "tokens")
         mems = self._check_mems(mems, tokens.shape[0])
         xp = self.backend.xp
-        return log_probs_forward(self.params, tokens, mems, self.config, xp=xp, inspect=inspect)
+        return log_probs_forward(
+            self.params, tokens, mems, self.config, xp=xp, inspect=inspect, last=last
+        )
 
     def _ids(self, ids, name: str):
         if not hasattr(ids, "shape"):
@@ -329,7 +336,7 @@ class TransformerXL:
 
     def _check_mems(self, mems, batch_size: int) -> Sequence:
         if mems is None:
-            return self.empty_mems(batch_size)
+            return self.start_mems(batch_size)
         c = self.config
         if len(mems) != c.n_layer:
             raise MinitxlError(

@@ -204,16 +204,50 @@ def cross_entropy_backward(dnll, cache: CrossEntropyCache, *, xp):
 # --- relative positions -------------------------------------------------------------------------
 
 
-def sinusoid(distances, *, d_model, dtype, xp):
-    """R_p = [sin(p w_0), sin(p w_1) ... | cos(p w_0) ...], w_k = 10000^(-2k/D); (K,) -> (K, D).
+def inverse_frequencies(*, d_model, dtype, device, xp):
+    """w_k = 10000^(-2k/D) for k = 0 ... D/2 - 1 -> (D/2,)."""
+    two_k = xp.arange(0, d_model, 2, dtype=dtype, device=device)
+    return 10000.0 ** (-two_k / d_model)
+
+
+def sinusoid(distances, inv_freq, *, xp):
+    """R_p = [sin(p w_0), sin(p w_1) ... | cos(p w_0) ...]; (K,), (D/2,) -> (K, D).
 
     Paper sec. 3.3 (R has no learned parameters); sines and cosines side by side as in the released
     code, not interleaved.
     """
-    two_k = xp.arange(0, d_model, 2, dtype=dtype, device=distances.device)  # (D/2,)
-    inv_freq = 10000.0 ** (-two_k / d_model)
-    angles = xp.astype(distances, dtype)[:, None] * inv_freq[None, :]  # (K, 1) * (1, D/2)
+    angles = xp.astype(distances, inv_freq.dtype)[:, None] * inv_freq  # (K, 1) * (D/2,)
     return xp.concat([xp.sin(angles), xp.cos(angles)], axis=-1)  # (K, D/2) x 2 -> (K, D)
+
+
+class TableCache(NamedTuple):
+    n_table: int  # rows of the table
+    n_used: int  # of them, the last ones, are read
+    n_row: int
+
+
+def last_rows_forward(table, *, n_row, clamp_len=-1, xp):
+    """y = the last n_row rows of a learned table of distances (L, ...) -> (n_row, ...).
+
+    The last row belongs to distance 0. Longer distances than the table has (or than clamp_len
+    rows of it) share the first row that is read.
+    """
+    n_table = table.shape[0]
+    n_used = min(n_table, n_row if clamp_len < 0 else min(n_row, clamp_len))
+    y = table[n_table - n_used :, ...]
+    if n_used < n_row:
+        first = xp.broadcast_to(y[:1, ...], (n_row - n_used, *y.shape[1:]))
+        y = xp.concat([first, y], axis=0)  # (n_row - n_used, ...), (n_used, ...) -> (n_row, ...)
+    return y, TableCache(n_table, n_used, n_row)
+
+
+def last_rows_backward(dy, cache: TableCache, *, xp):
+    """dtable: 0 for rows that were not read; the first one read adds up all that shared it."""
+    n_table, n_used, n_row = cache
+    shared = n_row - n_used
+    first = xp.sum(dy[: shared + 1, ...], axis=0, keepdims=True)
+    unread = xp.zeros((n_table - n_used, *dy.shape[1:]), dtype=dy.dtype, device=dy.device)
+    return xp.concat([unread, first, dy[shared + 1 :, ...]], axis=0)  # -> (L, ...)
 
 
 def rel_shift_forward(x, *, xp):

@@ -15,11 +15,13 @@ class Params(Mapping):
     """A mapping name -> array whose arrays are views into the 1-D buffer `flat`.
 
     `shapes` maps names to shapes; their order is the order in the buffer. `params[name] = value`
-    and `params[name] += value` write into the buffer; a wrong shape is an error.
+    and `params[name] += value` write into the buffer; a wrong shape is an error. `constants` are
+    arrays that belong to the model and are not learned; gradients have none.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], flat: Any, *, xp):
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], flat: Any, *, xp, constants=None):
         self.shapes = dict(shapes)
+        self.constants: dict[str, Any] = dict(constants or {})
         size = sum(math.prod(s) for s in self.shapes.values())
         if flat.shape != (size,):
             raise ValueError(f"flat has shape {flat.shape}, the layout needs ({size},)")
@@ -35,10 +37,13 @@ class Params(Mapping):
             offset = stop
 
     @classmethod
-    def zeros(cls, shapes: Mapping[str, tuple[int, ...]], *, dtype, device, xp) -> Params:
+    def zeros(
+        cls, shapes: Mapping[str, tuple[int, ...]], *, dtype, device, xp, constants=None
+    ) -> Params:
         """Make parameters that are all 0."""
         size = sum(math.prod(s) for s in shapes.values())
-        return cls(shapes, xp.zeros((size,), dtype=dtype, device=device), xp=xp)
+        flat = xp.zeros((size,), dtype=dtype, device=device)
+        return cls(shapes, flat, xp=xp, constants=constants)
 
     def zeros_like(self) -> Params:
         """Make gradients for these parameters: same names and shapes, all 0."""

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import minitxl
 from minitxl import checkpoint
-from minitxl.config import PRESETS, Config, TrainConfig
+from minitxl.config import Config, TrainConfig
 from minitxl.curve import save_loss_curve
 from minitxl.data.stream import Stream
 from minitxl.data.text import Corpus, load_corpus
@@ -26,6 +26,7 @@ from minitxl.errors import MinitxlError
 from minitxl.evaluate import Evaluation, evaluate
 from minitxl.model import TransformerXL
 from minitxl.optim import learning_rate
+from minitxl.presets import PRESETS
 from minitxl.report import comparison, sample
 from minitxl.runs import load_corpus_of, load_run, read_info, read_metrics
 from minitxl.train import Trainer, params_of

@@ -89,6 +89,8 @@ class Trainer:
         i, mems, tokens, targets = job
         # Random numbers are a function of (seed, step, piece): nothing to save, exact to resume.
         rng = self.model.backend.rng(self.settings.seed, self.n_step, i)
+        if self.settings.loss_on == "half":  # the recent half, whose queries see the most
+            targets = targets[:, targets.shape[1] // 2 :]
         nll, mems, cache = self.model.forward(tokens, targets, mems, rng=rng)
         return self.model.backend.xp.mean(nll), mems, self.model.backward(cache)
 
@@ -125,17 +127,28 @@ class Trainer:
 
 
 def params_of(model: TransformerXL) -> dict:
-    """Return the parameters as arrays on the host, "params.<name>", as `load_params` takes them."""
-    return {f"params.{name}": model.backend.to_numpy(a) for name, a in model.params.items()}
+    """Return parameters and constants as arrays on the host, as `load_params` takes them."""
+    params, to_numpy = model.params, model.backend.to_numpy
+    arrays = {f"params.{name}": to_numpy(a) for name, a in params.items()}
+    return arrays | {f"constants.{name}": to_numpy(a) for name, a in params.constants.items()}
 
 
 def load_params(model: TransformerXL, arrays: dict) -> None:
-    """Copy arrays "params.<name>" into the model; a missing or misshapen one is an error."""
-    values = {}
+    """Copy arrays "params.<name>" into the model; a missing or misshapen one is an error.
+
+    Constants ("constants.<name>") may be missing: then they stay as the configuration has them.
+    """
+    values, constants = {}, {}
     for name, view in model.params.items():
         values[name] = _get(arrays, f"params.{name}", tuple(view.shape))
+    for name, array in model.params.constants.items():
+        if f"constants.{name}" in arrays:
+            constants[name] = _get(arrays, f"constants.{name}", tuple(array.shape))
+    back = model.backend
     for name, value in values.items():  # only now that all of them fit
-        model.params[name] = model.backend.asarray(value, dtype=model.backend.dtype)
+        model.params[name] = back.asarray(value, dtype=back.dtype)
+    for name, value in constants.items():
+        model.params.constants[name] = back.asarray(value, dtype=back.dtype)
 
 
 def _get(arrays: dict, name: str, shape: tuple | None = None):

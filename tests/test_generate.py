@@ -163,13 +163,13 @@ class Recorder:
         other.read, other.memory = self.read, self.memory
         return other
 
-    def predict(self, tokens, mems=None):
+    def predict(self, tokens, mems=None, last=None):
+        assert last == 1  # nothing else is looked at
         assert tokens.shape[0] == 1
         mems = [np.zeros((1, 0, 2))] if mems is None else mems
         self.read.append(tokens[0].tolist())
         self.memory.append(mems[0].shape[1])
-        log_probs = np.zeros((*tokens.shape, len(self.probs)))  # wrong but for the last position
-        log_probs[:, -1] = np.log(self.probs)
+        log_probs = np.log(self.probs)[None, None, :]  # (1, 1, V)
         grown = np.concatenate([mems[0], np.zeros((1, tokens.shape[1], 2))], axis=1)
         return log_probs, [grown[:, max(0, grown.shape[1] - self.config.mem_len) :]]
 
@@ -227,10 +227,10 @@ def test_thousands_of_tokens_take_no_more_memory():
         def with_options(self, mem_len):
             return self
 
-        def predict(self, tokens, mems=None):
+        def predict(self, tokens, mems=None, last=None):
             self.read.clear()
             self.memory.clear()
-            return super().predict(tokens, mems)
+            return super().predict(tokens, mems, last)
 
     tokens = generate(Silent(3, mem_len=50), Letters("\nab"), length=3000)
     tracemalloc.start()
@@ -278,9 +278,9 @@ def test_one_blas_thread_works_and_the_callers_setting_comes_back():
         def with_options(self, mem_len):
             return self
 
-        def predict(self, tokens, mems=None):
+        def predict(self, tokens, mems=None, last=None):
             inside.append(threads())
-            return super().predict(tokens, mems)
+            return super().predict(tokens, mems, last)
 
     inside, before = [], threads()
     for _ in generate(Watcher(3), Letters("\nab"), length=2):

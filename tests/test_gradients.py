@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import DH, B, D, F, H, M, T, V, make_model, make_tokens
 
-from minitxl import attention, layers, ops
+from minitxl import absolute, attention, layers, ops, shaw
 from minitxl.backend import get_backend
 from minitxl.gradcheck import RTOL, check_model, check_op
 from minitxl.weights import layer_weights
@@ -17,7 +17,7 @@ def arrays(backend, **shapes):
 
 def causal(backend, t, m):
     """The additive causal mask (t, m + t)."""
-    lengths = dict(n_query=t, n_mem=m, mem_len=max(m, 1), same_length=False)
+    lengths = dict(n_query=t, n_mem=m, max_keys=None)
     mask = attention.attention_mask(**lengths, device=backend.device, xp=backend.xp)
     return attention.additive_mask(mask, dtype=backend.dtype, xp=backend.xp)
 
@@ -134,32 +134,61 @@ def test_attention_core(backend, t, m):
     assert_right(errors)
 
 
+def kinds(d, k):
+    """Every attention: its functions, the class and shapes of its weights, and its `pos`."""
+    heads = H * DH
+    shared = dict(w_q=(d, heads), w_k=(d, heads), w_v=(d, heads), w_o=(heads, d))
+    u, v = dict(r_w_bias=(H, DH)), dict(r_r_bias=(H, DH))
+    pos = np.random.default_rng(1).normal(size=(k, d))
+    relative = (attention.attention_forward, attention.attention_backward)
+    learned = (shaw.shaw_forward, shaw.shaw_backward)
+    tables = dict(r_emb=(5, H, DH), r_bias=(5, H))  # shorter than most K: far keys share a row
+    return {
+        "relative": (*relative, attention.AttentionWeights, shared | dict(w_r=(d, heads)) | u | v,
+                     pos),
+        "shaw": (*learned, shaw.ShawWeights, shared | u | tables, -1),
+        "shaw clamped": (*learned, shaw.ShawWeights, shared | u | tables, 3),
+        "absolute": (absolute.absolute_forward, absolute.absolute_backward,
+                     absolute.AbsoluteWeights, shared, H),
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(("t", "m"), LENGTHS)
 @pytest.mark.parametrize("memory_rows", [False, True])
-def test_attention(backend, t, m, memory_rows):
+@pytest.mark.parametrize("kind", kinds(7, 1))
+def test_attention(backend, t, m, memory_rows, kind):
     """The whole block, with an odd D; the gradient into the memory only where it is asked for."""
     xp, d = backend.xp, 7
+    attend, undo, weights, shapes, pos = kinds(d, t + m)[kind]
     mask = causal(backend, t, m)
-    pos = backend.asarray(np.random.default_rng(1).normal(size=(t + m, d)))
+    if isinstance(pos, np.ndarray):
+        pos = backend.asarray(pos)
     memory = backend.asarray(np.random.default_rng(2).normal(size=(B, m, d)))
 
-    def forward(h, **w):
+    def forward(x, h, **w):
         if not memory_rows:
             h = xp.concat([memory, h], axis=1)
-        w = attention.AttentionWeights(**w)
-        return attention.attention_forward(
-            h, pos, w, mask, n_mem=m, dropatt=0.2, rng=backend.rng(3), xp=xp
-        )
+        rng = backend.rng(3)
+        return attend(x, h, pos, weights(**w), mask, dropatt=0.2, rng=rng, xp=xp)
 
     def backward(dy, cache):
-        dh, dw = attention.attention_backward(dy, cache, memory_rows=memory_rows, xp=xp)
-        return (dh, *dw)
+        dx, dh, dw = undo(dy, cache, memory_rows=memory_rows, xp=xp)
+        return (dx, dh, *dw)
 
-    heads = H * DH
-    shapes = {name: (d, heads) for name in ("w_q", "w_k", "w_v", "w_r")}
-    shapes |= dict(w_o=(heads, d), r_w_bias=(H, DH), r_r_bias=(H, DH))
-    rows = t + m if memory_rows else t
-    errors = check_op(forward, backward, arrays(backend, h=(B, rows, d), **shapes), backend)
+    shapes = {name: shapes[name] for name in weights._fields}
+    inputs = dict(x=(B, t, d), h=(B, t + m if memory_rows else t, d))
+    assert_right(check_op(forward, backward, arrays(backend, **inputs, **shapes), backend))
+
+
+@pytest.mark.parametrize(("n_row", "clamp_len"), [(3, -1), (6, -1), (9, -1), (9, 4), (1, -1)])
+def test_last_rows(backend, n_row, clamp_len):
+    xp = backend.xp
+    errors = check_op(
+        lambda table: ops.last_rows_forward(table, n_row=n_row, clamp_len=clamp_len, xp=xp),
+        lambda dy, cache: ops.last_rows_backward(dy, cache, xp=xp),
+        arrays(backend, table=(6, H, DH)),
+        backend,
+    )
     assert_right(errors)
 
 
@@ -182,10 +211,11 @@ def test_layer(backend, pre_lnorm, memory):
     """dx and dmem of one layer, with and without the stop."""
     xp = backend.xp
     model = make_model(backend, pre_lnorm=pre_lnorm)
-    w = layer_weights(model.params, 0, False)
+    w = layer_weights(model.params, 0, model.config)
     mask = causal(backend, T, M)
     pos = backend.asarray(np.random.default_rng(1).normal(size=(T + M, D)))
-    settings = layers.LayerSettings(pre_lnorm, 1e-5, 0.1, 0.1)
+    relative = layers.Attention(attention.attention_forward, attention.attention_backward)
+    settings = layers.LayerSettings(relative, pre_lnorm, 1e-5, 0.1, 0.1)
     fixed = arrays(backend, mem=(B, M, D))["mem"]
 
     def forward(x, mem=fixed):

@@ -9,11 +9,11 @@ import minitxl
 
 PACKAGE = Path(minitxl.__file__).parent
 LEVELS = [
-    {"errors", "config", "backend"},
+    {"errors", "config", "presets", "backend"},
     {"ops", "params", "workers"},
-    {"attention", "layers", "optim", "gradcheck", "data"},
-    {"weights", "model", "through_memory"},
-    {"train", "checkpoint", "evaluate", "generate", "runs", "models", "curve", "report"},
+    {"attention", "shaw", "absolute", "adaptive", "layers", "optim", "gradcheck", "data"},
+    {"encodings", "vocabulary", "weights", "model", "through_memory"},
+    {"train", "checkpoint", "evaluate", "generate", "runs", "models", "curve", "report", "interop"},
     {"viz", "run", "doctor", "cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
@@ -65,9 +65,10 @@ def test_only_the_backend_knows_cupy():
 
 
 def test_files_are_short():
-    """A file is read in one sitting; the model and all below it in an afternoon."""
+    """A file is read in one sitting; the paper's model and all below it in an afternoon."""
     lines = {p: len(p.read_text(encoding="utf-8").splitlines()) for p in FILES}
     long = {p.name: n for p, n in lines.items() if n > 400}
     assert not long
-    model = [n for p, n in lines.items() if LEVEL[part(p)] <= 3 and part(p) != "data"]
-    assert sum(model) <= 2000
+    others = {"data", "shaw", "absolute", "adaptive"}  # the family: read when it is wanted
+    model = [n for p, n in lines.items() if LEVEL[part(p)] <= 3 and part(p) not in others]
+    assert sum(model) <= 2500

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from conftest import DH, B, D, F, H, M, T, V, make_model, make_tokens
 
-from minitxl import Config, Inspection, MinitxlError, TransformerXL, attention, ops
-from minitxl import model as model_module
+from minitxl import Config, Inspection, MinitxlError, TransformerXL, attention, ops, vocabulary
 from minitxl.backend import get_backend
 from minitxl.through_memory import hidden_gradients
 
@@ -26,8 +25,8 @@ def read(model, tokens, lengths):
 
 def mask_of(t, m, mem_len, same_length=False):
     """attention_mask on the CPU: (t, m + t) bool, True where hidden."""
-    lengths = dict(n_query=t, n_mem=m, mem_len=mem_len, same_length=same_length)
-    return attention.attention_mask(**lengths, device="cpu", xp=np)
+    max_keys = mem_len if same_length else None
+    return attention.attention_mask(n_query=t, n_mem=m, max_keys=max_keys, device="cpu", xp=np)
 
 
 # --- relative positions ---
@@ -102,7 +101,8 @@ def test_every_query_sees_itself(m, same_length):
 
 def test_sinusoid_by_hand():
     """Two distances, D = 4: frequencies 1 and 1/100, sines first."""
-    got = ops.sinusoid(np.array([3, 0]), d_model=4, dtype=np.float64, xp=np)
+    w = ops.inverse_frequencies(d_model=4, dtype=np.float64, device="cpu", xp=np)
+    got = ops.sinusoid(np.array([3, 0]), w, xp=np)
     expected = [[math.sin(3), math.sin(0.03), math.cos(3), math.cos(0.03)], [0, 0, 1, 1]]
     np.testing.assert_allclose(got, expected, rtol=1e-14)
 
@@ -304,16 +304,16 @@ def test_gradient_through_the_memory(pre_lnorm, monkeypatch):
     segments = [(make_tokens(B, T, seed=s), make_tokens(B, T, seed=s + 50)) for s in range(3)]
     full = hidden_gradients(model, segments, through_memory=True)
     direction = np.random.default_rng(0).normal(size=(B, T, D))
-    original = model_module.embedding_forward
+    original = vocabulary.embedding_forward
 
     def loss(segment, e):
         calls = iter(range(3))
 
         def nudged(tokens, w, *, xp):
             y, cache = original(tokens, w, xp=xp)
-            return (y + e * direction if next(calls) == segment else y), cache
+            return (y + e * direction.reshape(-1, D) if next(calls) == segment else y), cache
 
-        monkeypatch.setattr(model_module, "embedding_forward", nudged)
+        monkeypatch.setattr(vocabulary, "embedding_forward", nudged)
         mems = None
         for tokens, targets in segments:
             nll, mems, _ = model.forward(tokens, targets, mems)
@@ -387,7 +387,7 @@ def wrong_calls(model):
     _, mems, _ = model.forward(x, x)
     other = make_model(CPU, d_model=D + 2)
     return [
-        (lambda: model.forward(x, x[:, 1:]), r"\(2, 4\).*\(2, 5\)"),
+        (lambda: model.forward(x[:, 1:], x), r"\(2, 5\).*\(2, 4\)"),
         (lambda: model.forward(x[0], x[0]), r"\(5,\)"),
         (lambda: model.forward(x[:, :0], x[:, :0]), r"at least 1"),
         (lambda: model.forward(x + V, x), r"ids from .* 0 to 10"),

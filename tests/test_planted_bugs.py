@@ -8,7 +8,7 @@ import pytest
 from conftest import M, T, make_model
 from test_gradients import second_segment
 
-from minitxl import attention, layers, model, ops
+from minitxl import attention, layers, model, ops, vocabulary
 from minitxl.backend import get_backend
 from minitxl.gradcheck import RTOL, check_model
 
@@ -31,12 +31,12 @@ def shifted_the_wrong_way(dy, cache=None, *, xp):
     return ops.rel_shift_forward(dy, xp=xp)[0]
 
 
-def without_memory_rows(dy, cache, *, memory_rows=False, xp):
+def without_memory_rows(dq, dk, dv, cache, *, memory_rows, xp):
     """dW_k from the segment's rows alone, as if the memory had not been read."""
     x = cache.k.x.copy()  # (B * K, D)
     x.reshape(-1, T + M, x.shape[1])[:, : cache.n_mem] = 0.0
     cache = cache._replace(k=cache.k._replace(x=x))
-    return attention_backward(dy, cache, memory_rows=memory_rows, xp=xp)
+    return heads_backward(dq, dk, dv, cache, memory_rows=memory_rows, xp=xp)
 
 
 def softmax_without_sum(dp, cache, *, xp):
@@ -66,7 +66,7 @@ def residual_forgotten(dy, cache, *, memory_rows=False, xp):
 
 
 core_backward = attention.core_backward
-attention_backward = attention.attention_backward
+heads_backward = attention.heads_backward
 layer_norm_backward = ops.layer_norm_backward
 layer_backward = layers.layer_backward
 
@@ -76,12 +76,12 @@ BUGS = [  # (bug, module, function, a parameter that the checker must name)
     (u_and_v_swapped, attention, "core_backward", V),
     (without_shift, attention, "rel_shift_backward", "layers.1.attn.w_r"),
     (shifted_the_wrong_way, attention, "rel_shift_backward", "layers.1.attn.w_q"),
-    (without_memory_rows, layers, "attention_backward", "layers.1.attn.w_k"),
+    (without_memory_rows, attention, "heads_backward", "layers.1.attn.w_k"),
     (softmax_without_sum, attention, "softmax_backward", "layers.1.attn.w_k"),
     (layer_norm_without_mean, layers, "layer_norm_backward", "layers.1.ff.w_2"),
     (relu_that_lets_all_through, layers, "relu_backward", "layers.1.ff.w_1"),
     (dropout_forgotten, layers, "dropout_backward", "layers.1.ff.w_2"),
-    (embedding_not_added, model, "embedding_backward", "word_emb"),
+    (embedding_not_added, vocabulary, "embedding_backward", "word_emb"),
     (residual_forgotten, model, "layer_backward", "word_emb"),
 ]
 
