@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from tqdm import tqdm
 from minitxl.data.stream import segments
 from minitxl.errors import MinitxlError
 from minitxl.model import TransformerXL
+from minitxl.units import bits, perplexity
 from minitxl.workers import Workers, threads_for
 
 
@@ -25,12 +25,12 @@ class Evaluation:
     @property
     def bpc(self) -> float:
         """Bits per token: nats / ln 2 (bits per character where tokens are characters)."""
-        return self.nats / math.log(2)
+        return bits(self.nats)
 
     @property
     def perplexity(self) -> float:
-        """exp(nats); nats above 700 count as 700, for exp would overflow."""
-        return math.exp(min(self.nats, 700.0))
+        """exp(nats)."""
+        return perplexity(self.nats)
 
 
 def evaluate(
@@ -82,7 +82,8 @@ def evaluate(
 def _sum_nll(model: TransformerXL, tokens, batch_size: int, bar: tqdm) -> float:
     """Read tokens in batch_size rows, segment by segment; return the sum of nll in nats."""
     back, mems, total = model.backend, None, 0.0
-    for x, y in segments(tokens, batch_size=batch_size, tgt_len=model.config.tgt_len):
+    lengths = dict(tgt_len=model.config.tgt_len, ext_len=model.config.ext_len)
+    for x, y in segments(tokens, batch_size=batch_size, **lengths):
         nll, mems = model.score(x, y, mems)  # (B, T)
         # Sum over a segment in the model's float, over segments in Python's double.
         total += float(back.xp.sum(nll))

@@ -99,7 +99,8 @@ def generate(
         )
     if mem_len is None:
         mem_len = model.config.mem_len or model.config.tgt_len
-    model = model.with_options(mem_len=_whole_number("mem_len", mem_len))
+    # Nothing is read twice here, so all of it goes into the memory.
+    model = model.with_options(mem_len=_whole_number("mem_len", mem_len), ext_len=0)
     start = vocab.encode(prompt) if prompt else _start_of_text(vocab)
     return _sample(model, start, length, rng, (temperature, top_k, top_p))
 

@@ -44,6 +44,7 @@ def home(tmp_path_factory):
 def at_home(home, monkeypatch):
     monkeypatch.chdir(home)
     monkeypatch.delenv("MINITXL_DEBUG", raising=False)
+    monkeypatch.setenv("MINITXL_DATA", str(home / "data"))  # which is not there
     return home
 
 
@@ -102,7 +103,7 @@ def test_version_help_and_no_command(command):
     assert command("--version") == (0, f"minitxl {__version__}\n", "")
     code, out, _ = command()
     assert code == 2 and all(f"\n    {name} " in out for name in ("train", "eval", "doctor"))
-    for name in ("train", "eval", "generate", "doctor"):
+    for name in ("train", "eval", "generate", "data", "doctor"):
         code, out, _ = command(name, "--help")
         assert code == 0 and f"python -m minitxl {name}" in out
 
@@ -159,7 +160,11 @@ def test_settings_that_do_not_fit(setting, words):
         ("train --preset huge --out new", "huge"),
         ("train --data no-such-file.txt --out new", "no-such-file.txt"),
         ("train --data . --out new", "folder"),
-        ("train --level word --out new", "invalid choice: 'word'"),
+        ("train --level words --out new", "invalid choice: 'words'"),
+        ("train --data enwik8 --level byte --out new", "python -m minitxl data get enwik8"),
+        ("data", "required: ACTION"),
+        ("data get enwik9", "did you mean enwik8?"),
+        ("data prepare text8", "text8.zip"),
         ("train --set n_layer=0 --data text.txt --out new", "n_layer=0"),
         ("train --set d_model=15 --data text.txt --out new", "d_model=15"),
         ("train --set n_layer=two --data text.txt --out new", "n_layer is of type int"),

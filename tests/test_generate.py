@@ -158,7 +158,7 @@ class Recorder:
         self.probs = np.full(n_token, 1 / n_token) if probs is None else np.asarray(probs)
         self.read, self.memory = [], []
 
-    def with_options(self, mem_len):
+    def with_options(self, mem_len, ext_len):
         other = Recorder(self.config.n_token, self.config.tgt_len, mem_len, self.probs)
         other.read, other.memory = self.read, self.memory
         return other
@@ -224,7 +224,7 @@ def test_length_zero_asks_the_model_nothing():
 
 def test_thousands_of_tokens_take_no_more_memory():
     class Silent(Recorder):
-        def with_options(self, mem_len):
+        def with_options(self, mem_len, ext_len):
             return self
 
         def predict(self, tokens, mems=None, last=None):
@@ -275,7 +275,7 @@ def test_one_blas_thread_works_and_the_callers_setting_comes_back():
         return [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
 
     class Watcher(Recorder):
-        def with_options(self, mem_len):
+        def with_options(self, mem_len, ext_len):
             return self
 
         def predict(self, tokens, mems=None, last=None):

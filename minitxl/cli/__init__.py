@@ -1,4 +1,4 @@
-"""The commands: `python -m minitxl train | eval | generate | data | doctor`, one module each.
+"""The commands of `python -m minitxl`, one module each (`convert` has import and export).
 
 Only options, messages and exit codes live here; the work is in the library. A command imports what
 it needs when it runs: `--help` and mistyped options answer at once, and `doctor` can speak even
@@ -14,11 +14,11 @@ import errno
 import os
 import sys
 
-from minitxl.cli import data, doctor, eval, generate, train
+from minitxl.cli import convert, data, doctor, eval, generate, train
 from minitxl.cli.common import Parser, say, silence_stdout
 from minitxl.errors import MinitxlError
 
-COMMANDS = (train, eval, generate, data, doctor)
+COMMANDS = (train, eval, generate, data, convert, doctor)
 """Modules with `add(commands)`, which declares the options, and `run(options)` -> exit code."""
 
 

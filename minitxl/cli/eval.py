@@ -28,6 +28,8 @@ def add(commands) -> None:
     )
     add("--batch-size", type=int, metavar="N", default=1, help="parts of the text side by side")
     add("--max-tokens", type=int, metavar="N", help="stop after so many tokens")
+    add("--window", type=int, metavar="N", help="no memory: a window of N tokens, slid and reread")
+    add("--stride", type=int, metavar="N", help="how far a window slides (default: 1)")
     add("--json", action="store_true", help="print one JSON object")
     add_checkpoint(parser)
     add_device(parser)
@@ -35,22 +37,9 @@ def add(commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure the model and print what was found."""
-    from minitxl.evaluate import evaluate
-
     loaded = load(options)
     tokens, what = _tokens_to_evaluate(loaded, options.data, options.split)
-    how = {name: getattr(options, name) for name in ("tgt_len", "mem_len", "clamp_len")}
-    how["same_length"] = options.same_length
-    measured = evaluate(
-        loaded.model,
-        tokens,
-        batch_size=options.batch_size,
-        max_tokens=options.max_tokens,
-        progress=sys.stderr.isatty() and not options.json,
-        **how,
-    )
-    config = loaded.model.config
-    how = {k: getattr(config, k) if v is None else v for k, v in how.items()}
+    measured, how = _measured(loaded.model, tokens, options)
     speed = measured.n_tokens / max(measured.seconds, 1e-9)
     if options.json:
         result = {
@@ -72,12 +61,41 @@ def run(options: argparse.Namespace) -> int:
         return 0
     print(f"{what}: {measured.n_tokens:,} tokens")
     print("  " + ", ".join(f"{name} {value}" for name, value in how.items()))
+    bits = "bits per word" if loaded.info["level"] == "word" else "bpc"
     print(
-        f"  {measured.nats:.4f} nats per token | {measured.bpc:.4f} bpc | "
+        f"  {measured.nats:.4f} nats per token | {measured.bpc:.4f} {bits} | "
         f"perplexity {measured.perplexity:.3f}"
     )
     print(f"  {measured.seconds:.1f} s, {speed:,.0f} tokens/s")
     return 0
+
+
+def _measured(model, tokens, options: argparse.Namespace):
+    """Return the Evaluation and the settings that it was made with."""
+    from minitxl.errors import MinitxlError
+    from minitxl.evaluate import evaluate
+    from minitxl.sliding import evaluate_sliding
+
+    common = dict(batch_size=options.batch_size, max_tokens=options.max_tokens)
+    common["progress"] = sys.stderr.isatty() and not options.json
+    how = {name: getattr(options, name) for name in ("tgt_len", "mem_len", "clamp_len")}
+    how["same_length"] = options.same_length
+    if options.window is None:
+        if options.stride is not None:
+            raise MinitxlError(f"--stride {options.stride} is that of a window; give --window too")
+        measured = evaluate(model, tokens, **common, **how)
+        return measured, {k: getattr(model.config, k) if v is None else v for k, v in how.items()}
+    memory = [k for k in ("tgt_len", "mem_len", "same_length") if how[k] is not None]
+    if memory:
+        option = "--" + memory[0].replace("_", "-")
+        raise MinitxlError(
+            f"{option} is of no use with --window, which has no memory; leave it out"
+        )
+    how = {"window": options.window, "stride": options.stride or 1}
+    if options.clamp_len is not None:
+        model = model.with_options(clamp_len=options.clamp_len)
+    measured = evaluate_sliding(model, tokens, **common, **how)
+    return measured, how | {"clamp_len": model.config.clamp_len}
 
 
 def _tokens_to_evaluate(loaded, data: str | None, split: str):

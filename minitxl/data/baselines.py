@@ -8,6 +8,8 @@ import bz2
 import lzma
 import zlib
 
+import numpy as np
+
 from minitxl.errors import MinitxlError
 
 PPMD = {
@@ -64,3 +66,12 @@ def compression_bpc(
         name: 8 * (len(compress(train_text + held_out)) - len(compress(train_text))) / n_symbols
         for name, compress in _COMPRESSORS.items()
     }
+
+
+def unigram_nats(train: np.ndarray, held_out: np.ndarray, n_token: int) -> float:
+    """Return the price of a text, in nats per token, by the frequencies of another one's tokens.
+
+    A model that knows no context: p(w) = (count(w) + 1) / (N + V).
+    """
+    counts = np.bincount(train, minlength=n_token) + 1.0
+    return float(np.mean(np.log(counts.sum()) - np.log(counts)[held_out]))

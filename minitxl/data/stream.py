@@ -25,12 +25,15 @@ class Stream:
 
     Each row has batches_per_epoch * tgt_len tokens, and row b + 1 starts where row b ends. The
     last tokens of the text, fewer than batch_size * tgt_len, fill no batch and are not used.
+    With ext_len a batch begins that many tokens earlier, where there are some, and so has more
+    tokens than targets: the targets are those of its last tgt_len positions.
 
     `epoch` is the number of completed passes, `batches_per_epoch` the number of batches in one.
     Raises MinitxlError when the text has fewer than batch_size * tgt_len + 1 tokens.
     """
 
-    def __init__(self, tokens: np.ndarray, *, batch_size: int, tgt_len: int):
+    def __init__(self, tokens: np.ndarray, *, batch_size: int, tgt_len: int, ext_len: int = 0):
+        self.ext_len = ext_len
         self.batch_size = _positive("batch_size", batch_size)
         self.tgt_len = _positive("tgt_len", tgt_len)
         self._tokens = _one_dimensional(tokens)
@@ -57,12 +60,13 @@ class Stream:
     def next(self) -> tuple[np.ndarray, np.ndarray, bool]:
         """Return (tokens, targets, fresh): two (B, T) int32 arrays and whether to forget.
 
-        targets[b, t] is the token that follows tokens[b, t]. `fresh` is True for the first batch
+        targets[b, -t] is the token that follows tokens[b, -t]. `fresh` is True for the first batch
         of every epoch: nothing before it belongs to these rows, so memories must start empty.
         """
         start = self._position * self.tgt_len
         window = slice(start, start + self.tgt_len)
-        batch = self._inputs[:, window].astype(np.int32)  # (B, L) -> (B, T)
+        read = slice(max(0, start - self.ext_len), window.stop)
+        batch = self._inputs[:, read].astype(np.int32)  # (B, L) -> (B, ext_len + T)
         targets = self._targets[:, window].astype(np.int32)  # (B, L) -> (B, T)
         fresh = self._position == 0
         self._position += 1
@@ -128,11 +132,12 @@ class Stream:
 
 
 def segments(
-    tokens: np.ndarray, *, batch_size: int, tgt_len: int
+    tokens: np.ndarray, *, batch_size: int, tgt_len: int, ext_len: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Return an iterator over the whole text once, for evaluation: (tokens, targets) pairs.
 
-    Both are (B, T) int32, the last pair (B, T') with 1 <= T' <= T. Each token of the text is a
+    Both are (B, T) int32, the last pair (B, T') with 1 <= T' <= T; with ext_len the tokens begin
+    that many earlier, where there are some. Each token of the text is a
     target exactly once, except its very first one, which nothing precedes, and a remainder of
     fewer than batch_size tokens at the end: with batch_size=1 there is none. Memories start
     empty and go from each pair to the next, so a larger batch_size is faster but has more rows
@@ -151,7 +156,7 @@ def segments(
     # A generator expression, not a generator: the checks above run at the call.
     return (
         (
-            inputs[:, start : start + tgt_len].astype(np.int32),  # (B, L) -> (B, T)
+            inputs[:, max(0, start - ext_len) : start + tgt_len].astype(np.int32),  # -> (B, T)
             targets[:, start : start + tgt_len].astype(np.int32),  # (B, L) -> (B, T)
         )
         for start in range(0, row_len, tgt_len)

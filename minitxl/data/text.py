@@ -1,11 +1,10 @@
-"""Corpora: the two texts that ship with the package, and any file of the user's own."""
+"""Corpora: the texts that ship with minitxl, prepared data sets, and files of the user's own."""
 
-import codecs
 import difflib
 import hashlib
 import lzma
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -13,14 +12,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minitxl.data.checks import why
+from minitxl.data.datasets import DATASETS, Dataset, split_ends
+from minitxl.data.prepared import load_prepared
+from minitxl.data.utf8 import decoded
 from minitxl.data.vocab import ByteVocab, CharVocab
+from minitxl.data.words import WordIndex, WordVocab
 from minitxl.errors import MinitxlError
 
-LEVELS = ("char", "byte")
+LEVELS = ("char", "byte", "word")
 MIN_SYMBOLS = 40  # leaves two each for valid and test: one to read and one to predict
 
 _CHUNK = 1 << 20  # bytes read at once
-_UTF8_BOM = codecs.BOM_UTF8
 
 
 class _Shipped(NamedTuple):
@@ -45,19 +48,21 @@ CORPORA = {
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """A text as token ids, split 90/5/5 by symbols: the last tenth of the text is held out.
+    """A text as token ids in three parts; by default the last tenth of it is held out.
 
-    name      the name of a shipped text, else the absolute path of the file, so that
-              load_corpus(corpus.name, corpus.level) loads it again from anywhere
-    vocab     CharVocab of every symbol in the whole text, or ByteVocab
-    train     first 90%: one-dimensional and read-only, of uint8, uint16 or uint32, the smallest
-              type that holds n_token values; valid and test, the next and last 5%, likewise
+    name      the name of a shipped text or prepared data set, else the absolute path of the file,
+              so that load_corpus(corpus.name, corpus.level) loads it again from anywhere
+    vocab     CharVocab of every symbol in the whole text, ByteVocab, or WordVocab of the words in
+              the training part
+    train     one-dimensional and read-only, of uint8, uint16 or uint32, the smallest type that
+              holds n_token values; first 90%, or the data set's own part; valid and test likewise,
+              the next and last 5%. Those of a data set are files mapped into memory
     source    one sentence: where from, and the licence
-    level     "char" or "byte": what a symbol is
+    level     "char", "byte" or "word": what a symbol is
     """
 
     name: str
-    vocab: CharVocab | ByteVocab
+    vocab: CharVocab | ByteVocab | WordVocab
     train: np.ndarray
     valid: np.ndarray
     test: np.ndarray
@@ -65,18 +70,26 @@ class Corpus:
     level: str
 
 
-def load_corpus(name_or_path: str | os.PathLike = "war-and-peace", level: str = "char") -> Corpus:
-    """Return the shipped corpus of that name, else the text of the file at that path.
+def load_corpus(
+    name_or_path: str | os.PathLike = "war-and-peace", level: str | None = None
+) -> Corpus:
+    """Return the shipped text or prepared data set of that name, else the file at that path.
 
-    level="char" reads UTF-8 (a byte-order mark at the start is dropped, line ends stay as they
-    are) and takes characters as symbols; level="byte" takes the bytes of any file. The vocabulary
-    is that of the whole text, held-out parts included, as is the custom in character modelling.
+    level: what a token is; by default "char", or for a data set (see `minitxl.data.datasets`) its
+    own level, the only one it has. "char" reads UTF-8 (a byte-order mark at the start is dropped,
+    line ends stay as they are) and takes characters as symbols, "byte" takes the bytes of any
+    file; their vocabulary is that of the whole text, held-out parts included, as is the custom.
+    "word" takes the words of UTF-8 text and <eos> for each end of a line. Its vocabulary is that
+    of the training part, with <unk> for words that come only later.
 
     Raises MinitxlError if there is no such name or file, if it is a folder, cannot be read, is
-    not UTF-8 (telling where), or has fewer than 40 symbols.
+    not UTF-8 (telling where), has fewer than 40 symbols, or is a data set not yet prepared.
     """
-    if level not in LEVELS:
-        raise MinitxlError(f'level must be "char" or "byte", got {repr(level)[:40]}')
+    if level not in (None, *LEVELS):
+        raise MinitxlError(f'level must be "char", "byte" or "word", got {repr(level)[:40]}')
+    if isinstance(name_or_path, str) and name_or_path in DATASETS:
+        return _dataset(DATASETS[name_or_path], level)
+    level = level or "char"
     if isinstance(name_or_path, str) and name_or_path in CORPORA:
         shipped = CORPORA[name_or_path]
         return _corpus(name_or_path, [_shipped_text(name_or_path)], shipped.source, level)
@@ -88,8 +101,20 @@ def load_corpus(name_or_path: str | os.PathLike = "war-and-peace", level: str = 
             return _corpus(name, iter(lambda: file.read(_CHUNK), b""), source, level)
     except OSError as error:
         raise MinitxlError(
-            f"cannot read {str(path)!r} ({_why(error)}): check its permissions, or copy it"
+            f"cannot read {str(path)!r} ({why(error)}): check its permissions, or copy it"
         ) from error
+
+
+def _dataset(dataset: Dataset, level: str | None) -> Corpus:
+    if level not in (None, dataset.level):
+        raise MinitxlError(
+            f"the tokens of {dataset.name} are of level {dataset.level!r}, not {level!r}: leave "
+            "the level out"
+        )
+    vocab, parts = load_prepared(dataset)
+    return Corpus(
+        name=dataset.name, vocab=vocab, **parts, source=dataset.source, level=dataset.level
+    )
 
 
 def _corpus(name: str, blocks: Iterable[bytes], source: str, level: str) -> Corpus:
@@ -98,13 +123,26 @@ def _corpus(name: str, blocks: Iterable[bytes], source: str, level: str) -> Corp
         vocab = ByteVocab()
         tokens = np.frombuffer(b"".join(blocks), dtype=np.uint8)
         _check_length(name, tokens.size, "bytes")
+    elif level == "word":
+        vocab, tokens = _words(name, blocks)
     else:
         vocab, tokens = _characters(name, blocks)
-    n = tokens.size
     tokens.setflags(write=False)  # the three parts are views of one array, shared by all readers
-    ends = 9 * n // 10, 19 * n // 20
-    train, valid, test = tokens[: ends[0]], tokens[ends[0] : ends[1]], tokens[ends[1] :]
+    train_end, valid_end = split_ends(tokens.size)
+    train, valid, test = tokens[:train_end], tokens[train_end:valid_end], tokens[valid_end:]
     return Corpus(name, vocab, train, valid, test, source, level)
+
+
+def _words(name: str, blocks: Iterable[bytes]) -> tuple[WordVocab, np.ndarray]:
+    """Return the vocabulary of the training part and the ids of the whole text."""
+    index = WordIndex()
+    parts = index.ids_of_file(decoded(name, blocks))
+    numbers = np.concatenate([np.zeros(0, np.uint32), *parts])
+    _check_length(name, numbers.size, "words")
+    train_end, _ = split_ends(numbers.size)
+    vocab = WordVocab.from_counts(index.counts([numbers[:train_end]]), add_unk=True)
+    new_ids = index.new_ids(vocab).astype(np.min_scalar_type(vocab.n_token - 1))
+    return vocab, new_ids[numbers]
 
 
 def _characters(name: str, blocks: Iterable[bytes]) -> tuple[CharVocab, np.ndarray]:
@@ -113,7 +151,7 @@ def _characters(name: str, blocks: Iterable[bytes]) -> tuple[CharVocab, np.ndarr
     Going block by block spares the four bytes per character that one big step would take.
     """
     texts, symbols = [], set()
-    for text in _decoded(name, blocks):
+    for text in decoded(name, blocks):
         texts.append(text)
         symbols.update(text)
     n = sum(map(len, texts))
@@ -135,33 +173,6 @@ def _check_length(name: str, n: int, unit: str) -> None:
         )
 
 
-def _decoded(name: str, blocks: Iterable[bytes]) -> Iterator[str]:
-    """Yield the text of UTF-8 blocks; an error names the byte's place in the whole file."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    offset = 0  # in the file, of the first byte that the decoder has not yet turned into text
-    for block in _then_end(blocks):
-        if offset == 0 and block.startswith(_UTF8_BOM):
-            block, offset = block[len(_UTF8_BOM) :], len(_UTF8_BOM)
-        pending = len(decoder.getstate()[0])
-        try:
-            yield decoder.decode(block, final=not block)
-        except UnicodeDecodeError as error:
-            bad = error.object[error.start]
-            utf16 = offset == 0 and error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-            raise MinitxlError(
-                f"{name!r} is not UTF-8 text: byte {offset + error.start} is 0x{bad:02x} "
-                f"({error.reason}): save it as UTF-8"
-                f'{" (it looks like UTF-16)" if utf16 else ""}, or use level="byte" (--level byte)'
-            ) from error
-        offset += pending + len(block) - len(decoder.getstate()[0])
-
-
-def _then_end(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the blocks, then the empty block that tells a decoder to finish."""
-    yield from blocks
-    yield b""
-
-
 def _file(name_or_path: str | os.PathLike) -> Path:
     """Return the path of an existing file that is not a folder."""
     try:
@@ -171,22 +182,18 @@ def _file(name_or_path: str | os.PathLike) -> Path:
         found = path.exists()
     except (OSError, TypeError) as error:
         raise MinitxlError(
-            f"not a name or path: {repr(name_or_path)[:80]} ({_why(error)})"
+            f"not a name or path: {repr(name_or_path)[:80]} ({why(error)})"
         ) from error
     if not found:
-        known = ", ".join(CORPORA)
-        close = difflib.get_close_matches(str(path), CORPORA, n=1) or _neighbours(path)
+        names = (*CORPORA, *DATASETS)
+        close = difflib.get_close_matches(str(path), names, n=1) or _neighbours(path)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise MinitxlError(
-            f"no file and no shipped text is called {str(path)[:200]!r}{hint}: "
-            f"give the path of a text file, or one of the shipped texts {known}"
+            f"no file and no text is called {str(path)[:200]!r}{hint}: give the path of a text "
+            f"file, one of the shipped texts {', '.join(CORPORA)}, or a data set: "
+            f"{', '.join(DATASETS)}"
         )
     return path
-
-
-def _why(error: Exception) -> str:
-    """Return the system's own words, without the path that it repeats at full length."""
-    return getattr(error, "strerror", None) or str(error)
 
 
 def _neighbours(path: Path) -> list[str]:

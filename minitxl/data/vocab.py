@@ -1,16 +1,19 @@
 """Vocabularies: symbols of text to token ids and back.
 
-Two of them, because one serves readability and the other generality: characters (small, and a
-picture of the model can label its keys) and bytes (256 ids, any file at all).
+Characters serve readability (small, and a picture of the model can label its keys), bytes serve
+generality (256 ids, any file at all); words have a module of their own.
 """
 
 import codecs
 
 import numpy as np
 
+from minitxl.data.checks import checked_ids, kind, short
+from minitxl.data.words import WordVocab
 from minitxl.errors import MinitxlError
 
 _NAMED_AT_MOST = 5  # unknown symbols that an error message spells out
+_ALL_BYTES = bytes(range(256))
 
 
 class CharVocab:
@@ -23,7 +26,7 @@ class CharVocab:
     def __init__(self, symbols: str):
         if not isinstance(symbols, str) or not symbols:
             raise MinitxlError(
-                f"a character vocabulary needs a non-empty str of symbols, got {_short(symbols)}"
+                f"a character vocabulary needs a non-empty str of symbols, got {short(symbols)}"
             )
         codes = _codepoints(symbols)
         disorder = np.flatnonzero(codes[1:] <= codes[:-1])
@@ -87,7 +90,7 @@ class CharVocab:
 
     def decode(self, ids) -> str:
         """Return the text of a one-dimensional sequence of token ids, each in [0, n_token)."""
-        return self._codes[_checked_ids(ids, self.n_token)].tobytes().decode("utf-32-le")
+        return self._codes[checked_ids(ids, self.n_token)].tobytes().decode("utf-32-le")
 
     def to_bytes(self, ids) -> bytes:
         """Return the text of `ids` as UTF-8 bytes: what a compressor would be given."""
@@ -108,13 +111,31 @@ class CharVocab:
         return hash(self.symbols)
 
     def __repr__(self) -> str:
-        return f"CharVocab({_short(self.symbols)}, n_token={self.n_token})"
+        return f"CharVocab({short(self.symbols)}, n_token={self.n_token})"
 
 
 class ByteVocab:
-    """Bytes as tokens: token `i` is the byte of value `i`, so nothing is ever unknown."""
+    """Bytes as tokens: token `i` is the byte `values[i]`, so with all 256 nothing is unknown.
 
-    n_token = 256
+    `values` are the bytes that a text has, in ascending order, where a model is to predict no
+    others: enwik8 has 205 of them. Raises MinitxlError unless they are in that order.
+    """
+
+    def __init__(self, values: bytes = _ALL_BYTES):
+        if not isinstance(values, bytes) or not values or bytes(sorted(set(values))) != values:
+            raise MinitxlError(
+                f"a byte vocabulary needs different bytes in ascending order, got {short(values)}: "
+                "use bytes(sorted(set(text)))"
+            )
+        self.values = values
+        self._bytes = np.frombuffer(values, dtype=np.uint8)
+        self._ids = np.full(256, -1, dtype=np.int32)
+        self._ids[self._bytes] = np.arange(self.n_token, dtype=np.int32)
+
+    @property
+    def n_token(self) -> int:
+        """Number of different tokens."""
+        return len(self.values)
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """Return the token ids of bytes, or of the UTF-8 form of a str, (n_bytes,) int32."""
@@ -127,8 +148,17 @@ class ByteVocab:
                     "a surrogate pair, which UTF-8 cannot hold: leave it out, or pass bytes"
                 ) from error
         if not isinstance(text, bytes | bytearray | memoryview):
-            raise MinitxlError(f"a byte vocabulary encodes str or bytes, got {_kind(text)}")
-        return np.frombuffer(text, dtype=np.uint8).astype(np.int32)
+            raise MinitxlError(f"a byte vocabulary encodes str or bytes, got {kind(text)}")
+        text = np.frombuffer(text, dtype=np.uint8)
+        ids = self._ids[text]
+        if ids.size and ids.min() < 0:
+            place = int(np.argmax(ids < 0))
+            raise MinitxlError(
+                f"the text has the byte 0x{text[place]:02x} at position {place} (from 0), but it "
+                f"is none of the {self.n_token} of the vocabulary: replace it, or train on a text "
+                "that has it"
+            )
+        return ids
 
     def decode(self, ids) -> str:
         """Return the text of token ids; what is not UTF-8 becomes U+FFFD, the replacement mark."""
@@ -136,7 +166,7 @@ class ByteVocab:
 
     def to_bytes(self, ids) -> bytes:
         """Return the bytes of a one-dimensional sequence of token ids, exactly."""
-        return _checked_ids(ids, self.n_token).astype(np.uint8).tobytes()
+        return self._bytes[checked_ids(ids, self.n_token)].tobytes()
 
     def decoder(self) -> "Decoder":
         """Return a decoder for one id at a time, for showing text while it is generated."""
@@ -144,16 +174,17 @@ class ByteVocab:
 
     def to_dict(self) -> dict:
         """Return what `vocab_from_dict` needs, as plain JSON."""
-        return {"type": "byte"}
+        some = {} if self.values == _ALL_BYTES else {"values": list(self.values)}
+        return {"type": "byte", **some}
 
     def __eq__(self, other) -> bool:
-        return isinstance(other, ByteVocab)
+        return isinstance(other, ByteVocab) and self.values == other.values
 
     def __hash__(self) -> int:
-        return hash(ByteVocab)
+        return hash((ByteVocab, self.values))
 
     def __repr__(self) -> str:
-        return "ByteVocab()"
+        return "ByteVocab()" if self.values == _ALL_BYTES else f"ByteVocab(n_token={self.n_token})"
 
 
 class Decoder:
@@ -175,50 +206,36 @@ class Decoder:
         return self._utf8.decode(b"", final=True)
 
 
-def vocab_from_dict(d: dict) -> CharVocab | ByteVocab:
+def vocab_from_dict(d: dict) -> CharVocab | ByteVocab | WordVocab:
     """Return the vocabulary that `to_dict` described; anything else raises MinitxlError."""
     if not isinstance(d, dict):
-        raise MinitxlError(f"a stored vocabulary must be a dict, got {_kind(d)}: damaged file?")
-    kind = d.get("type")
-    if kind == "byte" and set(d) == {"type"}:
-        return ByteVocab()
-    if kind == "char" and set(d) == {"type", "symbols"}:
-        return CharVocab(d["symbols"])
+        raise MinitxlError(f"a stored vocabulary must be a dict, got {kind(d)}: damaged file?")
+    match d.get("type"), set(d) - {"type"}:
+        case "byte", keys if not keys:
+            return ByteVocab()
+        case "byte", keys if keys == {"values"}:
+            return ByteVocab(_bytes_of(d["values"]))
+        case "char", keys if keys == {"symbols"}:
+            return CharVocab(d["symbols"])
+        case "word", keys if keys == {"symbols", "eos", "unk"}:
+            return WordVocab.from_dict(d)
     raise MinitxlError(
-        f"a stored vocabulary of type {_short(kind)} with the keys {_short(sorted(map(str, d)))} "
-        'is unknown: expected {"type": "byte"} or {"type": "char", "symbols": ...}'
+        f"a stored vocabulary of type {short(d.get('type'))} with the keys "
+        f"{short(sorted(map(str, d)))} is unknown: expected what to_dict of a ByteVocab, CharVocab "
+        "or WordVocab returns"
     )
+
+
+def _bytes_of(values) -> bytes:
+    whole = isinstance(values, list) and all(type(v) is int and 0 <= v < 256 for v in values)
+    if not whole or len(values) == 256:  # all of them are told by leaving the list out
+        raise MinitxlError(
+            f"the values of a stored byte vocabulary must be fewer than 256 whole numbers from 0 "
+            f"to 255, got {short(values)}: damaged file?"
+        )
+    return bytes(values)
 
 
 def _codepoints(text: str) -> np.ndarray:
     """Return the code points of `text`, (len(text),) little-endian uint32."""
     return np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), dtype="<u4")
-
-
-def _checked_ids(ids, n_token: int) -> np.ndarray:
-    """Return `ids` as a one-dimensional integer array whose values lie in [0, n_token)."""
-    array = np.asarray(ids)
-    if array.size == 0:
-        return np.zeros(0, dtype=np.int64)
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise MinitxlError(
-            f"token ids must be a one-dimensional sequence of integers, got shape {array.shape} "
-            f"of {array.dtype}: decode one row at a time"
-        )
-    low, high = int(array.min()), int(array.max())
-    if low < 0 or high >= n_token:
-        raise MinitxlError(
-            f"token id {low if low < 0 else high} is outside the vocabulary of {n_token} "
-            f"(ids 0 to {n_token - 1}): it comes from another vocabulary"
-        )
-    return array
-
-
-def _kind(value) -> str:
-    return type(value).__name__
-
-
-def _short(value) -> str:
-    """Return a one-line repr of at most 60 characters: error messages must stay readable."""
-    text = repr(value[:60] if isinstance(value, str | bytes | list) else value)
-    return text if len(text) <= 60 else text[:57] + "..."
