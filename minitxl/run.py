@@ -20,20 +20,20 @@ import minitxl
 from minitxl import checkpoint
 from minitxl.config import Config, TrainConfig
 from minitxl.curve import save_loss_curve
+from minitxl.data.datasets import DATASETS
 from minitxl.data.stream import Stream
 from minitxl.data.text import Corpus, load_corpus
 from minitxl.errors import MinitxlError
 from minitxl.evaluate import Evaluation, evaluate
 from minitxl.model import TransformerXL
 from minitxl.optim import learning_rate
-from minitxl.presets import PRESETS
+from minitxl.presets import PRESETS, Preset, find_preset, merge_options, settings_of
 from minitxl.report import comparison, sample
-from minitxl.runs import load_corpus_of, load_run, read_info, read_metrics
+from minitxl.runs import check_new, load_corpus_of, load_run, read_info, read_metrics
 from minitxl.train import Trainer, params_of
+from minitxl.units import UNITS
 
 __all__ = ["load_corpus_of", "load_run", "train"]
-
-LN2 = math.log(2)
 
 
 def train(
@@ -57,18 +57,15 @@ def train(
 ) -> Path:
     """Train a model on a text and return its run folder (see `minitxl.runs`).
 
-    preset: "tiny" (default) or "small"; data: a shipped corpus or a path; level: "char" or
-    "byte"; out: a new folder, by default runs/<preset>-<data>. Other options replace the preset's
-    settings; model_options holds fields of `Config`, train_options of `TrainConfig`. resume: a run
-    folder to continue to the same bits as if it had never stopped; then no other setting may
-    differ from the run's. Ctrl-C finishes the step, saves, and raises KeyboardInterrupt.
+    preset: a name in `PRESETS`, by default "tiny"; data: a shipped corpus, a data set or a path,
+    by default the preset's; level: what a token is, see `load_corpus`; out: a new folder, by
+    default runs/<preset>-<data>. Other options replace the preset's settings; model_options holds
+    fields of `Config`, train_options of `TrainConfig`. resume: a run folder to continue to the
+    same bits as if it had never stopped; then no other setting may differ from the run's. Ctrl-C
+    finishes the step, saves, and raises KeyboardInterrupt.
     """
     asked = dict(steps=steps, seed=seed, batch_size=batch_size, lr=learning_rate, threads=threads)
-    asked |= dict(eval_every=eval_every, save_every=save_every)
-    asked = {k: v for k, v in asked.items() if v is not None}
-    for key, value in (train_options or {}).items():
-        if asked.setdefault(key, value) != value:
-            raise MinitxlError(f"{key} is given twice, as {asked[key]} and as {value}; choose one")
+    asked = merge_options(asked | dict(eval_every=eval_every, save_every=save_every), train_options)
     names = dict(preset=preset, data=data, level=level, dtype=dtype)
     if resume is not None:
         run = _reopen(resume, out, names, asked, model_options or {}, device)
@@ -82,23 +79,14 @@ def train(
 
 def _start(out, names, asked, model_options, device):
     name = "tiny" if names["preset"] is None else names["preset"]
-    data = "war-and-peace" if names["data"] is None else names["data"]
-    if name not in PRESETS:
-        raise MinitxlError(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
-    preset = PRESETS[name]
-    corpus = load_corpus(data, level=names["level"] or "char")
-    if "n_token" in model_options:
-        raise MinitxlError("n_token comes from the text; leave it out")
-    config = Config.from_dict({**preset.model, **model_options, "n_token": corpus.vocab.n_token})
-    settings = _with(preset.train, asked)
+    preset = find_preset(name)
+    corpus = corpus_of(preset, names["data"], names["level"])
+    config, settings = settings_of(preset, corpus.vocab.n_token, corpus.name, model_options, asked)
     model = TransformerXL(config, device, names["dtype"] or "float32", seed=settings.seed)
     if out is None:
         out = Path("runs") / f"{name}-{Path(corpus.name).stem}"
     folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        resumable = (folder / "run.json").is_file()
-        way_out = f"continue it with --resume {folder}, or " if resumable else ""
-        raise MinitxlError(f"{folder} exists and is not empty; {way_out}choose another --out")
+    check_new(folder)
     run = _Run(folder, model, corpus, settings)
     settings = run.settings  # with the number of threads decided
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,6 +107,12 @@ def _start(out, names, asked, model_options, device):
     checkpoint.write_json(folder / "run.json", info)
     run.save()
     return run
+
+
+def corpus_of(preset: Preset, data: str | None, level: str | None) -> Corpus:
+    """Load a text, by default the preset's; a preset for words takes the words of a file."""
+    data = preset.data if data is None else data
+    return load_corpus(data, level=level or (None if data in DATASETS else preset.level))
 
 
 def _reopen(resume, out, names, asked, model_options, device):
@@ -161,22 +155,19 @@ def _same_file(a: str, b: str) -> bool:
         return False
 
 
-def _with(settings: TrainConfig, asked: dict) -> TrainConfig:
-    """Apply the options; a shorter run than the preset's also warms up for a shorter time."""
-    steps = asked.get("steps", settings.steps)
-    warmup = min(settings.warmup, steps // 10) if isinstance(steps, int) else settings.warmup
-    return TrainConfig.from_dict({**settings.to_dict(), "warmup": warmup, **asked})
-
-
 class _Run:
     """A run in progress: trainer, stream of text, files."""
 
     def __init__(self, folder: Path, model: TransformerXL, corpus: Corpus, settings: TrainConfig):
         self.folder, self.model, self.corpus = folder, model, corpus
+        self.unit = UNITS[corpus.level]
         self.trainer = Trainer(model, settings)
         self.settings = settings = self.trainer.settings
         self.stream = Stream(
-            corpus.train, batch_size=settings.batch_size, tgt_len=model.config.tgt_len
+            corpus.train,
+            batch_size=settings.batch_size,
+            tgt_len=model.config.tgt_len,
+            ext_len=model.config.ext_len,
         )
         self.best: float | None = None  # nats on the validation split
         self.since_log: list = []  # losses since the last line of metrics.jsonl, 0-d arrays
@@ -282,26 +273,27 @@ class _Run:
             "step": step,
             "tokens": step * tokens_per_step,
             "loss": loss,
-            "bpc": loss / LN2,
+            self.unit.key: self.unit.of(loss),
             "lr": learning_rate(step - 1, self.settings),
             "grad_norm": float(self.trainer.grad_norm),
             "seconds": round(seconds, 3),
         }
         self.log(line)
         self.since_log = []
-        bar.set_postfix_str(f"loss {loss:.3f}, {loss / LN2:.3f} bpc")
+        bar.set_postfix_str(f"loss {loss:.3f}, {self.unit.tell(loss)}")
 
     def _evaluate(self, step, bar) -> None:
         result = self._measure(self.settings.eval_tokens or None)
         self._check(math.isfinite(result.nats), f"the validation loss is {result.nats}")
         tokens = step * self.settings.batch_size * self.model.config.tgt_len
         line = {"step": step, "tokens": tokens}
-        self.log(line | {"valid_loss": result.nats, "valid_bpc": result.bpc})
+        told = {f"valid_{self.unit.key}": self.unit.of(result.nats)}
+        self.log(line | {"valid_loss": result.nats} | told)
         if self.best is None or result.nats < self.best:
             self.best = result.nats
             self.save_best()
         if not self.quiet:
-            bar.write(f"step {step:>6}: validation {result.bpc:.4f} bpc", file=sys.stderr)
+            bar.write(f"step {step:>6}: validation {self.unit.tell(result.nats)}", file=sys.stderr)
         self._draw()
 
     def _measure(self, max_tokens=None, model=None) -> Evaluation:
@@ -335,15 +327,17 @@ class _Run:
         if self.quiet:
             return
         best = load_run(self.folder, device=self.model.backend)
-        bpc = self._measure(model=best.model).bpc
+        nats = self._measure(model=best.model).nats
         read = self.trainer.n_step * self.settings.batch_size * self.model.config.tgt_len
         speed = read / max(self.seconds, 1e-9)
         print(f"\ntrained in {self.seconds:.0f} s, {speed:,.0f} tokens/s with evaluation")
-        print(comparison(self.corpus, bpc))
+        print(comparison(self.corpus, nats))
         print(sample(best, self.corpus))
         print(f"written to {self.folder}: run.json, best.safetensors, last.safetensors,")
         print("  metrics.jsonl, loss_curve.png. Next:")
-        print(f"  python -m minitxl eval {self.folder}")
+        preset = PRESETS.get(read_info(self.folder).get("preset"))
+        options = preset.eval_options if preset else ""
+        print(f"  python -m minitxl eval {self.folder} {options}".rstrip())
         print(f"  python -m minitxl generate {self.folder} --length 2000 --temperature 0.8")
 
 

@@ -21,7 +21,7 @@ from minitxl.data.text import Corpus, load_corpus
 from minitxl.data.vocab import vocab_from_dict
 from minitxl.errors import MinitxlError
 from minitxl.model import TransformerXL
-from minitxl.train import load_params
+from minitxl.train import load_params, params_of
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,48 @@ def load_pretrained(
     return load_run(models_folder() / name, device, dtype)
 
 
+def save_imported(
+    folder: str | os.PathLike, model: TransformerXL, vocab, level: str, data: str, source: str
+) -> None:
+    """Write a run folder for a model that was trained elsewhere.
+
+    data: the text for `eval`, a name or path as `load_corpus` takes it, or "" where it is not
+    known; source: one sentence on where the model comes from. The folder must be new or empty.
+    """
+    if vocab.n_token != model.config.n_token:
+        raise MinitxlError(
+            f"the vocabulary has {vocab.n_token} symbols, the model n_token="
+            f"{model.config.n_token}; give the vocabulary that it was trained with"
+        )
+    path = Path(folder)
+    check_new(path)
+    path.mkdir(parents=True, exist_ok=True)
+    info = {
+        "data": data,
+        "level": level,
+        "dtype": model.backend.dtype_name,
+        "config": model.config.to_dict(),
+        "train": {},
+        "vocab": vocab.to_dict(),
+        "source": source,
+        "n_params": model.n_params,
+    }
+    checkpoint.write_json(path / "run.json", info)
+    checkpoint.save(path / "best.safetensors", params_of(model), {"n_step": 0})
+
+
+def check_new(folder: Path) -> None:
+    """Raise `MinitxlError` where something is in the way of a new run folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        resumable = (folder / "run.json").is_file()
+        way_out = f"continue it with --resume {folder}, or " if resumable else ""
+        raise MinitxlError(f"{folder} exists and is not empty; {way_out}choose another --out")
+
+
 def load_corpus_of(info: dict) -> Corpus:
     """Load the corpus that a run was trained on."""
+    if not info["data"]:
+        raise MinitxlError("the model was imported and its text is not known; give one by --data")
     return load_corpus(info["data"], level=info["level"])
 
 

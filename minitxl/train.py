@@ -75,6 +75,7 @@ class Trainer:
                     total = grads.flat
                 else:
                     total += grads.flat  # always in the order of the pieces
+            grads = None  # or the last piece's would live through the next round
         total *= 1.0 / self.n_piece
         xp = self.model.backend.xp
         self.grad_norm = clip_by_norm(total, self.settings.clip, xp=xp)

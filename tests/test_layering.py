@@ -9,11 +9,25 @@ import minitxl
 
 PACKAGE = Path(minitxl.__file__).parent
 LEVELS = [
-    {"errors", "config", "presets", "backend"},
+    {"errors", "config", "backend"},
     {"ops", "params", "workers"},
     {"attention", "shaw", "absolute", "adaptive", "layers", "optim", "gradcheck", "data"},
     {"encodings", "vocabulary", "weights", "model", "through_memory"},
-    {"train", "checkpoint", "evaluate", "generate", "runs", "models", "curve", "report", "interop"},
+    {
+        "train",
+        "units",
+        "sliding",
+        "checkpoint",
+        "evaluate",
+        "generate",
+        "runs",
+        "models",
+        "curve",
+        "report",
+        "interop",
+        "presets",
+        "cost",
+    },
     {"viz", "run", "doctor", "cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

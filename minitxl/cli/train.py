@@ -34,7 +34,7 @@ def add(commands) -> None:
     # No defaults here: run.train has them, and must know what was asked for beside --resume.
     add = parser.add_argument
     add("--preset", metavar="NAME", help="sizes of model and training, see below (default: tiny)")
-    add("--data", metavar="TEXT", help="war-and-peace (default), a data set, or a file")
+    add("--data", metavar="TEXT", help="a shipped text, a data set or a file (default: preset's)")
     add(
         "--level",
         choices=("char", "byte", "word"),
@@ -50,20 +50,26 @@ def add(commands) -> None:
     add("--seed", type=int, metavar="N", help="of weights and dropout (default: 0)")
     add("--resume", metavar="FOLDER", help="continue the run in this folder, to the same bits")
     add("--set", action="append", metavar="FIELD=VALUE", help="change a field, e.g. n_layer=6")
+    add("--dry-run", action="store_true", help="print size, memory and work of the run, no more")
     add("--quiet", action="store_true", default=None, help="print nothing but errors")
     add_device(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Train, with the options that were given."""
-    from minitxl.run import train
-
     asked = {name: getattr(options, name) for name in TRAIN_OPTIONS}
     settings = read_settings(options.set or [])
     model_fields = {f.name for f in dataclasses.fields(Config)}
     asked["model_options"] = {k: v for k, v in settings.items() if k in model_fields} or None
     asked["train_options"] = {k: v for k, v in settings.items() if k not in model_fields} or None
-    train(**{name: value for name, value in asked.items() if value is not None})
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if options.dry_run:
+        from minitxl.cli.dry_run import dry_run
+
+        return dry_run(asked)
+    from minitxl.run import train
+
+    train(**asked)
     return 0
 
 
