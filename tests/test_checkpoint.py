@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from minitxl import checkpoint
+from minitxl import checkpoint, files
 from minitxl.checkpoint import load, load_tensors, read_json, save, write_json, write_text
 from minitxl.errors import MinitxlError
 
@@ -252,7 +252,7 @@ def test_out_of_memory_is_an_error_of_one_line(tmp_path, monkeypatch):
     def no_memory(*args, **kwargs):
         raise MemoryError
 
-    monkeypatch.setattr(checkpoint, "deserialize", no_memory)
+    monkeypatch.setattr(checkpoint, "_entries", no_memory)
     monkeypatch.setattr(checkpoint, "serialize", no_memory)
     assert "does not fit into memory" in refused(load, tmp_path / "a")
     assert "out of memory" in refused(save, tmp_path / "a", EXAMPLE, {})
@@ -309,7 +309,7 @@ def assert_unharmed(target):
 @pytest.mark.parametrize("fails_in", ["write", "flush", "close"])
 def test_a_full_disk_leaves_the_old_file(target, monkeypatch, fails_in):
     opened = lambda path, mode: FailingFile(path, mode, fails_in)  # noqa: E731
-    monkeypatch.setattr(checkpoint, "open", opened, raising=False)
+    monkeypatch.setattr(files, "open", opened, raising=False)
     for message in (
         refused(save, target, EXAMPLE, {"step": 2}),
         refused(write_json, target, {"step": 2}),

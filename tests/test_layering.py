@@ -15,6 +15,7 @@ LEVELS = [
     {"encodings", "vocabulary", "weights", "model", "through_memory"},
     {
         "train",
+        "files",
         "units",
         "sliding",
         "checkpoint",
