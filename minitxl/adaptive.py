@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from minitxl.config import Config
 from minitxl.ops import (
     CrossEntropyCache,
     EmbeddingCache,
@@ -199,3 +200,125 @@ def adaptive_log_probs(h, head: Cluster, tails, *, order, xp):
         inside = log_softmax(linear_forward(z, tail.weight.T, tail.bias, xp=xp)[0], xp=xp)
         parts.append(first[:, c : c + 1] + inside)  # (N, 1) + (N, n_i)
     return xp.concat(parts, axis=1)
+
+
+# --- which parameters of the model a band of the embedding and a cluster of the softmax use -----
+
+
+def _edges(config: Config) -> list[tuple[int, int]]:
+    stops = [*config.cutoffs, config.n_token]
+    return list(zip([0, *config.cutoffs], stops, strict=True))
+
+
+def adaptive_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Tables and projections by cluster: one of width E each, or E // div_val^i wide.
+
+    With div_val 1 one table serves all clusters. What is tied stands under the embedding's name.
+    """
+    c, shapes = config, {}
+    for i, (first, stop) in enumerate(_edges(c) if c.div_val > 1 else [(0, c.n_token)]):
+        width = c.embed_width // c.div_val**i
+        shapes[f"word_emb.{i}"] = (stop - first, width)
+        shapes[f"out_bias.{i}"] = (stop - first,)
+        if not c.tie_weight:
+            shapes[f"out_emb.{i}"] = (stop - first, width)
+        if c.has_projections:
+            shapes[f"emb_proj.{i}"] = (width, c.d_model)
+    if c.has_projections:
+        for i in range(c.n_cluster):
+            if not c.ties_projection(i):
+                shapes[f"out_proj.{i}"] = (c.d_model, c.embed_width // c.div_val**i)
+    if c.cutoffs:
+        shapes["cluster_weight"] = (c.n_cluster - 1, c.embed_width)
+        shapes["cluster_bias"] = (c.n_cluster - 1,)
+    return shapes
+
+
+def embedding_bands(params, config: Config) -> list[Band]:
+    """Return the embedding's tables (from gradients: views of theirs)."""
+    edges = _edges(config) if config.div_val > 1 else [(0, config.n_token)]
+    return [
+        Band(*edge, params[f"word_emb.{i}"], params.get(f"emb_proj.{i}"))
+        for i, edge in enumerate(edges)
+    ]
+
+
+def softmax_clusters(params, config: Config) -> list[Cluster]:
+    """Return the softmax's clusters, the head first and without its columns for the tails.
+
+    From gradients: views of theirs, also where weight or projection are the embedding's.
+    """
+    table = "word_emb" if config.tie_weight else "out_emb"
+    clusters = []
+    for i, (first, stop) in enumerate(_edges(config)):
+        if config.div_val > 1:
+            weight, bias, own = params[f"{table}.{i}"], params[f"out_bias.{i}"], i
+        else:  # one table for all: take this cluster's rows
+            weight, bias = (params[f"{name}.0"][first:stop, ...] for name in (table, "out_bias"))
+            own = 0
+        proj = None
+        if config.has_projections and config.ties_projection(i):
+            proj = params[f"emb_proj.{own}"].T  # (E_i, D) -> (D, E_i)
+        elif config.has_projections:
+            proj = params[f"out_proj.{i}"]
+        clusters.append(Cluster(first, stop, weight, bias, proj))
+    return clusters
+
+
+def _head_and_tails(params, config: Config, *, xp) -> tuple[Cluster, list[Cluster]]:
+    head, *tails = softmax_clusters(params, config)
+    if tails:  # the head's columns for the tails stand behind its words
+        weight = xp.concat([head.weight, params["cluster_weight"]], axis=0)
+        bias = xp.concat([head.bias, params["cluster_bias"]])
+        head = head._replace(weight=weight, bias=bias)
+    return head, tails
+
+
+# --- the two ends of the model (`vocabulary.py`) ------------------------------------------------
+
+
+def adaptive_embed_forward(params, ids, config, *, xp):
+    """See `adaptive_embedding_forward`."""
+    return adaptive_embedding_forward(ids, embedding_bands(params, config), xp=xp)
+
+
+def adaptive_embed_backward(dx, cache, grads, config, *, scatter_add, xp):
+    """Add the gradients of tables and projections."""
+    bands = embedding_bands(grads, config)
+    parts = adaptive_embedding_backward(dx, cache, scatter_add=scatter_add, xp=xp)
+    for band, part in zip(bands, parts, strict=True):
+        _add(band[2:], part)
+
+
+def adaptive_nll_forward(params, h, targets, config, *, xp):
+    """See `adaptive_softmax_forward`."""
+    head, tails = _head_and_tails(params, config, xp=xp)
+    return adaptive_softmax_forward(h, targets, head, tails, order=config.cluster_order, xp=xp)
+
+
+def adaptive_nll_backward(dnll, cache, grads, config, *, xp):
+    """Return dh; add the gradients of weights, biases and projections, tied or not."""
+    dh, parts = adaptive_softmax_backward(dnll, cache, xp=xp)
+    head, *tails = softmax_clusters(grads, config)
+    dweight, dbias, dproj = parts[0]
+    n = head.stop  # the head's own rows; those of the tails' columns follow
+    _add(head[2:], (dweight[:n, :], dbias[:n], dproj))
+    if tails:
+        grads["cluster_weight"] += dweight[n:, :]
+        grads["cluster_bias"] += dbias[n:]
+    for tail, part in zip(tails, parts[1:], strict=True):
+        _add(tail[2:], part)
+    return dh
+
+
+def _add(totals, parts) -> None:
+    """Add gradients to views of the flat buffer, in place: tied parameters collect from both."""
+    for total, part in zip(totals, parts, strict=True):
+        if part is not None:
+            total += part
+
+
+def adaptive_log_probs_of(params, h, config, *, xp):
+    """See `adaptive_log_probs`."""
+    head, tails = _head_and_tails(params, config, xp=xp)
+    return adaptive_log_probs(h, head, tails, order=config.cluster_order, xp=xp)

@@ -87,7 +87,9 @@ class Config(_Settings):
     d_inner: int = 512  # F: width inside the feed-forward block; 4 D is customary
     tgt_len: int = 64  # T: tokens of a segment (the paper's L)
     mem_len: int = 64  # M at most: cached tokens; the paper trains with M = T
-    clamp_len: int = -1  # distances beyond this share one encoding; -1: never (helps when M grows)
+    # Distances beyond this share one encoding (of a learned table so many rows are told apart); -1:
+    # never. It helps when M is longer than in training
+    clamp_len: int = -1
     same_length: bool = False  # every query sees at most mem_len keys, itself included
     untie_r: bool = False  # u and v of their own for every layer (the TF code's option)
     pre_lnorm: bool = False  # LayerNorm before each block, as the presets do, not after (sec. 3.3)
@@ -113,7 +115,7 @@ class Config(_Settings):
     cluster_order: str = "natural"  # the head's columns for clusters; "reversed" in PyTorch's code
     same_length_extra: int = 0  # keys that same_length shows beyond mem_len; 1 in the TF code
     ext_len_swapped: bool = False  # released PyTorch code: M and T change places in the update
-    raw_queries: bool = False  # released types 2, 3: with pre_lnorm, queries skip the LayerNorm
+    raw_queries: bool = False  # with pre_lnorm queries skip the LayerNorm; so released types 2, 3
 
     @property
     def embed_width(self) -> int:
@@ -159,7 +161,8 @@ class Config(_Settings):
         if self.same_length and self.mem_len + self.same_length_extra < 1:
             # The released code then masks every key, the query's own too, and returns NaN.
             raise MinitxlError(
-                "same_length=True with mem_len=0 would hide every key; set mem_len >= 1"
+                f"same_length=True with mem_len={self.mem_len} would hide every key; set mem_len "
+                "to 1 or more"
             )
         self._require("attn_type", self.attn_type in ATTN_TYPES, "0, 1, 2 or 3")
         for name in ("ext_len", "max_klen", "d_embed", "same_length_extra"):

@@ -46,17 +46,24 @@ class ModelCache(NamedTuple):
     n_target: int  # S: the loss is that of the last S positions
 
 
-def update_mems(both, *, n_mem, config: Config):
-    """Return the last mem_len rows of both = [mem ; h] (B, M + T, D) -> (B, <= mem_len, D).
+def kept_rows(*, n_mem, n_new, config: Config) -> tuple[int, int]:
+    """Return (first, stop): which of the M + T rows [mem ; h] are the next segment's memory.
 
-    The memory holds *layer inputs* (hidden states), not keys or values (sec. 3.2). The last
-    ext_len rows stay out: the next segment begins by reading those tokens again.
+    The last ext_len rows stay out: the next segment begins by reading those tokens again.
     """
-    n_new = both.shape[1] - n_mem
     if config.ext_len_swapped:  # the same, unless ext_len exceeds one of the two
         n_mem, n_new = n_new, n_mem
     stop = n_mem + max(0, n_new - config.ext_len)
-    return both[:, max(0, stop - config.mem_len) : stop, :]
+    return max(0, stop - config.mem_len), stop
+
+
+def update_mems(both, *, n_mem, config: Config):
+    """Return the last mem_len rows of both = [mem ; h] (B, M + T, D) -> (B, <= mem_len, D).
+
+    The memory holds *layer inputs* (hidden states), not keys or values (sec. 3.2); see `kept_rows`.
+    """
+    first, stop = kept_rows(n_mem=n_mem, n_new=both.shape[1] - n_mem, config=config)
+    return both[:, first:stop, :]
 
 
 def _hidden_forward(params, tokens, mems, config, *, rng, xp, inspect, keep=True):

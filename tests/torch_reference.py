@@ -1,23 +1,29 @@
-"""A second opinion on minitxl: a Transformer-XL in PyTorch, from the paper, with autograd.
+"""A second opinion on minitxl: the whole family in PyTorch, from the definitions, with autograd.
 
-It shares nothing with the package but the parameter names, so that a mistake in one of the two
-shows as a disagreement. It is written to be read, not to be fast: the position scores are gathered
-by the distance i - j itself, for every pair of query and key; no relative shift is needed.
+It shares nothing with the package but the parameters' names and shapes, so that a mistake in one
+of the two shows as a disagreement. It is written to be read, not to be fast, and goes other ways on
+purpose: positions are gathered by the distance i - j itself, for every pair of query and key (no
+relative shift); embeddings are looked up word by word, and the adaptive softmax is written out for
+the whole vocabulary (`torch_words.py`).
 
-Dims: B batch, T segment, M memory, K = M + T keys, D d_model, H heads, Dh d_head, F d_inner.
+Dims: B batch, T segment, S targets, M memory, K = M + T keys, D d_model, H heads, Dh d_head,
+F d_inner, V vocabulary, L rows of a learned table of positions.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch_words import embed, log_probabilities
+
+RELATIVE, SHAW, SINUSOID, LEARNED = range(4)  # attn_type
 
 
 class Result(NamedTuple):
-    """What one segment gives: nll (B, T) in nats, and lists over layers."""
+    """What one segment gives: nll (B, S) in nats, and lists over layers."""
 
     nll: torch.Tensor
-    mems: list  # n_layer x (B, min(mem_len, M + T), D), cut from the graph
+    mems: list  # n_layer x (B, <= mem_len, D), cut from the graph
     hidden: list  # n_layer + 1 x (B, T, D): the embedding, then every layer's output
     probs: list  # n_layer x (B, H, T, K)
     terms: list  # n_layer x {"a" .. "d"}, scaled; each broadcasts to (B, H, T, K)
@@ -26,9 +32,9 @@ class Result(NamedTuple):
 class Masks:
     """Dropout masks by name, already scaled by 1 / (1 - p); where there is none nothing is dropped.
 
-    Names: "embedding" (B, T, D); "positions" (K, D), row 0 the longest distance; "output"
-    (B, T, D); in layer n "n.probs" (B, H, T, K), "n.attn" (B, T, D), "n.inner" (B, T, F) and
-    "n.ff" (B, T, D).
+    Names: "embedding" (B, T, D), of attn_type 2 (B, K, D), after the positions are added;
+    "positions" (K, D) of attn_type 0, row 0 the longest distance; "output" (B, T, D); in layer n
+    "n.probs" (B, H, T, K), "n.attn" (B, T, D), "n.inner" (B, T, F) and "n.ff" (B, T, D).
     """
 
     def __init__(self, arrays=None, dtype=torch.float64):
@@ -48,65 +54,114 @@ def to_tensors(params, dtype=torch.float64, requires_grad=False):
     }
 
 
+# --- positions ------------------------------------------------------------------------------------
+
+
+def distances(n_query, n_mem):
+    """(T, K): how far key j lies behind query i, i - j in the text; below 0 it is the future."""
+    query = torch.arange(n_query)[:, None] + n_mem  # both counted from the memory's first row
+    return query - torch.arange(n_mem + n_query)[None, :]
+
+
+def hidden_keys(n_query, n_mem, config):
+    """(T, K) bool, True where query i may not see key j: the future; same_length: the far past."""
+    distance = distances(n_query, n_mem)
+    if config.same_length:  # so many keys are seen, the query's own (distance 0) included
+        return (distance < 0) | (distance >= config.mem_len + config.same_length_extra)
+    return distance < 0
+
+
+def sinusoids(distance, config, dtype):
+    """(N,) -> (N, D), [sin | cos]; distances beyond clamp_len all alike."""
+    distance = distance.to(dtype)
+    if config.clamp_len > 0:
+        distance = torch.clamp(distance, max=config.clamp_len)
+    frequency = 10000.0 ** (-torch.arange(0, config.d_model, 2, dtype=dtype) / config.d_model)
+    angle = distance[:, None] * frequency[None, :]
+    return torch.cat([torch.sin(angle), torch.cos(angle)], dim=1)
+
+
+def learned(table, distance, config):
+    """The row of a table (L, ...) for every distance (...); the last row belongs to distance 0.
+
+    Only so many distances are told apart as the table has rows, or clamp_len where that is less;
+    longer ones share the row of the longest. The future has no row: any will do, it is not seen.
+    """
+    n_row = table.shape[0]
+    told_apart = min(n_row, config.clamp_len) if config.clamp_len > 0 else n_row
+    return table[n_row - 1 - distance.clamp(min=0, max=told_apart - 1)]
+
+
+def with_positions(config, params, layer, context, masks):
+    """What a layer reads (B, K, D): the absolute encodings add a position to every state."""
+    n_key = context.shape[1]
+    from_end = torch.arange(n_key - 1, -1, -1)  # K-1 ... 0
+    if config.attn_type == SINUSOID and layer == 0:
+        context = context + sinusoids(from_end, config, context.dtype)
+        return masks.apply("embedding", context)
+    if config.attn_type == LEARNED:
+        return context + learned(params[f"layers.{layer}.pos_emb"], from_end, config)
+    return context
+
+
+# --- layers ---------------------------------------------------------------------------------------
+
+
 def layer_norm(x, gamma, beta, eps):
     centred = x - x.mean(-1, keepdim=True)
     variance = (centred**2).mean(-1, keepdim=True)  # divided by D, not D - 1
     return centred / torch.sqrt(variance + eps) * gamma + beta
 
 
-def sinusoids(n_distance, d_model, clamp_len, dtype):
-    """R (n_distance, D): row d encodes distance d, [sin | cos]; beyond clamp_len all alike."""
-    distance = torch.arange(n_distance, dtype=dtype)
-    if clamp_len > 0:
-        distance = torch.clamp(distance, max=clamp_len)
-    frequency = 10000.0 ** (-torch.arange(0, d_model, 2, dtype=dtype) / d_model)
-    angle = distance[:, None] * frequency[None, :]
-    return torch.cat([torch.sin(angle), torch.cos(angle)], dim=1)
+def score_terms(config, params, layer, q, k, masks):
+    """The terms of the score, (B or 1, H, T or 1, K), not yet scaled: paper sec. 3.3, one by one.
+
+    q (B, T, H, Dh), k (B, K, H, Dh).
+    """
+    name, n_query, n_key = f"layers.{layer}.", q.shape[1], k.shape[1]
+    terms = {"a": torch.einsum("bihd,bjhd->bhij", q, k)}
+    if config.attn_type in (SINUSOID, LEARNED):
+        return terms
+    distance = distances(n_query, n_key - n_query)
+    if config.attn_type == SHAW:
+        u = params[name + "r_w_bias"]  # (H, Dh)
+        r_ij = learned(params[name + "r_emb"], distance, config)  # (L, H, Dh) -> (T, K, H, Dh)
+        d_ij = learned(params[name + "r_bias"], distance, config)  # (L, H) -> (T, K, H)
+    else:
+        bias = name if config.untie_r else ""
+        u, v = params[bias + "r_w_bias"], params[bias + "r_r_bias"]  # (H, Dh)
+        table = sinusoids(torch.arange(n_key), config, q.dtype)  # row d: distance d
+        # The mask's row 0 belongs to the longest distance, row 0 of `table` to distance 0.
+        table = masks.apply("positions", table.flip(0)).flip(0)
+        r = (table @ params[name + "attn.w_r"]).reshape(n_key, *u.shape)
+        r_ij = r[distance.clamp(min=0)]  # any row for the future, it is not seen
+        d_ij = torch.einsum("hd,ijhd->ijh", v, r_ij)
+    terms["b"] = torch.einsum("bihd,ijhd->bhij", q, r_ij)
+    terms["c"] = torch.einsum("hd,bjhd->bhj", u, k)[:, :, None, :]
+    terms["d"] = d_ij.permute(2, 0, 1)[None]
+    return terms
 
 
-def hidden_keys(n_query, n_mem, config):
-    """(T, K) bool, True where query i may not see key j: the future; same_length: the far past."""
-    query = torch.arange(n_query)[:, None] + n_mem  # both counted from the memory's first row
-    key = torch.arange(n_mem + n_query)[None, :]
-    forbidden = key > query
-    if config.same_length:
-        forbidden = forbidden | (query - key >= config.mem_len)
-    return forbidden
-
-
-def attention(config, params, layer, queries_in, keys_in, positions, masks):
-    """Relative multi-head attention of one layer: output (B, T, D), probabilities, terms."""
+def attention(config, params, layer, queries_in, keys_in, masks):
+    """Multi-head attention of one layer: output (B, T, D), probabilities, terms."""
     (n_batch, n_query, _), n_key = queries_in.shape, keys_in.shape[1]
-    n_head, d_head = config.n_head, config.d_head
-    n_mem = n_key - n_query
-    name = f"layers.{layer}."
-    bias = name if config.untie_r else ""
-    u, v = params[bias + "r_w_bias"], params[bias + "r_r_bias"]  # (H, Dh)
+    name = f"layers.{layer}.attn."
 
     def split(x):  # (..., H * Dh) -> (..., H, Dh)
-        return x.reshape(*x.shape[:-1], n_head, d_head)
+        return x.reshape(*x.shape[:-1], config.n_head, config.d_head)
 
-    q = split(queries_in @ params[name + "attn.w_q"])  # (B, T, H, Dh)
-    k = split(keys_in @ params[name + "attn.w_k"])  # (B, K, H, Dh)
-    value = split(keys_in @ params[name + "attn.w_v"])  # (B, K, H, Dh)
-    r = split(positions @ params[name + "attn.w_r"])  # (distance, H, Dh)
+    q = split(queries_in @ params[name + "w_q"])  # (B, T, H, Dh)
+    k = split(keys_in @ params[name + "w_k"])  # (B, K, H, Dh)
+    value = split(keys_in @ params[name + "w_v"])  # (B, K, H, Dh)
 
-    # Paper sec. 3.3, the four terms one by one. Keys of the future have no distance: any row does.
-    distance = torch.arange(n_query)[:, None] + n_mem - torch.arange(n_key)[None, :]
-    r_ij = r[distance.clamp(min=0)]  # (T, K, H, Dh)
-    a = torch.einsum("bihd,bjhd->bhij", q, k)
-    b = torch.einsum("bihd,ijhd->bhij", q, r_ij)
-    c = torch.einsum("hd,bjhd->bhj", u, k)[:, :, None, :]
-    d = torch.einsum("hd,ijhd->hij", v, r_ij)[None]
-    terms = {name: x / d_head**0.5 for name, x in zip("abcd", (a, b, c, d), strict=True)}
-
-    score = terms["a"] + terms["b"] + terms["c"] + terms["d"]
-    score = score.masked_fill(hidden_keys(n_query, n_mem, config), float("-inf"))
+    terms = score_terms(config, params, layer, q, k, masks)
+    terms = {x: term / config.d_head**0.5 for x, term in terms.items()}
+    score = sum(terms.values())
+    score = score.masked_fill(hidden_keys(n_query, n_key - n_query, config), float("-inf"))
     probs = torch.softmax(score, dim=-1)
     dropped = masks.apply(f"{layer}.probs", probs)
     out = torch.einsum("bhij,bjhd->bihd", dropped, value)
-    out = out.reshape(n_batch, n_query, n_head * d_head) @ params[name + "attn.w_o"]
-    return out, probs, terms
+    return out.reshape(n_batch, n_query, -1) @ params[name + "w_o"], probs, terms
 
 
 def feed_forward(params, layer, x, masks):
@@ -116,8 +171,8 @@ def feed_forward(params, layer, x, masks):
     return masks.apply(f"{layer}.ff", inner @ params[name + "w_2"] + params[name + "b_2"])
 
 
-def decoder_layer(config, params, layer, h, mem, positions, masks):
-    """One layer on its input h (B, T, D) and the remembered inputs mem (B, M, D)."""
+def decoder_layer(config, params, layer, context, n_query, masks):
+    """One layer on context (B, K, D) = [memory ; segment]: output (B, T, D), probs, terms."""
 
     def norm(which, x):
         name = f"layers.{layer}.{which}_norm."
@@ -125,11 +180,12 @@ def decoder_layer(config, params, layer, h, mem, positions, masks):
             x, params[name + "gamma"], params[name + "beta"], config.layer_norm_epsilon
         )
 
-    context = torch.cat([mem, h], dim=1)  # (B, K, D)
-    queries_in, keys_in = (
-        (norm("attn", h), norm("attn", context)) if config.pre_lnorm else (h, context)
-    )
-    attended, *seen = attention(config, params, layer, queries_in, keys_in, positions, masks)
+    h = context[:, context.shape[1] - n_query :]
+    queries_in, keys_in = h, context
+    if config.pre_lnorm:
+        queries_in = h if config.raw_queries else norm("attn", h)
+        keys_in = norm("attn", context)
+    attended, *seen = attention(config, params, layer, queries_in, keys_in, masks)
     attended = masks.apply(f"{layer}.attn", attended)
     if config.pre_lnorm:
         x = h + attended
@@ -138,75 +194,82 @@ def decoder_layer(config, params, layer, h, mem, positions, masks):
     return norm("ff", x + feed_forward(params, layer, x, masks)), *seen
 
 
+# --- the model ------------------------------------------------------------------------------------
+
+
+def remembered(n_mem, n_query, config):
+    """The rows of [memory ; segment] that the next segment gets as its memory, a list.
+
+    It begins ext_len tokens before this segment's end (but not before its beginning) and remembers
+    the mem_len rows before that. The released code takes M for T and T for M here.
+    """
+    old, new = (n_query, n_mem) if config.ext_len_swapped else (n_mem, n_query)
+    begin = old + max(0, new - config.ext_len)
+    return [row for row in range(n_mem + n_query) if begin - config.mem_len <= row < begin]
+
+
 def run_segment(config, params, tokens, targets, mems=None, masks=None, through_memory=False):
     """The model on one segment, as tensors: a Result whose nll can be differentiated.
 
-    params: mapping name -> tensor. mems: None or n_layer tensors (B, M, D); they are treated as
-    data (the paper's stop-gradient) unless through_memory is true.
+    params: mapping name -> tensor. targets (B, S), S <= T: those of the last S positions. mems:
+    None or n_layer tensors (B, M, D); they are treated as data (the paper's stop-gradient) unless
+    through_memory is true.
     """
-    masks = masks or Masks(dtype=params["word_emb"].dtype)
-    embedding = params["word_emb"]
-    tokens = torch.as_tensor(np.asarray(tokens), dtype=torch.long)
-    targets = torch.as_tensor(np.asarray(targets), dtype=torch.long)
+    dtype = next(iter(params.values())).dtype
+    masks = masks or Masks(dtype=dtype)
+    tokens, targets = (torch.as_tensor(np.asarray(x), dtype=torch.long) for x in (tokens, targets))
     n_batch, n_query = tokens.shape
     if mems is None:
-        empty = embedding.new_zeros((n_batch, 0, config.d_model))
-        mems = [empty] * config.n_layer
+        n_start = config.mem_len if config.start_mems == "zeros" else 0
+        mems = [torch.zeros((n_batch, n_start, config.d_model), dtype=dtype)] * config.n_layer
     if not through_memory:
         mems = [mem.detach() for mem in mems]
-    n_key = mems[0].shape[1] + n_query
 
-    positions = sinusoids(n_key, config.d_model, config.clamp_len, embedding.dtype)
-    # The mask's row 0 belongs to the longest distance, row 0 of `positions` to distance 0.
-    positions = masks.apply("positions", positions.flip(0)).flip(0)
-
-    h = masks.apply("embedding", embedding[tokens] * config.d_model**0.5)
-    hidden, probs, terms = [h], [], []
+    h = embed(config, params, tokens) * config.d_model**0.5
+    if config.attn_type != SINUSOID:
+        h = masks.apply("embedding", h)
+    hidden, new_mems, probs, terms = [h], [], [], []
+    keep = remembered(mems[0].shape[1], n_query, config)
     for layer in range(config.n_layer):
-        h, p, t = decoder_layer(config, params, layer, h, mems[layer], positions, masks)
+        context = torch.cat([mems[layer], h], dim=1)  # (B, K, D)
+        new_mems.append(context[:, keep])  # states as they are, without positions
+        context = with_positions(config, params, layer, context, masks)
+        h, p, t = decoder_layer(config, params, layer, context, n_query, masks)
         hidden.append(h)
         probs.append(p)
         terms.append(t)
-
-    logits = masks.apply("output", h) @ embedding.T + params["out_bias"]  # (B, T, V)
-    log_probs = torch.log_softmax(logits, dim=-1)
-    nll = -log_probs.gather(-1, targets[..., None])[..., 0]
-
-    keep = min(config.mem_len, n_key)
-    new_mems = [
-        torch.cat([mem, inputs], dim=1)[:, n_key - keep :]
-        for mem, inputs in zip(mems, hidden, strict=False)  # the top output is never remembered
-    ]
     if not through_memory:
         new_mems = [mem.detach() for mem in new_mems]
+
+    h = masks.apply("output", h)[:, n_query - targets.shape[1] :]
+    nll = -log_probabilities(config, params, h).gather(-1, targets[..., None])[..., 0]
     return Result(nll, new_mems, hidden, probs, terms)
 
 
-def _mems_to_tensors(mems, dtype):
-    return None if mems is None else [torch.as_tensor(np.asarray(m), dtype=dtype) for m in mems]
+# --- with NumPy arrays ----------------------------------------------------------------------------
 
 
-def reference(config, params, tokens, targets, mems, masks=None, dtype=torch.float64):
-    """nll (B, T) in nats and the new memories, as NumPy arrays; arguments are NumPy arrays too."""
-    tensors = to_tensors(params, dtype)
-    with torch.no_grad():
-        out = run_segment(
-            config, tensors, tokens, targets, _mems_to_tensors(mems, dtype), Masks(masks, dtype)
-        )
-    return out.nll.numpy(), [mem.numpy() for mem in out.mems]
-
-
-def reference_gradients(
+def reference_step(
     config, params, tokens, targets, mems, dnll=None, masks=None, dtype=torch.float64
 ):
-    """Gradient of nll.mean(), or of (nll * dnll).sum(), for every parameter: name -> array."""
+    """nll (B, S) in nats, new memories and gradients by name, all as NumPy arrays.
+
+    The gradients are those of nll.mean(), or of (nll * dnll).sum().
+    """
     tensors = to_tensors(params, dtype, requires_grad=True)
-    out = run_segment(
-        config, tensors, tokens, targets, _mems_to_tensors(mems, dtype), Masks(masks, dtype)
-    )
+    mems = None if mems is None else [torch.as_tensor(np.asarray(m), dtype=dtype) for m in mems]
+    out = run_segment(config, tensors, tokens, targets, mems, Masks(masks, dtype))
     loss = out.nll.mean() if dnll is None else (out.nll * torch.as_tensor(dnll, dtype=dtype)).sum()
-    grads = torch.autograd.grad(loss, list(tensors.values()))
-    return {name: grad.numpy() for name, grad in zip(tensors, grads, strict=True)}
+    # A table of words or positions that this segment does not look up is not used.
+    leaves = list(tensors.values())
+    grads = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+    grads = {name: grad.numpy() for name, grad in zip(tensors, grads, strict=True)}
+    return out.nll.detach().numpy(), [mem.numpy() for mem in out.mems], grads
+
+
+def reference(config, params, tokens, targets, mems, **options):
+    """nll and the new memories; see `reference_step`."""
+    return reference_step(config, params, tokens, targets, mems, **options)[:2]
 
 
 def reference_hidden_gradients(
