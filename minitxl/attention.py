@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from minitxl.backend.twins import has_twin
 from minitxl.ops import (
     DropoutCache,
     LinearCache,
@@ -140,6 +141,7 @@ class CoreCache(NamedTuple):
     attend: AttendCache
 
 
+@has_twin
 def core_forward(q, k, v, r, r_w_bias, r_r_bias, mask, *, dropatt, rng, xp):
     """o = softmax(((q + u) k^T + rel_shift((q + v) r^T)) / sqrt(Dh), masked) v.
 
@@ -158,6 +160,7 @@ def core_forward(q, k, v, r, r_w_bias, r_r_bias, mask, *, dropatt, rng, xp):
     return o, CoreCache(q_u, q_v, k, r, attend)
 
 
+@has_twin
 def core_backward(do, cache: CoreCache, *, xp):
     """Return dq, dk, dv, dr, du, dv_bias for do (B, H, T, Dh)."""
     q_u, q_v, k, r, attend = cache
@@ -267,7 +270,9 @@ def attention_forward(x, h, pos, w: AttentionWeights, mask, *, dropatt, rng, xp,
     r = (pos @ w.w_r)[None, :, :]  # (K, D) -> (1, K, H*Dh): one table for the whole batch
     r = split_heads(r, n_head=n_head, xp=xp)[0, ...]  # -> (H, K, Dh)
     biases = (w.r_w_bias, w.r_r_bias)
-    o, core = core_forward(q, k, v, r, *biases, mask, dropatt=dropatt, rng=rng, xp=xp)
+    # A faster twin need not keep what a picture shows.
+    forward = core_forward if inspect is None else core_forward.plain
+    o, core = forward(q, k, v, r, *biases, mask, dropatt=dropatt, rng=rng, xp=xp)
     if inspect is not None:
         inspect.look(core.attend, mask, attention_terms(q, k, r, *biases, xp=xp))
     o = merge_heads(o, xp=xp)  # (B, H, T, Dh) -> (B, T, H*Dh)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from minitxl.backend.twins import has_twin
 from minitxl.ops import (
     DropoutCache,
     LayerNormCache,
@@ -66,6 +67,7 @@ class FeedForwardCache(NamedTuple):
     dropout_2: DropoutCache
 
 
+@has_twin
 def feed_forward_forward(x, w_1, b_1, w_2, b_2, *, dropout, rng, xp):
     """y = dropout(dropout(relu(x w_1 + b_1)) w_2 + b_2); (B, T, D) -> (B, T, D)."""
     y, linear_1 = linear_forward(x, w_1, b_1, xp=xp)  # (B, T, D) -> (B, T, F)
@@ -76,6 +78,7 @@ def feed_forward_forward(x, w_1, b_1, w_2, b_2, *, dropout, rng, xp):
     return y, FeedForwardCache(linear_1, relu, dropout_1, linear_2, dropout_2)
 
 
+@has_twin
 def feed_forward_backward(dy, cache: FeedForwardCache, *, xp):
     """Return dx, dw_1, db_1, dw_2, db_2."""
     dy = dropout_backward(dy, cache.dropout_2, xp=xp)

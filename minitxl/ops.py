@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from minitxl.backend.twins import has_twin
+
 Array = Any  # an array of whichever library `xp` is
 
 
@@ -74,6 +76,7 @@ class LayerNormCache(NamedTuple):
     gamma: Array  # (D,)
 
 
+@has_twin
 def layer_norm_forward(x, gamma, beta, *, eps, xp):
     """y = gamma x^ + beta, x^ = (x - mean) / sqrt(var + eps), both over the last axis."""
     x_hat = x - xp.mean(x, axis=-1, keepdims=True)
@@ -85,6 +88,7 @@ def layer_norm_forward(x, gamma, beta, *, eps, xp):
     return y, LayerNormCache(x_hat, rstd, gamma)
 
 
+@has_twin
 def layer_norm_backward(dy, cache: LayerNormCache, *, xp):
     """dx = rstd (g - mean(g) - x^ mean(g x^)), g = dy gamma: what LayerNorm cannot see, removed.
 
@@ -130,6 +134,7 @@ class DropoutCache(NamedTuple):
     mask: Array | None  # 0 or 1 / (1 - rate); None: nothing was dropped
 
 
+@has_twin
 def dropout_forward(x, *, rate, rng, xp):
     """y = x mask, mask = 0 with probability `rate`, else 1 / (1 - rate), so that E[y] = x.
 
@@ -184,6 +189,7 @@ def log_softmax(x, *, xp):
     return y
 
 
+@has_twin
 def cross_entropy_forward(logits, targets, *, xp):
     """nll = -log softmax(logits)[target] in nats, for logits (N, V) and targets (N,) -> (N,)."""
     log_p = log_softmax(logits, xp=xp)
@@ -191,6 +197,7 @@ def cross_entropy_forward(logits, targets, *, xp):
     return -picked[:, 0], CrossEntropyCache(log_p, targets)
 
 
+@has_twin
 def cross_entropy_backward(dnll, cache: CrossEntropyCache, *, xp):
     """dlogits = (p - one_hot(target)) dnll."""
     log_p, targets = cache

@@ -138,7 +138,8 @@ def test_clamp_len():
 
 def test_where_dropout_falls():
     """Embedding, R, and in every layer: probabilities, block output, inside and after the FF."""
-    model, shapes = make_model(CPU, dropout=0.5, dropatt=0.5), []
+    plain = get_backend("cpu", "float64", fused=False)  # the twin draws in blocks
+    model, shapes = make_model(plain, dropout=0.5, dropatt=0.5), []
 
     class Spy:
         def uniform(self, shape):
@@ -255,7 +256,8 @@ def test_inspection(backend):
     seen = Inspection()
     log_p, _ = model.predict(tokens, mems, inspect=seen)
     plain, _ = model.predict(tokens, mems)
-    np.testing.assert_array_equal(backend.to_numpy(log_p), backend.to_numpy(plain))
+    log_p, plain = backend.to_numpy(log_p), backend.to_numpy(plain)
+    np.testing.assert_allclose(log_p, plain, rtol=0, atol=1e-13)  # looking changes nothing
     assert len(seen.hidden) == 3 and len(seen.probs) == len(seen.terms) == len(seen.mask) == 2
     for probs, terms, mask in zip(seen.probs, seen.terms, seen.mask, strict=True):
         scores = sum(backend.to_numpy(terms[x]) for x in "abcd")

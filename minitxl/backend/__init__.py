@@ -16,11 +16,14 @@ DEVICES = ("auto", "cpu", "cuda")
 __all__ = ["DEVICES", "Backend", "get_backend"]
 
 
-def get_backend(device: str | Backend = "auto", dtype: str = "float32") -> Backend:
+def get_backend(
+    device: str | Backend = "auto", dtype: str = "float32", fused: bool = True
+) -> Backend:
     """Return the backend of a device: "cpu", "cuda", or "auto" (the GPU where one works).
 
-    A `Backend` passes through as it is (the tests bring their own). Raises `MinitxlError` for an
-    unknown device or dtype, and for "cuda" where no GPU can be used, saying why.
+    fused: whether hot operations run as their faster twins (`twins.py`). A `Backend` passes through
+    as it is (the tests bring their own). Raises `MinitxlError` for an unknown device or dtype, and
+    for "cuda" where no GPU can be used, saying why.
     """
     if isinstance(device, Backend):
         return device
@@ -29,12 +32,12 @@ def get_backend(device: str | Backend = "auto", dtype: str = "float32") -> Backe
     if dtype not in ("float32", "float64"):
         raise MinitxlError(f"dtype {dtype!r} is unknown; choose float32 or float64")
     if device == "cpu":
-        return NumpyBackend(dtype)
+        return NumpyBackend(dtype, fused)
     from minitxl.backend import cupy_backend  # CuPy is optional and slow to import
 
     why_not = cupy_backend.why_not()
     if not why_not:
-        return cupy_backend.CupyBackend(dtype)
+        return cupy_backend.CupyBackend(dtype, fused)
     if device == "cuda":
         raise MinitxlError(f"device 'cuda' cannot be used: {why_not}; use device 'cpu' or 'auto'")
-    return NumpyBackend(dtype)
+    return NumpyBackend(dtype, fused)

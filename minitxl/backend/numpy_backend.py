@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from minitxl.backend.base import Backend
+from minitxl.backend.numpy_twins import TWINS
+from minitxl.backend.twins import Namespace
 
 ONE_HOT_MAX = 256  # above this many rows, sorting beats the one-hot product
 
@@ -15,8 +17,8 @@ class NumpyBackend(Backend):
     name = "cpu"
     cache_block = 1 << 15  # 128 kB of float32: a few such arrays fit the second-level cache
 
-    def __init__(self, dtype: str = "float32"):
-        super().__init__(np, "cpu", dtype)
+    def __init__(self, dtype: str = "float32", fused: bool = True):
+        super().__init__(Namespace(np, TWINS) if fused else np, "cpu", dtype)
 
     def to_numpy(self, a):
         return np.array(a)  # a copy: what is done to the one does not show in the other
