@@ -422,3 +422,57 @@ def test_without_any_output_at_all(command, monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     assert command("generate", "chars", "--length", "3")[0] == 0
     assert command("generate", "nowhere")[0] == 2
+
+
+# ---- import and export
+
+
+GOLDEN = Path(__file__).parent / "golden" / "huggingface"
+
+
+@pytest.mark.parametrize("case", ["published", "div_val_1"])
+def test_import_generate_export(case, command, tmp_path):
+    """A Hugging Face folder becomes a run, writes, is measured, and goes out again, both ways."""
+    run = tmp_path / "run"
+    code, out, err = command("import", GOLDEN / case, "--out", run)
+    assert (code, err) == (0, "") and "words; written to" in out
+    code, out, err = command("generate", run, "--length", "12", "--seed", "1")
+    assert (code, err) == (0, "") and len(out.split()) > 2
+    code, out, err = command("eval", run)
+    assert code == 2 and "--data" in err
+    (tmp_path / "text.txt").write_text("na né <unk> fa\n" * 40, encoding="utf-8")
+    code, out, err = command("eval", run, "--data", tmp_path / "text.txt", "--split", "all")
+    assert (code, err) == (0, "") and "bits per word" in out and "200 tokens" not in out
+    code, out, err = command("export", run, "--to", "huggingface", "--out", tmp_path / "hf")
+    assert (code, err) == (0, "") and "config.json, model.safetensors, vocab.json" in out
+    code, out, err = command("export", run, "--to", "official", "--out", tmp_path / "official")
+    assert code == 0 and "starts from zeros memory, there a stream starts from empty" in out
+    official = tmp_path / "official"
+    arguments = ("--arguments", official / "arguments.json", "--vocab", official / "vocab.json")
+    again = tmp_path / "again"
+    code, out, err = command("import", official / "state_dict.pt", *arguments, "--out", again)
+    assert (code, err) == (0, "")
+    code, _, err = command("import", official / "state_dict.pt", *arguments, "--out", again)
+    assert code == 2 and "exists and is not empty" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("import", "nowhere", "--out", "x"), "is no folder"),
+        (("import", ".", "--out", "x"), "no config.json"),
+        (("import", "text.txt", "--arguments", "text.txt", "--out", "x"), "text.txt"),
+        (("export", "bytes", "--to", "huggingface", "--out", "bytes"), "not empty"),
+        (("eval", "bytes", "--stride", "3"), "give --window too"),
+        (("eval", "bytes", "--window", "8", "--mem-len", "3"), "--mem-len"),
+        (("eval", "bytes", "--window", "8", "--stride", "9"), "between 1 and window=8"),
+    ],
+)
+def test_mistakes_of_import_and_export(arguments, words, command):
+    code, _, err = command(*arguments)
+    assert code == 2 and words in err and err.count("\n") == 1
+
+
+def test_eval_with_a_window(command):
+    code, out, err = command("eval", "chars", "--window", "8", "--stride", "2")
+    assert (code, err) == (0, "") and "window 8, stride 2" in out
