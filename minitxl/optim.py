@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from minitxl.backend.twins import has_twin
 from minitxl.config import TrainConfig
 
 
@@ -29,25 +30,31 @@ class Adam:
     def step(self, flat, grad, lr: float) -> None:
         """Update `flat` (P,) in place: flat -= lr m^ / (sqrt(v^) + eps)."""
         self.t += 1
+        settings = dict(beta1=self.beta1, beta2=self.beta2, eps=self.eps)
         for start in range(0, flat.shape[0], self._block):
             part = slice(start, start + self._block)
-            self._update(flat[part], grad[part], self.m[part], self.v[part], lr)
-
-    def _update(self, flat, g, m, v, lr: float) -> None:
-        m *= self.beta1
-        m += (1.0 - self.beta1) * g
-        v *= self.beta2
-        square = g * g
-        square *= 1.0 - self.beta2
-        v += square
-        denominator = self._xp.sqrt(v)
-        denominator *= 1.0 / math.sqrt(1.0 - self.beta2**self.t)
-        denominator += self.eps
-        update = m / denominator
-        update *= lr / (1.0 - self.beta1**self.t)
-        flat -= update
+            moments = (self.m[part], self.v[part])
+            adam_update(flat[part], grad[part], *moments, lr=lr, t=self.t, **settings, xp=self._xp)
 
 
+@has_twin
+def adam_update(flat, g, m, v, *, lr, t, beta1, beta2, eps, xp) -> None:
+    """Update flat, m and v (n,) in place for gradient g, as the t-th update, counted from 1."""
+    m *= beta1
+    m += (1.0 - beta1) * g
+    v *= beta2
+    square = g * g
+    square *= 1.0 - beta2
+    v += square
+    denominator = xp.sqrt(v)
+    denominator *= 1.0 / math.sqrt(1.0 - beta2**t)
+    denominator += eps
+    update = m / denominator
+    update *= lr / (1.0 - beta1**t)
+    flat -= update
+
+
+@has_twin
 def clip_by_norm(grad, max_norm: float, *, xp):
     """Scale `grad` (P,) in place to a norm of at most max_norm; return the norm it had, 0-d.
 

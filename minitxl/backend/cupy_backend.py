@@ -1,6 +1,7 @@
 """The GPU: CuPy, seen through `array_api_compat` as a namespace of the array API standard.
 
-Importable without CuPy: nothing of CuPy is touched before it is asked for.
+Importable without CuPy: nothing of CuPy is touched before it is asked for. Products of float32
+are exact; CUPY_TF32=1 in the environment trades digits for speed (`cupy_launch.py`).
 """
 
 from __future__ import annotations
@@ -8,7 +9,10 @@ from __future__ import annotations
 from functools import cache
 
 from minitxl.backend.base import Backend
+from minitxl.backend.cupy_launch import Device
+from minitxl.backend.cupy_twins import Twins
 from minitxl.backend.numpy_backend import NumpyRandom, seed_sequence
+from minitxl.backend.twins import Namespace
 
 ONE_HOT_MAX = 2048  # below this a one-hot product is cheap, and the same on every run
 INSTALL = 'pip install -e ".[cuda12]" (or cuda13, as your driver says) in the checkout'
@@ -51,11 +55,14 @@ class CupyBackend(Backend):
 
     name = "cuda"
 
-    def __init__(self, dtype: str = "float32"):
+    def __init__(self, dtype: str = "float32", fused: bool = True):
         import array_api_compat.cupy as xp
         import cupy
+        from cupy_backends.cuda.libs import cublas
 
         self._cupy = cupy
+        if fused:
+            xp = Namespace(xp, Twins(Device(cupy, cublas)).table())
         super().__init__(xp, cupy.cuda.Device(), dtype)
 
     def asarray(self, a, dtype=None):

@@ -1,0 +1,120 @@
+"""The two ways from CuPy arrays to the GPU that CuPy's own functions do not offer.
+
+`Device.kernel` launches a kernel of `kernels.cu`; `Device.products` multiplies a batch of matrices
+where they lie. Both only put work into the current stream: nothing here waits for the GPU.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib.resources import files
+
+import numpy as np
+
+KERNELS = (
+    "to_heads",
+    "from_heads",
+    "attention_softmax",
+    "attention_softmax_backward",
+    "layer_norm",
+    "layer_norm_backward",
+    "column_sums",
+    "bias_relu_dropout",
+    "dropout",
+    "relu_dropout_backward",
+    "cross_entropy",
+    "cross_entropy_backward",
+    "square_sums",
+    "clip_by_norm",
+    "adam",
+)
+TYPES = {"float32": "float", "float64": "double"}  # NumPy's name -> CUDA's
+AMPERE = 80  # the oldest compute capability with TF32
+
+
+def source() -> str:
+    """Return the text of `kernels.cu`."""
+    return files("minitxl.backend").joinpath("kernels.cu").read_text(encoding="utf-8")
+
+
+def wants_tf32() -> bool:
+    """Return whether CuPy's own switch, the environment variable CUPY_TF32, is set to 1 or more."""
+    try:
+        return int(os.environ.get("CUPY_TF32", "0")) > 0
+    except ValueError:
+        return False
+
+
+class Device:
+    """Kernels and batched products on the current GPU.
+
+    Products of float32 are exact float32, unless CUPY_TF32=1 lets the tensor cores round their
+    factors to 10 bits. CuPy reads the same variable for its own 2-D products, so that one switch
+    governs all products of a step.
+    """
+
+    def __init__(self, cupy, cublas):
+        """cupy: the module; cublas: `cupy_backends.cuda.libs.cublas`, its thin wrapper."""
+        self._cublas = cublas
+        self._handle = cupy.cuda.device.get_cublas_handle  # one for each thread and GPU
+        names = tuple(f"{name}<{t}>" for name in KERNELS for t in TYPES.values())
+        # Compiled at the first use of one of them and kept on disk by CuPy.
+        self._module = cupy.RawModule(code=source(), name_expressions=names)
+        self._kernels: dict[str, Callable] = {}
+        tf32 = wants_tf32() and int(cupy.cuda.Device().compute_capability) >= AMPERE
+        self._compute = {
+            "float32": cublas.CUBLAS_COMPUTE_32F_FAST_TF32 if tf32 else cublas.CUBLAS_COMPUTE_32F,
+            "float64": cublas.CUBLAS_COMPUTE_64F,
+        }
+        # Factors of a product are read from host memory, at the time of the call.
+        self._factor = {t: (np.ones((), t), np.zeros((), t)) for t in TYPES}
+
+    def kernel(self, name: str, dtype, grid: tuple, threads: int, *args) -> None:
+        """Launch kernel `name` on `grid` blocks of `threads`.
+
+        args: arrays, int (long long in the kernel) and float (double); None for an array that is
+        optional and absent. CuPy checks none of them against the kernel: the tests do.
+        """
+        name = f"{name}<{TYPES[str(dtype)]}>"
+        function = self._kernels.get(name)
+        if function is None:
+            function = self._kernels[name] = self._module.get_function(name)
+        # For an argument None CuPy would hand over no argument; the integer 0 is a null pointer.
+        function(grid, (threads,), tuple(0 if a is None else a for a in args))
+
+    def products(self, a, b, out) -> None:
+        """out[i] = a[i] @ b[i] for a (N, m, k), b (N, k, n), out (N, m, n).
+
+        Of the last two strides of `a` and of `b` one must be a single number, so that matrices
+        and transposed matrices need no copy, nor do matrices that lie in a larger one. In `out`
+        it must be the last.
+        """
+        n_batch, m, k = a.shape
+        n = b.shape[2]
+        dtype = str(out.dtype)
+        one, zero = self._factor[dtype]
+        real = {"float32": 0, "float64": 1}[dtype]  # CUDA_R_32F, CUDA_R_64F of library_types.h
+        # cuBLAS reads memory column by column, where our matrices are their own transposes, and
+        # out^T = b^T a^T: with the factors exchanged nothing is left to transpose.
+        trans_b, ld_b, step_b = _layout(b)
+        trans_a, ld_a, step_a = _layout(a)
+        _, ld_out, step_out = _layout(out)
+        self._cublas.gemmStridedBatchedEx(
+            self._handle(), trans_b, trans_a, n, m, k,
+            one.ctypes.data,
+            b.data.ptr, real, ld_b, step_b,
+            a.data.ptr, real, ld_a, step_a,
+            zero.ctypes.data,
+            out.data.ptr, real, ld_out, step_out,
+            n_batch, self._compute[dtype], self._cublas.CUBLAS_GEMM_DEFAULT,
+        )  # fmt: skip
+
+
+def _layout(x) -> tuple[int, int, int]:
+    """Return (transposed, leading dimension, stride of the batch) of x (N, rows, columns)."""
+    step, row, column = (stride // x.itemsize for stride in x.strides)
+    _, n_row, n_column = x.shape
+    if column == 1:
+        return 0, max(row, n_column), step  # a single row's stride may be anything
+    return 1, max(column, n_row), step
