@@ -208,8 +208,8 @@ class TrainConfig(_Settings):
     beta2: float = 0.999  # Adam
     eps: float = 1e-8  # Adam
     accumulate: int = 1  # pieces of the batch that are run one after the other, to save memory
-    # Pieces of the batch that run at the same time on a CPU; 0: one per core. Each piece draws its
-    # own dropout, so another number gives another, equally good, run.
+    # Pieces of the batch that run at the same time on a CPU, in all MPI processes together; 0: one
+    # per core. Each piece draws its own dropout, so another number gives another, equally good, run.
     threads: int = 0
     eval_every: int = 200  # steps between two evaluations on the validation split; 0: never
     eval_batch_size: int = 16  # rows of text side by side during evaluation

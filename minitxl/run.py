@@ -27,6 +27,7 @@ from minitxl.errors import MinitxlError
 from minitxl.evaluate import Evaluation, evaluate
 from minitxl.model import TransformerXL
 from minitxl.optim import learning_rate
+from minitxl.parallel import Group, joined
 from minitxl.presets import PRESETS, Preset, find_preset, merge_options, settings_of
 from minitxl.report import comparison, sample
 from minitxl.runs import check_new, load_corpus_of, load_run, read_info, read_metrics
@@ -62,22 +63,24 @@ def train(
     default runs/<preset>-<data>. Other options replace the preset's settings; model_options holds
     fields of `Config`, train_options of `TrainConfig`. resume: a run folder to continue to the
     same bits as if it had never stopped; then no other setting may differ from the run's. Ctrl-C
-    finishes the step, saves, and raises KeyboardInterrupt.
+    finishes the step, saves, and raises KeyboardInterrupt. Started by mpiexec, the processes train
+    one model together (see `minitxl.parallel`).
     """
     asked = dict(steps=steps, seed=seed, batch_size=batch_size, lr=learning_rate, threads=threads)
     asked = merge_options(asked | dict(eval_every=eval_every, save_every=save_every), train_options)
     names = dict(preset=preset, data=data, level=level, dtype=dtype)
-    if resume is not None:
-        run = _reopen(resume, out, names, asked, model_options or {}, device)
-    else:
-        run = _start(out, names, asked, model_options or {}, device)
-    run.quiet = quiet
-    run.go()
-    run.report()
+    with joined() as group:
+        if resume is not None:
+            run = _reopen(resume, out, names, asked, model_options or {}, device, group)
+        else:
+            run = _start(out, names, asked, model_options or {}, device, group)
+        run.quiet = quiet or group.rank > 0
+        run.go()
+        group.on_first(run.report)
     return run.folder
 
 
-def _start(out, names, asked, model_options, device):
+def _start(out, names, asked, model_options, device, group):
     name = "tiny" if names["preset"] is None else names["preset"]
     preset = find_preset(name)
     corpus = corpus_of(preset, names["data"], names["level"])
@@ -86,10 +89,9 @@ def _start(out, names, asked, model_options, device):
     if out is None:
         out = Path("runs") / f"{name}-{Path(corpus.name).stem}"
     folder = Path(out)
-    check_new(folder)
-    run = _Run(folder, model, corpus, settings)
+    group.on_first(check_new, folder)
+    run = _Run(folder, model, corpus, settings, group)
     settings = run.settings  # with the number of threads decided
-    folder.mkdir(parents=True, exist_ok=True)
     info = {
         "minitxl": minitxl.__version__,
         "preset": name,
@@ -104,9 +106,14 @@ def _start(out, names, asked, model_options, device):
         "versions": {"python": platform.python_version(), "numpy": np.__version__},
         "device": model.backend.name,
     }
-    checkpoint.write_json(folder / "run.json", info)
+    group.on_first(_found, folder, info)
     run.save()
     return run
+
+
+def _found(folder: Path, info: dict) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_json(folder / "run.json", info)
 
 
 def corpus_of(preset: Preset, data: str | None, level: str | None) -> Corpus:
@@ -115,13 +122,13 @@ def corpus_of(preset: Preset, data: str | None, level: str | None) -> Corpus:
     return load_corpus(data, level=level or (None if data in DATASETS else preset.level))
 
 
-def _reopen(resume, out, names, asked, model_options, device):
+def _reopen(resume, out, names, asked, model_options, device, group):
     folder = Path(resume)
-    if not (folder / "run.json").is_file():
+    if not group.on_first((folder / "run.json").is_file):
         raise MinitxlError(f"--resume {folder}: no run.json there; give a folder that train wrote")
     if out is not None and Path(out) != folder:
         raise MinitxlError(f"--out {out} contradicts --resume {folder}; leave --out away")
-    info = read_info(folder)
+    info = group.on_first(read_info, folder)
     for key, value in {**names, **asked, **model_options}.items():
         was = {**info, **info["train"], **info["config"]}.get(key)
         same = value is None or value == was or (key == "data" and _same_file(value, was))
@@ -140,8 +147,8 @@ def _reopen(resume, out, names, asked, model_options, device):
             f"the run was trained on {info.get('device')}, this is {model.backend.name}: other "
             f"hardware gives other bits; use --device {info.get('device')}"
         )
-    run = _Run(folder, model, corpus, settings)
-    if (folder / "last.safetensors").exists():
+    run = _Run(folder, model, corpus, settings, group)
+    if group.on_first((folder / "last.safetensors").exists):
         run.load()
     else:  # killed before its first checkpoint: the beginning is a function of the seed
         run.save()
@@ -156,12 +163,19 @@ def _same_file(a: str, b: str) -> bool:
 
 
 class _Run:
-    """A run in progress: trainer, stream of text, files."""
+    """A run in progress: trainer, stream of text, files (which rank 0 of a group alone sees)."""
 
-    def __init__(self, folder: Path, model: TransformerXL, corpus: Corpus, settings: TrainConfig):
-        self.folder, self.model, self.corpus = folder, model, corpus
+    def __init__(
+        self,
+        folder: Path,
+        model: TransformerXL,
+        corpus: Corpus,
+        settings: TrainConfig,
+        group: Group,
+    ):
+        self.folder, self.model, self.corpus, self.group = folder, model, corpus, group
         self.unit = UNITS[corpus.level]
-        self.trainer = Trainer(model, settings)
+        self.trainer = Trainer(model, settings, group)
         self.settings = settings = self.trainer.settings
         self.stream = Stream(
             corpus.train,
@@ -169,6 +183,11 @@ class _Run:
             tgt_len=model.config.tgt_len,
             ext_len=model.config.ext_len,
         )
+        back = model.backend
+        group.check_same("device", (back.name, back.dtype_name))
+        group.check_same("settings", (model.config, settings))
+        group.check_same("versions", (minitxl.__version__, np.__version__))
+        group.check_same("text", self.stream.state())
         self.best: float | None = None  # nats on the validation split
         self.since_log: list = []  # losses since the last line of metrics.jsonl, 0-d arrays
         self.quiet = False
@@ -179,6 +198,9 @@ class _Run:
     def save(self) -> None:
         """Write last.safetensors: all that the next step depends on."""
         arrays, state = self.trainer.state()
+        self.group.on_first(self._write, arrays, state)
+
+    def _write(self, arrays: dict, state: dict) -> None:
         finite = all(np.isfinite(a).all() for a in arrays.values())
         self._check(finite, "a parameter is not a finite number")
         self.since_log = [float(loss) for loss in self.since_log]
@@ -197,7 +219,7 @@ class _Run:
 
     def load(self) -> None:
         """Continue from last.safetensors; lines of metrics that lie after it are dropped."""
-        arrays, state = checkpoint.load(self.folder / "last.safetensors")
+        arrays, state = self.group.on_first(checkpoint.load, self.folder / "last.safetensors")
         try:
             self.trainer.load_state(arrays, state)
             self.stream.set_state(state["stream"])
@@ -207,6 +229,9 @@ class _Run:
             raise MinitxlError(
                 f"{self.folder / 'last.safetensors'} lacks {error}; it was not written by train"
             ) from error
+        self.group.on_first(self._cut_log)
+
+    def _cut_log(self) -> None:
         lines = [line for line in read_metrics(self.folder) if line["step"] <= self.trainer.n_step]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         checkpoint.write_text(self.folder / "metrics.jsonl", text)
@@ -233,7 +258,7 @@ class _Run:
             dynamic_ncols=True,
         )
         began = time.perf_counter() - self.seconds
-        with bar, _ctrl_c() as stop:
+        with bar, _ctrl_c(self.group) as stop:
             while trainer.n_step < s.steps:
                 loss = trainer.step(*self.stream.next())
                 step = trainer.n_step
@@ -242,28 +267,31 @@ class _Run:
                 if step % s.log_every == 0 or step == s.steps:
                     self._log_train(step, tokens_per_step, time.perf_counter() - began, bar)
                 if s.eval_every and (step % s.eval_every == 0 or step == s.steps):
-                    self._evaluate(step, bar)
+                    self.group.on_first(self._evaluate, step, bar)
                 self.seconds = time.perf_counter() - began
-                if step % s.save_every == 0 or step == s.steps or stop.is_set():
+                stopped = self.group.any(stop.is_set())  # or some would go on, and wait forever
+                if step % s.save_every == 0 or step == s.steps or stopped:
                     self.save()
-                if stop.is_set() and step < s.steps:
+                if stopped and step < s.steps:
                     bar.close()
-                    print(
-                        f"stopped after step {step} of {s.steps}; continue with\n"
-                        f"  python -m minitxl train --resume {self.folder}",
-                        file=sys.stderr,
-                    )
+                    if self.group.rank == 0:
+                        print(
+                            f"stopped after step {step} of {s.steps}; continue with\n"
+                            f"  python -m minitxl train --resume {self.folder}",
+                            file=sys.stderr,
+                        )
                     raise KeyboardInterrupt
 
     def _headline(self) -> str:
-        c, s = self.model.config, self.settings
+        c, s, n = self.model.config, self.settings, self.group.size
         return (
             f"{self.corpus.name}: {len(self.corpus.train):,} {self.corpus.level}s to learn from, "
             f"{c.n_token} symbols\n"
             f"{self.model.n_params:,} parameters: {c.n_layer} layers, D {c.d_model}, {c.n_head} "
             f"heads of {c.d_head}, F {c.d_inner}; segments of {c.tgt_len}, memory {c.mem_len}\n"
             f"{s.steps:,} steps of {s.batch_size} x {c.tgt_len} on {self.model.backend.name}"
-            f", {s.threads} thread{'s' * (s.threads > 1)}; writing to {self.folder}"
+            f", {s.threads} thread{'s' * (s.threads > 1)}{f' in {n} processes' * (n > 1)}; "
+            f"writing to {self.folder}"
         )
 
     def _log_train(self, step, tokens_per_step, seconds, bar) -> None:
@@ -278,7 +306,7 @@ class _Run:
             "grad_norm": float(self.trainer.grad_norm),
             "seconds": round(seconds, 3),
         }
-        self.log(line)
+        self.group.on_first(self.log, line)
         self.since_log = []
         bar.set_postfix_str(f"loss {loss:.3f}, {self.unit.tell(loss)}")
 
@@ -342,8 +370,8 @@ class _Run:
 
 
 @contextmanager
-def _ctrl_c():
-    """Yield an event that the first Ctrl-C sets; a second one interrupts at once."""
+def _ctrl_c(group: Group):
+    """Yield an event that the first Ctrl-C sets, telling so; a second one interrupts at once."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # signals can only be handled in the main thread
@@ -354,10 +382,14 @@ def _ctrl_c():
             raise KeyboardInterrupt
         stop.set()
         # print could find the progress bar in the middle of a line of its own
-        os.write(2, b"\nfinishing this step and saving; Ctrl-C again to stop at once\n")
+        if group.rank == 0:
+            os.write(2, b"\nfinishing this step and saving; Ctrl-C again to stop at once\n")
 
-    before = signal.signal(signal.SIGINT, handle)
+    # At Ctrl-C, MPICH's launcher passes SIGINT on, Open MPI's sends SIGTERM to the processes.
+    signals = (signal.SIGINT, signal.SIGTERM)[: 1 if group.size == 1 else 2]
+    before = {number: signal.signal(number, handle) for number in signals}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 from minitxl.config import TrainConfig
 from minitxl.errors import MinitxlError
 from minitxl.model import TransformerXL
 from minitxl.optim import Adam, clip_by_norm, learning_rate
+from minitxl.parallel import Group
 from minitxl.workers import Workers, threads_for
 
 
@@ -17,19 +20,26 @@ class Trainer:
     depend on which thread was faster. Pieces of one round run at the same time, each on one BLAS
     thread: NumPy's elementwise work then uses all cores, which it does not on its own.
 
+    The processes of a group share the pieces out: batch, settings and checkpoint are those of one
+    process, and so is the result but for the order in which gradients are added. All of them must
+    call the same methods, with the whole batch.
+
     >>> trainer = Trainer(model, TrainConfig(steps=100, threads=2))
     >>> loss = trainer.step(tokens, targets)      # next batch: row b must continue row b
     """
 
-    def __init__(self, model: TransformerXL, settings: TrainConfig | None = None):
+    def __init__(
+        self,
+        model: TransformerXL,
+        settings: TrainConfig | None = None,
+        group: Group | None = None,
+    ):
         self.model = model
-        s = settings or TrainConfig()
-        if s.threads == 0:
-            on_cpu = model.backend.name == "cpu"
-            s = s.replace(threads=threads_for(s.batch_size // s.accumulate) if on_cpu else 1)
-        self.settings = s
+        self.group = group or Group()
+        self.settings = s = _with_threads(settings or TrainConfig(), model, self.group)
         self.n_piece = s.accumulate * s.threads
-        self.mems: list = [None] * self.n_piece
+        self.pieces = self.group.share(self.n_piece)  # those that run here
+        self.mems: list = [None] * len(self.pieces)
         back = model.backend
         self.adam = Adam(
             model.params.flat,
@@ -41,7 +51,8 @@ class Trainer:
         )
         self.n_step = 0  # updates done
         self.grad_norm = None  # of the last step, before clipping; 0-d array
-        self._workers = Workers(s.threads)
+        self._n_thread = s.threads // self.group.size
+        self._workers = Workers(self._n_thread)
 
     def step(self, tokens, targets, fresh: bool = False):
         """Make one update on tokens, targets (B, T); return the batch's mean nll (nats), 0-d.
@@ -59,15 +70,15 @@ class Trainer:
                 f"a batch of {len(tokens)} rows cannot be cut into accumulate * threads = "
                 f"{self.n_piece} equal pieces; choose a multiple"
             )
-        before = [None] * self.n_piece if fresh else self.mems
+        before = [None] * len(self.pieces) if fresh else self.mems
         rows = len(tokens) // self.n_piece
         jobs = [
-            (i, before[i], tokens[i * rows : (i + 1) * rows], targets[i * rows : (i + 1) * rows])
-            for i in range(self.n_piece)
+            (i, held, tokens[i * rows : (i + 1) * rows], targets[i * rows : (i + 1) * rows])
+            for i, held in zip(self.pieces, before, strict=True)
         ]
         loss, total, mems = 0.0, None, []
-        for first in range(0, self.n_piece, self.settings.threads):  # rounds of `threads` pieces
-            round_jobs = jobs[first : first + self.settings.threads]
+        for first in range(0, len(jobs), self._n_thread):  # rounds of one piece a thread
+            round_jobs = jobs[first : first + self._n_thread]
             for piece_loss, piece_mems, grads in self._workers.map(self._piece, round_jobs):
                 loss = loss + piece_loss / self.n_piece
                 mems.append(piece_mems)
@@ -76,6 +87,7 @@ class Trainer:
                 else:
                     total += grads.flat  # always in the order of the pieces
             grads = None  # or the last piece's would live through the next round
+        loss, total = self._sum_over_group(loss), self._sum_over_group(total)
         total *= 1.0 / self.n_piece
         xp = self.model.backend.xp
         self.grad_norm = clip_by_norm(total, self.settings.clip, xp=xp)
@@ -95,16 +107,28 @@ class Trainer:
         nll, mems, cache = self.model.forward(tokens, targets, mems, rng=rng)
         return self.model.backend.xp.mean(nll), mems, self.model.backward(cache)
 
+    def _sum_over_group(self, a):
+        """Add up an array, in place where it can be, over the processes of the group."""
+        if self.group.size == 1:
+            return a
+        back = self.model.backend
+        host = back.xp.asarray(a) if back.name == "cpu" else back.to_numpy(a)
+        self.group.sum_in_place(host)
+        return back.asarray(host)
+
     # --- state ---
 
     def state(self) -> tuple[dict, dict]:
-        """Return (arrays on the host by name, plain values): all that `load_state` needs."""
+        """Return (arrays on the host by name, plain values): all that `load_state` needs.
+
+        In a group rank 0 gets the memories of all, the others none.
+        """
         to_numpy = self.model.backend.to_numpy
         arrays = params_of(self.model)
         arrays |= {"adam.m": to_numpy(self.adam.m), "adam.v": to_numpy(self.adam.v)}
-        for i, mems in enumerate(self.mems):
-            for n, mem in enumerate(mems or []):
-                arrays[f"mems.{i}.{n}"] = to_numpy(mem)
+        own = [[to_numpy(mem) for mem in mems or []] for mems in self.mems]
+        for i, mems in enumerate(chain.from_iterable(self.group.gather(own))):
+            arrays |= {f"mems.{i}.{n}": mem for n, mem in enumerate(mems)}
         return arrays, {"n_step": self.n_step, "n_piece": self.n_piece}
 
     def load_state(self, arrays: dict, values: dict) -> None:
@@ -121,10 +145,34 @@ class Trainer:
         for name, moment in moments.items():
             moment[...] = asarray(loaded[name], dtype=moment.dtype)
         self.n_step = self.adam.t = int(values["n_step"])
-        for i in range(self.n_piece):
+        mems = []
+        for i in self.pieces:
             names = [f"mems.{i}.{n}" for n in range(self.model.config.n_layer)]
             have = [name for name in names if name in arrays]
-            self.mems[i] = [asarray(_get(arrays, name)) for name in names] if have else None
+            mems.append([asarray(_get(arrays, name)) for name in names] if have else None)
+        self.mems = mems
+
+
+def _with_threads(settings: TrainConfig, model: TransformerXL, group: Group) -> TrainConfig:
+    """Return the settings with a number of threads, of all processes together, that fits them."""
+    s, size = settings, group.size
+    rows = s.batch_size // s.accumulate
+    if rows % size:
+        raise MinitxlError(
+            f"batch_size / accumulate = {rows} rows cannot be shared equally by {size} processes; "
+            f"choose a multiple of {size}"
+        )
+    if s.threads == 0:
+        on_cpu = model.backend.name == "cpu"
+        each = threads_for(rows // size, group.n_local) if on_cpu else 1
+        s = s.replace(threads=group.broadcast(size * each))  # machines may differ in their cores
+    if s.threads % size:
+        raise MinitxlError(
+            f"threads={s.threads}, of all processes together, cannot be shared equally by {size} "
+            f"processes; choose a multiple of {size}, or for a run that has begun a number of "
+            f"processes that divides {s.threads}"
+        )
+    return s
 
 
 def params_of(model: TransformerXL) -> dict:

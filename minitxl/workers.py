@@ -57,10 +57,14 @@ def one_blas_thread():
                 _limit.restore_original_limits()
 
 
-def threads_for(n_row: int) -> int:
-    """Return the largest number of threads up to the number of cores that divides n_row."""
+def threads_for(n_row: int, n_process: int = 1) -> int:
+    """Return the largest number of threads up to the number of cores that divides n_row.
+
+    n_process: how many processes share the cores of this machine.
+    """
     if hasattr(os, "sched_getaffinity"):  # what this process may use; Linux only
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
-    return max(n for n in range(1, min(cores, MAX_THREADS) + 1) if n_row % n == 0)
+    most = max(1, min(cores // n_process, MAX_THREADS))
+    return max(n for n in range(1, most + 1) if n_row % n == 0)
