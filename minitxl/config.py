@@ -181,8 +181,8 @@ class Config(_Settings):
         self._require(
             "div_val",
             self.div_val >= 1 and narrowest >= 1,
-            f"at least 1, and small enough that d_embed={self.embed_width} divided by it for each "
-            f"of {self.n_cluster - 1} tails leaves a width of 1 or more",
+            f"at least 1, and so small that the last of {self.n_cluster} clusters, d_embed="
+            f"{self.embed_width} divided by it {self.n_cluster - 1} times, is 1 wide or more",
         )
         self._require(
             "tie_projs",
@@ -209,7 +209,7 @@ class TrainConfig(_Settings):
     eps: float = 1e-8  # Adam
     accumulate: int = 1  # pieces of the batch that are run one after the other, to save memory
     # Pieces of the batch that run at the same time on a CPU, in all MPI processes together; 0: one
-    # per core. Each piece draws its own dropout, so another number gives another, equally good, run.
+    # per core. Each draws its own dropout, so another number gives another, equally good, run.
     threads: int = 0
     eval_every: int = 200  # steps between two evaluations on the validation split; 0: never
     eval_batch_size: int = 16  # rows of text side by side during evaluation

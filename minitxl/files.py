@@ -55,6 +55,8 @@ def write_atomically(path: str | os.PathLike, data: bytes) -> None:
     temporary = None
     try:
         target = Path(os.path.realpath(path))  # a link keeps pointing where it points
+        if target.exists() and not target.is_file():  # a folder or device is not to be replaced
+            raise ValueError("it is not a regular file")
         # What killed runs left behind. Two programs saving to one path remove each other's
         # temporary file too: then one of them gets an error, but the file itself stays whole.
         for leftover in target.parent.glob(f".{glob.escape(target.name)}.{'?' * 8}.tmp"):

@@ -19,6 +19,7 @@ import math
 from minitxl.backend import Backend
 
 STEP = 1e-5  # e: smaller drowns in rounding (1e-16 / e), larger in curvature (e^2)
+ROUNDING = 1e-15  # relative, of a loss in float64 that is summed up from many numbers
 RTOL = 1e-6  # what the checks of the library ask for
 
 
@@ -81,13 +82,16 @@ def check_model(model, tokens, targets, mems=None, key=None, seed: int = 0) -> d
 def directional_error(loss, x, grad, rng, backend: Backend) -> float:
     """Return |numeric - analytic| / |grad| for one direction, its entries drawn from N(0, 1).
 
-    A gradient that is 0 where the loss does change counts as an error of 1 or more.
+    A gradient that is 0 where the loss does change counts as an error of 1 or more. Where both are
+    0 the numeric one is rounding, eps |loss| / STEP, and is taken for 0.
     """
     d = _normal(x, rng, backend)
-    numeric = (loss(x + STEP * d) - loss(x - STEP * d)) / (2 * STEP)
+    up, down = loss(x + STEP * d), loss(x - STEP * d)
+    numeric = (up - down) / (2 * STEP)
     analytic = _dot(grad, d, backend)
     size = math.sqrt(_dot(grad, grad, backend))
-    return abs(numeric - analytic) / max(size, abs(numeric), 1e-8)
+    rounding = ROUNDING * max(abs(up), abs(down)) / STEP
+    return max(0.0, abs(numeric - analytic) - rounding) / max(size, abs(numeric), 1e-8)
 
 
 def _normal(like, rng, backend: Backend):

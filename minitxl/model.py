@@ -319,6 +319,8 @@ class TransformerXL:
         """
         tokens = self._ids(tokens, "tokens")
         mems = self._check_mems(mems, tokens.shape[0])
+        if last is not None and last < 1:
+            raise MinitxlError(f"last={last} must be at least 1, or None for all positions")
         xp = self.backend.xp
         return log_probs_forward(
             self.params, tokens, mems, self.config, xp=xp, inspect=inspect, last=last
@@ -350,6 +352,8 @@ class TransformerXL:
                 f"mems holds {len(mems)} arrays, the model has {c.n_layer} layers: they come from "
                 "another model; start with mems=None"
             )
+        if any(not hasattr(mem, "shape") for mem in mems):
+            raise MinitxlError("mems holds something that is no array; start with mems=None")
         length = mems[0].shape[1] if len(mems[0].shape) == 3 else None
         for n, mem in enumerate(mems):
             if len(mem.shape) != 3 or mem.shape[1] != length:

@@ -16,12 +16,14 @@ from importlib import resources
 from pathlib import Path
 
 from minitxl import checkpoint
+from minitxl.backend import get_backend
 from minitxl.config import Config
 from minitxl.data.text import Corpus, load_corpus
 from minitxl.data.vocab import vocab_from_dict
 from minitxl.errors import MinitxlError
 from minitxl.model import TransformerXL
 from minitxl.train import load_params, params_of
+from minitxl.weights import empty_params
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def load_run(
     if not file.exists():
         raise MinitxlError(f"{path} holds no checkpoint ({file.name}); let train run longer")
     arrays, state = checkpoint.load(file)
-    model = TransformerXL(config, device=device, dtype=dtype or info.get("dtype", "float32"))
+    backend = get_backend(device, dtype or info.get("dtype", "float32"))
+    model = TransformerXL(config, device=backend, params=empty_params(config, backend))
     load_params(model, arrays)
     return LoadedRun(model, vocab, info, int(state.get("n_step", 0)))
 
@@ -122,7 +125,7 @@ def save_imported(
 def check_new(folder: Path) -> None:
     """Raise `MinitxlError` where something is in the way of a new run folder."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        resumable = (folder / "run.json").is_file()
+        resumable = (folder / "last.safetensors").is_file()
         way_out = f"continue it with --resume {folder}, or " if resumable else ""
         raise MinitxlError(f"{folder} exists and is not empty; {way_out}choose another --out")
 

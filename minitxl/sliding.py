@@ -42,6 +42,9 @@ def evaluate_sliding(
             f"stride={stride} must be between 1 and window={window}: so many of a window's "
             "predictions are new"
         )
+    for name, value in (("batch_size", batch_size), ("max_tokens", max_tokens)):
+        if value is not None and value < 1:
+            raise MinitxlError(f"{name}={value} must be at least 1")
     tokens = np.asarray(tokens)
     if max_tokens is not None:
         tokens = tokens[: max_tokens + 1]

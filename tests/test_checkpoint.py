@@ -246,6 +246,17 @@ def test_a_pipe_is_refused_without_waiting_for_it(tmp_path):
     assert "not a file" in refused(read_json, tmp_path / "pipe")
 
 
+def test_a_device_is_not_replaced(tmp_path):
+    """Renaming over /dev/null would take it away from the whole machine."""
+    device = tmp_path / "device"
+    try:
+        os.mkfifo(device)
+    except (AttributeError, OSError):
+        pytest.skip("no special files here")
+    assert "not a regular file" in refused(save, device, EXAMPLE, {})
+    assert not device.is_file() and device.exists()
+
+
 def test_out_of_memory_is_an_error_of_one_line(tmp_path, monkeypatch):
     save(tmp_path / "a", EXAMPLE, {})
 

@@ -161,6 +161,63 @@ def test_what_does_not_fit_is_named(state, arguments, words):
     assert "\n" not in str(caught.value)
 
 
+CANNOT = [
+    dict(layer_norm_epsilon=1e-2),
+    dict(pre_lnorm=True, raw_queries=True),
+    dict(pre_lnorm=True, attn_type=2, mem_len=0),
+    dict(attn_type=2),
+    dict(attn_type=3),
+    dict(attn_type=3, mem_len=0, clamp_len=2),
+    dict(ext_len=2),
+    dict(same_length=True, same_length_extra=1),
+    dict(attn_type=1, max_klen=5),
+]
+
+
+@pytest.mark.parametrize("options", CANNOT, ids=lambda o: "-".join(map(str, o.items())))
+def test_what_cannot_be_expressed_is_not_exported(options):
+    """Rather no file than one that computes something else."""
+    with pytest.raises(MinitxlError, match="would compute something else") as caught:
+        interop.arguments_of(Config(n_token=9, **options))
+    assert "\n" not in str(caught.value)
+    for allowed in (dict(), dict(attn_type=1), dict(attn_type=3, mem_len=0), dict(untie_r=True)):
+        interop.arguments_of(Config(n_token=9, **allowed))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (dict(cutoffs=5), "cutoffs=5 must be of type list"),
+        (dict(tie_projs=True), "tie_projs=True must be of type list"),
+        (dict(clamp_len="x"), "clamp_len='x' must be of type int"),
+        (dict(d_embed="8"), "d_embed='8' must be of type int"),
+        (dict(n_layer=10**9), "asks for 1000000000 parts, the weights hold"),
+    ],
+)
+def test_wrongly_typed_arguments(arguments, words):
+    state, all_arguments = changed("x", **arguments)
+    with pytest.raises(MinitxlError, match=words):
+        interop.load_official(state, all_arguments)
+
+
+def test_arguments_of_numpy_and_prefixes():
+    """What comes out of a .npz or from DataParallel."""
+    golden = Golden(GOLDEN / "released" / "div_val.npz")
+    arguments = {
+        k: np.asarray(v) if v is not None and not isinstance(v, bool) else v
+        for k, v in golden.arguments.items()
+    }
+    state = {f"module.{k}": a for k, a in golden.state.items()}
+    model = interop.load_official(state, arguments)
+    expected = interop.load_official(golden.state, golden.arguments)
+    assert model.config == expected.config
+    np.testing.assert_array_equal(model.params.flat, expected.params.flat)
+    with pytest.raises(MinitxlError, match="must be a mapping"):
+        interop.load_official(golden.state, None)
+    with pytest.raises(MinitxlError, match="not of this config"):
+        interop.to_official(model.params, model.config.replace(n_layer=1))
+
+
 # --- Hugging Face ---
 
 
@@ -265,6 +322,9 @@ def test_a_published_folder():
     ("changes", "words"),
     [
         (dict(attn_type=1), "attn_type=1"),
+        (dict(model_type="bert"), "'bert', not of a 'transfo-xl'"),
+        (dict(clamp_len=7.5), "clamp_len must be of type int"),
+        (dict(n_layer=10**9), "asks for 1000000000 parts"),
         (dict(vocab_size=None), "vocab_size=None"),
         (dict(n_layer=3), "lack"),
         (dict(d_inner=4), "shape"),
@@ -280,6 +340,20 @@ def test_wrong_settings(changes, words, tmp_path):
     with pytest.raises(MinitxlError, match=words) as caught:
         interop.load_huggingface(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_visible_settings_count(tmp_path):
+    """What another program changes in an exported config.json is not overruled by our own key."""
+    model = interop.load_huggingface(HF / "published")
+    interop.save_huggingface(model, tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    settings |= dict(mem_len=99, same_length=False, clamp_len=50)
+    (tmp_path / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    c = interop.load_huggingface(tmp_path).config
+    assert (c.mem_len, c.same_length, c.clamp_len) == (99, False, 50)
+    with pytest.raises(MinitxlError, match="raw_queries with pre_lnorm"):
+        config = model.config.replace(raw_queries=True, pre_lnorm=True)
+        interop.save_huggingface(TransformerXL(config, device="cpu"), tmp_path)
 
 
 def test_missing_files(tmp_path):

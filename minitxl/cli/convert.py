@@ -91,6 +91,8 @@ def run_export(options: argparse.Namespace) -> int:
         checkpoint.write_json(folder / "arguments.json", arguments)
         interop.save_vocab(loaded.vocab, folder / "vocab.json")
     print(f"written to {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
+    if options.to == "official" and loaded.model.config.untie_r:
+        print("(note: untie_r in arguments.json is the TF code's; MemTransformerLM shares u and v)")
     ours, theirs = loaded.model.config.start_mems, _START[options.to]
     if ours != theirs:
         print(f"(note: this model starts from {ours} memory, there a stream starts from {theirs})")

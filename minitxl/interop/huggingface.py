@@ -14,14 +14,14 @@ from minitxl import checkpoint
 from minitxl.config import RELATIVE, Config
 from minitxl.data.words import WordVocab
 from minitxl.errors import MinitxlError
-from minitxl.interop.names import HUGGING_FACE, from_theirs, to_theirs
+from minitxl.interop.names import HUGGING_FACE, build, refuse_unless, to_theirs
 from minitxl.interop.torch_file import read_state_dict, read_vocab_pickle
 from minitxl.model import TransformerXL
-from minitxl.train import load_params
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 VOCABULARIES = ("vocab.json", "vocab.bin", "vocab.pkl")
-_OURS = "minitxl"  # a key in config.json that the library carries along and does not read
+_OURS = "minitxl"  # a key in config.json that the library carries along and does not read,
+_ONLY_OURS = ("start_mems", "init_std", "proj_init_std")  # for what its own keys cannot say
 # What the library takes where config.json is silent (these are the published model's settings).
 _DEFAULTS = dict(
     d_model=1024, d_embed=1024, n_head=16, d_head=64, d_inner=4096, n_layer=18, div_val=4,
@@ -33,13 +33,14 @@ _TGT_LEN = 128  # not among the library's settings: the length that the paper ev
 
 def config_of(settings: dict) -> Config:
     """Return the `Config` of a config.json."""
+    if settings.get("model_type", "transfo-xl") != "transfo-xl":
+        raise MinitxlError(
+            f"config.json is that of a {settings['model_type']!r}, not of a 'transfo-xl'"
+        )
     if settings.get("attn_type", RELATIVE) != RELATIVE:
         raise MinitxlError(
-            f"config.json has attn_type={settings['attn_type']}, the library knows only 0"
+            f"config.json has attn_type={settings['attn_type']!r}, the library knows only 0"
         )
-    ours = settings.get(_OURS)
-    if isinstance(ours, dict):  # written by `save_huggingface`
-        return Config.from_dict(ours)
     values = {name: settings.get(name, default) for name, default in _DEFAULTS.items()}
     n_token = settings.get("vocab_size", settings.get("n_token"))
     if not isinstance(n_token, int) or not isinstance(values["cutoffs"], list):
@@ -54,16 +55,21 @@ def config_of(settings: dict) -> Config:
     if not isinstance(ties, list) or len(ties) < n:
         raise MinitxlError(f"config.json has tie_projs={ties!r}; {n} entries are needed")
     clamp_len = values.pop("clamp_len")
+    if type(clamp_len) is int and clamp_len <= 0:
+        clamp_len = -1
+    ours = settings.get(_OURS)
+    ours = ours if isinstance(ours, dict) else {}
     return Config.from_dict(
         {
             **values,
+            "start_mems": "zeros",
+            **{name: ours[name] for name in _ONLY_OURS if name in ours},
             "n_token": n_token,
             "tgt_len": settings.get("tgt_len", _TGT_LEN),
-            "clamp_len": clamp_len if isinstance(clamp_len, int) and clamp_len > 0 else -1,
+            "clamp_len": clamp_len,
             "tie_projs": tuple(bool(t) for t in ties[:n]),
             # `tie_weight`, which the published config.json has, is not read by the library
             "tie_weight": settings.get("tie_word_embeddings", True),
-            "start_mems": "zeros",
             "cluster_order": "natural",
         }
     )
@@ -78,10 +84,7 @@ def load_huggingface(
     or hostile file, and where weights and settings do not fit, naming the array.
     """
     config = config_of(checkpoint.read_json(_file(directory, ("config.json",))))
-    arrays = from_theirs(read_state_dict(_file(directory, WEIGHTS)), config, HUGGING_FACE)
-    model = TransformerXL(config, device=device, dtype=dtype)
-    load_params(model, arrays)
-    return model
+    return build(read_state_dict(_file(directory, WEIGHTS)), config, HUGGING_FACE, device, dtype)
 
 
 def load_huggingface_vocab(directory: str | os.PathLike) -> WordVocab | None:
@@ -126,11 +129,15 @@ def save_huggingface(
     `MinitxlError` for what the library cannot express.
     """
     c = model.config
-    if c.attn_type != RELATIVE or c.ext_len or c.same_length_extra:
-        raise MinitxlError(
-            f"the library has no attn_type={c.attn_type}, ext_len={c.ext_len} or same_length_extra="
-            f"{c.same_length_extra}; it knows attn_type 0 without them"
-        )
+    refuse_unless(
+        "the library",
+        {
+            f"attn_type={c.attn_type}": c.attn_type == RELATIVE,
+            f"ext_len={c.ext_len}": c.ext_len == 0,
+            f"same_length_extra={c.same_length_extra}": c.same_length_extra == 0,
+            "raw_queries with pre_lnorm": not (c.raw_queries and c.pre_lnorm),
+        },
+    )
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     settings = {name: getattr(c, name) for name in _DEFAULTS if name != "cutoffs"}
@@ -144,7 +151,7 @@ def save_huggingface(
         "tie_word_embeddings": c.tie_weight,
         "tgt_len": c.tgt_len,
         "attn_type": 0,
-        _OURS: c.replace(cluster_order=HUGGING_FACE.cluster_order).to_dict(),
+        _OURS: {name: getattr(c, name) for name in _ONLY_OURS},
     }
     state = to_theirs(model.params, c, HUGGING_FACE)
     kept = {id(a): name for name, a in reversed(state.items())}  # the first name of what is tied

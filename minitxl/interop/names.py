@@ -11,11 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minitxl.backend import get_backend
 from minitxl.config import LEARNED, RELATIVE, SHAW, SINUSOID, Config
 from minitxl.errors import MinitxlError
 from minitxl.files import one_line
+from minitxl.model import TransformerXL
 from minitxl.params import Params
-from minitxl.weights import param_shapes
+from minitxl.train import load_params
+from minitxl.weights import empty_params, param_shapes
 
 
 class Style(NamedTuple):
@@ -121,10 +124,12 @@ def to_theirs(params: Params, config: Config, style: Style) -> dict[str, np.ndar
     The columns of the head that stand for the tails are put into their order. Gradients have no
     constants, so `pos_emb.inv_freq` comes with parameters alone.
     """
-    out = {}
+    shapes, out = param_shapes(config), {}
+    if shapes != params.shapes:
+        raise MinitxlError("the parameters are not of this config; take both from one model")
     for entry in entries(config, style):
         arrays = [_host(params[name]) for name in entry.ours]
-        out[entry.theirs] = _join(arrays, entry.layout, _their_shape(entry, config))
+        out[entry.theirs] = _join(arrays, entry.layout, _their_shape(entry, config, shapes))
     if config.cluster_order != style.cluster_order:
         for name in ("crit.cluster_weight", "crit.cluster_bias"):
             if name in out:
@@ -146,8 +151,8 @@ def _join(arrays, layout: str, shape) -> np.ndarray:
     return np.stack(arrays).reshape(shape) if layout == "layers" else arrays[0]
 
 
-def _their_shape(entry: Entry, config: Config, shapes=None) -> tuple[int, ...]:
-    shape = (shapes or param_shapes(config))[entry.ours[0]]
+def _their_shape(entry: Entry, config: Config, shapes) -> tuple[int, ...]:
+    shape = shapes[entry.ours[0]]
     if entry.layout == "linear":
         return (len(entry.ours) * shape[1], shape[0])
     if entry.layout == "same":
@@ -204,6 +209,31 @@ def from_theirs(state: Mapping[str, np.ndarray], config: Config, style: Style) -
     return out
 
 
+def build(state, config: Config, style: Style, device: str, dtype: str) -> TransformerXL:
+    """Return the model of a foreign state. Nothing large is made before the settings fit it."""
+    for name, count in (("n_layer", config.n_layer), ("cutoffs", config.n_cluster)):
+        if count > len(state) + 1:  # settings of that size would fill the memory with names
+            raise MinitxlError(
+                f"{name} asks for {count} parts, the weights hold {len(state)} arrays in all; the "
+                "settings belong to another model"
+            )
+    arrays = from_theirs(state, config, style)
+    backend = get_backend(device, dtype)
+    model = TransformerXL(config, device=backend, params=empty_params(config, backend))
+    load_params(model, arrays)
+    return model
+
+
+def refuse_unless(whose: str, can: Mapping[str, bool]) -> None:
+    """Raise `MinitxlError` naming what a foreign code cannot express: description -> whether."""
+    cannot = [what for what, right in can.items() if not right]
+    if cannot:
+        raise MinitxlError(
+            f"{whose} has no {', no '.join(cannot)}, and would compute something else; change the "
+            "settings first, knowing that the numbers change too"
+        )
+
+
 def _resolve(state: dict, tied: dict[str, str]) -> None:
     """Leave the first name of what is tied, in place; any one of the names may be given."""
     for second, first in tied.items():
@@ -221,7 +251,8 @@ def _resolve(state: dict, tied: dict[str, str]) -> None:
 def _numbers(name: str, array) -> np.ndarray:
     """Return a NumPy array of floats; a tensor of PyTorch will do too."""
     if hasattr(array, "detach"):
-        array = array.detach().cpu().numpy()
+        array = array.detach().cpu()
+        array = (array.float() if str(array.dtype) == "torch.bfloat16" else array).numpy()
     array = np.asarray(array)
     if array.dtype.kind != "f":
         raise MinitxlError(f"{one_line(name)} is of type {array.dtype}; weights must be floats")

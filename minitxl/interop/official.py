@@ -5,6 +5,8 @@ columns of the head for the tails run backwards; in the memory's update the leng
 segment change places (which shows only where ext_len exceeds one of them); absolute encodings
 under pre_lnorm take queries from un-normalised states. Where it differs from itself, we do not
 follow: types 2 and 3 with a memory add positions into the memory again and again (`absolute.py`).
+Type 3 pays no heed to clamp_len there; here `with_options(clamp_len=...)` clamps its table too.
+Refused, each in one line: a cutoff equal to n_token, clusters of width 0, models of no layer.
 """
 
 from __future__ import annotations
@@ -14,24 +16,42 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from minitxl.config import LEARNED, RELATIVE, SINUSOID, Config
+from minitxl.config import LEARNED, RELATIVE, SHAW, SINUSOID, Config
 from minitxl.errors import MinitxlError
-from minitxl.interop.names import RELEASED, from_theirs, to_theirs
+from minitxl.interop.names import RELEASED, build, refuse_unless, to_theirs
 from minitxl.interop.torch_file import read_state_dict, write_torch
 from minitxl.model import TransformerXL
 from minitxl.params import Params
-from minitxl.train import load_params
 
 _SAME_NAME = (
     "n_token n_layer n_head d_model d_head d_inner dropout dropatt tie_weight div_val pre_lnorm "
     "tgt_len ext_len mem_len same_length attn_type untie_r"
 ).split()
 _REQUIRED = "n_token n_layer n_head d_model d_head d_inner dropout dropatt tgt_len mem_len".split()
+_KINDS = dict(
+    d_embed=(int,), cutoffs=(list, tuple), tie_projs=(list, tuple), clamp_len=(int,),
+    sample_softmax=(int,),
+)  # fmt: skip
 _SPECIAL = ("d_embed", "cutoffs", "tie_projs", "clamp_len", "adapt_inp", "sample_softmax")
 
 
 def config_of(arguments: Mapping) -> Config:
-    """Return the `Config` of MemTransformerLM's keyword arguments (and untie_r, which it lacks)."""
+    """Return the `Config` of MemTransformerLM's keyword arguments (and untie_r, which it lacks).
+
+    Numbers and lists may be NumPy's. Raises `MinitxlError` for an unknown, missing or wrongly typed
+    argument.
+    """
+    if not isinstance(arguments, Mapping):
+        raise MinitxlError(f"the arguments must be a mapping, got {type(arguments).__name__}")
+    arguments = {
+        name: value.tolist() if hasattr(value, "tolist") else value  # arrays and their scalars
+        for name, value in arguments.items()
+    }
+    for name, kinds in _KINDS.items():
+        value = arguments.get(name)
+        if value is not None and type(value) not in kinds:
+            want = " or ".join(kind.__name__ for kind in kinds)
+            raise MinitxlError(f"the argument {name}={value!r} must be of type {want}")
     unknown = sorted(set(arguments) - {*_SAME_NAME, *_SPECIAL})
     if unknown:
         raise MinitxlError(
@@ -73,21 +93,33 @@ def config_of(arguments: Mapping) -> Config:
 def arguments_of(config: Config) -> dict:
     """Return MemTransformerLM's keyword arguments for a configuration.
 
-    (untie_r, which it lacks, is left out where it is false.) A stream starts from an empty memory
-    there: one that starts from zeros must be given them. Raises `MinitxlError` for what else the
-    released code cannot express.
+    untie_r, which it lacks, stands among them where it is true. A stream starts from an empty
+    memory there: one that starts from zeros must be given them. Raises `MinitxlError` for what
+    else the released code would compute otherwise.
     """
     c = config
-    if c.same_length_extra:
-        raise MinitxlError(
-            f"the released code has no same_length_extra={c.same_length_extra}; set it to 0 first, "
-            "knowing that the numbers change too"
-        )
-    if c.max_klen not in (0, c.tgt_len + c.ext_len + c.mem_len) and c.attn_type % 2 == 1:
-        raise MinitxlError(
-            f"the tables have {c.table_len} rows, the released code makes tgt_len + ext_len + "
-            f"mem_len = {c.tgt_len + c.ext_len + c.mem_len}; set the lengths of training first"
-        )
+    absolute = c.attn_type in (SINUSOID, LEARNED)
+    lengths = c.tgt_len + c.ext_len + c.mem_len
+    refuse_unless(
+        "the released code",
+        {
+            f"same_length_extra={c.same_length_extra}": c.same_length_extra == 0,
+            f"layer_norm_epsilon={c.layer_norm_epsilon}": c.layer_norm_epsilon == 1e-5,
+            f"raw_queries={c.raw_queries} with pre_lnorm and attn_type={c.attn_type}": (
+                not c.pre_lnorm or c.raw_queries == absolute
+            ),
+            f"a memory (mem_len={c.mem_len}) without faults for attn_type={c.attn_type}": (
+                not (absolute and c.mem_len)
+            ),
+            f"clamp_len={c.clamp_len} for attn_type=3": c.attn_type != LEARNED or c.clamp_len < 0,
+            f"ext_len={c.ext_len} with ext_len_swapped=False": (
+                c.ext_len_swapped or not (c.ext_len and c.mem_len)
+            ),
+            f"tables of {c.table_len} rows for lengths of {lengths} in all": (
+                c.attn_type not in (SHAW, LEARNED) or c.table_len == lengths
+            ),
+        },
+    )
     out = {name: getattr(c, name) for name in _SAME_NAME if name != "untie_r" or c.untie_r}
     ties = [c.ties_projection(i) for i in range(c.n_cluster)]
     return out | {
@@ -112,14 +144,13 @@ def load_official(
     """
     if not isinstance(state, Mapping):
         state = read_state_dict(state)
+    if all(str(name).startswith("module.") for name in state):  # DataParallel's prefix
+        state = {name.removeprefix("module."): array for name, array in state.items()}
     config = config_of(arguments)
     table = state.get("r_emb")
     if table is not None and len(np.shape(table)) == 4:  # made for other lengths than these
         config = config.replace(max_klen=int(np.shape(table)[1]))
-    arrays = from_theirs(state, config, RELEASED)
-    model = TransformerXL(config, device=device, dtype=dtype)
-    load_params(model, arrays)
-    return model
+    return build(state, config, RELEASED, device, dtype)
 
 
 def to_official(params: Params, config: Config) -> dict[str, np.ndarray]:
