@@ -278,7 +278,7 @@ def test_list(command, wiki, home):
 def test_tar_archive(home, register):
     ptb = register("ptb", PTB, checksum="md5:" + hashlib.md5(PTB).hexdigest(), n_bytes=None)
     put(ptb.archive, PTB)
-    vocab, tokens = prepare.prepare(ptb)
+    vocab, tokens, _ = prepare.prepare(ptb)
     assert vocab.decode(tokens["valid"]) == "the cat <unk> .\n" * 3
 
 
@@ -293,7 +293,7 @@ def test_lm1b_reads_its_shards_by_name_and_ends_sentences_twice(home, register):
     shards[held.format("01")] = b"not this one\n"
     shards[held.format("00")] = b"a c z\na\n"
     archive = tarred(shards)
-    vocab, tokens = prepare.prepare(register("lm1b", archive, n_lines=4), put_archive(archive))
+    vocab, tokens, _ = prepare.prepare(register("lm1b", archive, n_lines=4), put_archive(archive))
     assert vocab.symbols == ["<S>", "c", "a", "b", "<UNK>"]
     read = " ".join(vocab.symbols[i] for i in tokens["train"])
     assert read == "<S> c c a a a a <S> <S> c c c <S> <S> b b <S> <S> b b <S>"
@@ -328,7 +328,7 @@ def test_characters(home, register):
     text = b"the quick brown fox " * 30
     archive = zipped({"text8": text})
     text8 = register("text8", archive)
-    vocab, tokens = prepare.prepare(text8, put(home / "x.zip", archive))
+    vocab, tokens, _ = prepare.prepare(text8, put(home / "x.zip", archive))
     assert vocab.symbols == " bcefhiknoqrtuwx"
     assert vocab.decode(tokens["train"]) == text[:540].decode()
     message = refusal(prepare.prepare, text8, put(home / "x", b"caf\xe9" * 50), any_size=True)
@@ -355,9 +355,72 @@ def test_another_size_is_taken_only_on_purpose(command, fails, home, tmp_path):
     part = put(tmp_path / "part", RAW)
     message = fails("prepare", "enwik8", "--from", part)
     assert f"{len(RAW):,} bytes, the real one has 100,000,000" in message
-    assert "--any-size" in message and not is_prepared(DATASETS["enwik8"])
-    assert command("prepare", "enwik8", "--from", part, "--any-size")[0] == 0
+    way_out = "python -m minitxl data prepare enwik8 --from PATH --any-size"
+    assert message.rstrip().endswith(way_out) and not is_prepared(DATASETS["enwik8"])
+    assert fails("get", "enwik8", "--from", part) == message  # which has no such option itself
+    assert command(*way_out.split()[4:-2], part, "--any-size")[0] == 0
     assert load_corpus("enwik8").train.size == 9 * len(RAW) // 10
+
+
+def in_list(command, name) -> str:
+    """What the column "prepared" of the list says of a set."""
+    code, out, err = command("list", "--check")
+    [words] = [line.split() for line in out.splitlines() if line.startswith(f"{name} ")]
+    assert code == 0, err
+    return words[5]
+
+
+def test_a_part_of_a_set_is_not_taken_for_the_set(command, fails, wiki, server, tmp_path):
+    assert in_list(command, "wikitext-2") == "-"
+    part = tmp_path / "part"
+    for split in SPLITS:
+        put(part / f"{split}.txt", LINES["test"].encode())
+    code, out, err = command("prepare", "wikitext-2", "--from", part, "--any-size")
+    assert code == 0 and out.startswith("a part of wikitext-2 is prepared"), err
+    assert in_list(command, "wikitext-2") == "part"
+    source = f"wikitext-2, a part of it (21 words): {wiki.source}"
+    assert load_corpus("wikitext-2").source == source
+    fails("prepare", "wikitext-2", "--from", part)
+    server.mode = "404"
+    fails("get", "wikitext-2", "--url", server.url)
+    assert load_corpus("wikitext-2").source == source  # nothing better came
+    server.mode = "whole"
+    code, out, err = command("get", "wikitext-2", "--url", server.url)
+    assert code == 0 and out.startswith("wikitext-2 is prepared") and len(server.asked) == 2, err
+    assert in_list(command, "wikitext-2") == "yes"
+    corpus = load_corpus("wikitext-2")
+    assert corpus.source == wiki.source and corpus.train.size == 300
+    assert [p.name for p in wiki.folder.iterdir()] == ["prepared"]
+
+
+@pytest.mark.parametrize(
+    ("change", "exact"),
+    [({}, True), ({"n_tokens": {"train": 301}}, False), ({"n_token": 11}, False)],
+)
+def test_any_size_marks_only_what_is_not_the_known_text(home, register, change, exact):
+    wiki = register("wikitext-2", WIKI, **change)
+    assert prepare.prepare(wiki, put_archive(WIKI), any_size=True).exact is exact
+    assert load_prepared(wiki).exact is exact
+
+
+def test_any_size_compares_checksums(home, register):
+    known = "sha256:" + hashlib.sha256(RAW).hexdigest()
+    enwik8 = register("enwik8", ENWIK, file=(len(RAW), known))
+    for text, exact in ((RAW, True), (RAW[::-1], False), (RAW[:400], False)):
+        path = put(home / "text", text)
+        assert prepare.prepare(enwik8, path, any_size=True).exact is exact
+    other = zipped({"enwik8": RAW}, zipfile.ZIP_STORED)
+    assert not prepare.prepare(enwik8, put_archive(other), any_size=True).exact
+
+
+def test_sets_that_older_versions_prepared_are_exact(home, wiki):
+    put(wiki.archive, WIKI)
+    prepare.prepare(wiki)
+    meta = wiki.folder / "prepared" / "meta.json"
+    text = meta.read_text(encoding="ascii")
+    assert text.count('"exact": true,') == 1
+    meta.write_text(text.replace('"exact": true,', ""), encoding="ascii")
+    assert load_prepared(wiki).exact
 
 
 def test_counts_are_verified(fails, command, home, register, tmp_path):
@@ -425,6 +488,7 @@ def test_a_large_set_is_mapped_not_read(home, monkeypatch):
         ("meta.json", lambda data: b"[" * 100_000),
         ("meta.json", lambda data: data.replace(b'"format": 1', b'"format": 2')),
         ("meta.json", lambda data: data.replace(b"uint8", b"object")),
+        ("meta.json", lambda data: data.replace(b'"exact": true', b'"exact": "no"')),
         ("meta.json", lambda data: data.replace(b"test.bin", b"toast.bin")),
         ("meta.json", lambda data: data.replace(b'"bytes": 300', b'"bytes": "300"')),
         ("test.bin", None),
@@ -727,7 +791,7 @@ def test_a_failure_leaves_the_old_preparation(home, wiki, monkeypatch):
     put(wiki.archive, WIKI)
     prepare.prepare(wiki)
 
-    def stop(*args):
+    def stop(*args, **options):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):

@@ -30,7 +30,7 @@ def add(commands) -> None:
     prepared.add_argument(
         "--any-size",
         action="store_true",
-        help="take a text that is not the known one, a part of it say; no checksums, no counts",
+        help="take a text that is not the known one, say a part of it; list shows it as a part",
     )
 
 
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     if options.action == "list":
         return _list(options.check)
     from minitxl.data.datasets import find_dataset
-    from minitxl.data.prepared import is_prepared
+    from minitxl.data.prepared import is_prepared, load_prepared
     from minitxl.errors import MinitxlError
 
     dataset = find_dataset(options.name)
@@ -56,8 +56,8 @@ def run(options: argparse.Namespace) -> int:
     if options.action == "prepare":
         any_size = options.any_size
     elif path is None:
-        if is_prepared(dataset):
-            _tell(dataset)
+        if is_prepared(dataset) and (found := load_prepared(dataset)).exact:
+            _tell(dataset, found)
             return 0
         from minitxl.data.download import download
 
@@ -67,21 +67,19 @@ def run(options: argparse.Namespace) -> int:
         raise MinitxlError("--url and --from contradict each other: leave one out")
     from minitxl.data.prepare import prepare
 
-    prepare(dataset, path, any_size=any_size)
+    found = prepare(dataset, path, any_size=any_size)
     if ours and not options.keep:
         path.unlink()
-    _tell(dataset)
+    _tell(dataset, found)
     return 0
 
 
-def _tell(dataset) -> None:
+def _tell(dataset, found) -> None:
     """Print what a prepared set holds."""
-    from minitxl.data.prepared import load_prepared
-
-    vocab, tokens = load_prepared(dataset)
-    print(f"{dataset.name} is prepared in {dataset.folder}")
-    counts = ", ".join(f"{split} {ids.size:,}" for split, ids in tokens.items())
-    print(f"  {dataset.level}s: {counts}; vocabulary {vocab.n_token:,}")
+    what = dataset.name if found.exact else f"a part of {dataset.name}"
+    print(f"{what} is prepared in {dataset.folder}")
+    counts = ", ".join(f"{split} {ids.size:,}" for split, ids in found.tokens.items())
+    print(f"  {dataset.level}s: {counts}; vocabulary {found.vocab.n_token:,}")
 
 
 def _list(check: bool) -> int:
@@ -96,8 +94,9 @@ def _list(check: bool) -> int:
         ready = "yes" if is_prepared(dataset) else "-"
         if ready == "yes":
             try:
-                parts = load_prepared(dataset, check=check).tokens
-                tokens = " / ".join(f"{ids.size:,}" for ids in parts.values())
+                found = load_prepared(dataset, check=check)
+                tokens = " / ".join(f"{ids.size:,}" for ids in found.tokens.values())
+                ready = "yes" if found.exact else "part"
             except MinitxlError as error:
                 ready = "damaged"
                 damaged.append(error)

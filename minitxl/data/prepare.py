@@ -6,7 +6,7 @@ Everything is read as a stream: of the text never more than a few megabytes are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,6 @@ from minitxl.errors import MinitxlError
 MIN_TOKENS = 2  # of a split: one to read and one to predict
 
 _CHUNK = 1 << 20  # bytes or ids at once
-_ANY_SIZE = "give the right one, or say --any-size if it is another text on purpose"
 
 
 def prepare(dataset: Dataset, path: Path | None = None, *, any_size: bool = False) -> Prepared:
@@ -33,8 +32,9 @@ def prepare(dataset: Dataset, path: Path | None = None, *, any_size: bool = Fals
 
     path: None for what is in the set's own folder. Size and checksum of an archive are checked
     before it is unpacked, and the numbers of tokens and symbols compared with the known ones at
-    the end, unless `any_size` says that the text is another one (a part, say) on purpose.
-    MinitxlError if they differ, or for damaged files; what was prepared before then stays.
+    the end. MinitxlError if they differ, unless `any_size` says that the text is another one (a
+    part, say) on purpose: then the set is marked as not exact. MinitxlError also for damaged
+    files. When it is raised, what was prepared before stays.
     """
     if path is None:
         path = dataset.archive if dataset.archive.is_file() else dataset.folder
@@ -47,23 +47,40 @@ def prepare(dataset: Dataset, path: Path | None = None, *, any_size: bool = Fals
     path = Path(path)
     if not path.exists():
         raise MinitxlError(f"{path} does not exist: give an archive, a text file or a folder")
+    way_out = (
+        "give the right one, or, if it is another text on purpose, say "
+        f"python -m minitxl data prepare {dataset.name} --from PATH --any-size"
+    )
+    exact = True
     try:
-        if path.is_file() and is_archive(path) and not any_size:
-            check_file(path, dataset.n_bytes, dataset.checksum, _ANY_SIZE)
+        if path.is_file() and is_archive(path):
+            exact = _passes(any_size, check_file, path, dataset.n_bytes, dataset.checksum, way_out)
         with preparing(dataset) as folder:
             files = plain_files(dataset, path, folder)
-            if dataset.file and not any_size:
-                check_file(files[WHOLE][0], *dataset.file, _ANY_SIZE)
+            if dataset.file:
+                exact &= _passes(any_size, check_file, files[WHOLE][0], *dataset.file, way_out)
             symbols = WHOLE in dataset.members
             writer = (_prepare_symbols if symbols else _prepare_words)(dataset, files, folder)
-            _check_counts(dataset, writer, any_size)
-            writer.finish(dataset)
+            _check_enough(dataset, writer)
+            exact &= _passes(any_size, _check_counts, dataset, writer, way_out)
+            writer.finish(dataset, exact=exact)
     except OSError as error:
         place = error.filename or dataset.folder
         raise MinitxlError(
             f"cannot prepare {dataset.name} ({place}: {why(error)}): check disk and permissions"
         ) from error
     return load_prepared(dataset)
+
+
+def _passes(any_size: bool, check: Callable, *args) -> bool:
+    """Say whether a check of the text passes; one that fails raises, unless `any_size`."""
+    try:
+        check(*args)
+    except MinitxlError:
+        if not any_size:
+            raise
+        return False
+    return True
 
 
 def _prepare_symbols(dataset: Dataset, files: dict[str, list[Path]], folder: Path) -> Writer:
@@ -122,21 +139,23 @@ def _prepare_words(dataset: Dataset, files: dict[str, list[Path]], folder: Path)
     return writer
 
 
-def _check_counts(dataset: Dataset, writer: Writer, any_size: bool) -> None:
-    found = {f"{split} tokens": n for split, n in writer.n_tokens.items()}
-    for what, n in found.items():
+def _check_enough(dataset: Dataset, writer: Writer) -> None:
+    for split, n in writer.n_tokens.items():
         if n < MIN_TOKENS:
-            raise MinitxlError(f"{dataset.name} has {n} {what}, needs {MIN_TOKENS}: use more text")
-    if any_size:
-        return
+            raise MinitxlError(
+                f"{dataset.name} has {n} {split} tokens, needs {MIN_TOKENS}: use more text"
+            )
+
+
+def _check_counts(dataset: Dataset, writer: Writer, way_out: str) -> None:
+    found = {f"{split} tokens": n for split, n in writer.n_tokens.items()}
     known = {f"{split} tokens": n for split, n in dataset.n_tokens.items()}
     known |= {"training lines": dataset.n_lines, "symbols": dataset.n_token}
     found |= {"training lines": writer.n_lines, "symbols": writer.vocab.n_token}
     for what, n in known.items():
         if n is not None and n != found[what]:
             raise MinitxlError(
-                f"this {dataset.name} has {found[what]:,} {what}, the real one has {n:,}: "
-                f"{_ANY_SIZE}"
+                f"this {dataset.name} has {found[what]:,} {what}, the real one has {n:,}: {way_out}"
             )
 
 

@@ -4,7 +4,8 @@ A folder <data>/<name>/prepared holds
 
     train.bin, valid.bin, test.bin    token ids, little-endian uint8, uint16 or uint32, nothing else
     vocab.json                        the vocabulary
-    meta.json                         sizes and crc32 of these files, level, type of the ids
+    meta.json                         sizes and crc32 of these files, level, type of the ids, and
+                                      whether the text is exactly the known one
 
 It is written under a temporary name and renamed when all is there: whoever is killed while
 preparing leaves nothing that looks finished.
@@ -24,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minitxl.data.checks import why
+from minitxl.data.checks import short, why
 from minitxl.data.datasets import SPLITS, Dataset
 from minitxl.data.vocab import ByteVocab, CharVocab, WordVocab, vocab_from_dict
 from minitxl.errors import MinitxlError
@@ -37,10 +38,14 @@ _CHUNK = 1 << 24  # bytes read at once to compute a checksum
 
 
 class Prepared(NamedTuple):
-    """A prepared data set: the vocabulary, and per split the ids, one-dimensional, read-only."""
+    """A prepared data set: the vocabulary, and per split the ids, one-dimensional, read-only.
+
+    `exact` is False for a part of the set, or another text, that was taken in its place on purpose.
+    """
 
     vocab: ByteVocab | CharVocab | WordVocab
     tokens: dict[str, np.ndarray]
+    exact: bool
 
 
 def is_prepared(dataset: Dataset) -> bool:
@@ -67,6 +72,9 @@ def load_prepared(dataset: Dataset, *, check: bool = False) -> Prepared:
                 f"meta.json has format {meta.get('format')!r} and dtype {meta.get('dtype')!r}, "
                 f"expected {_FORMAT} and one of {', '.join(_TYPES)}"
             )
+        exact = meta.get("exact", True)  # older versions did not write it
+        if not isinstance(exact, bool):
+            raise ValueError(f"meta.json has exact {short(exact)}, expected true or false")
         files = meta["files"]
         for name in ("vocab.json", *(f"{split}.bin" for split in SPLITS)):
             _check_file(folder / name, files[name], check or name == "vocab.json")
@@ -78,7 +86,7 @@ def load_prepared(dataset: Dataset, *, check: bool = False) -> Prepared:
         reason = f"no {error}" if isinstance(error, KeyError) else why(error)
         raise MinitxlError(f"{folder} is damaged ({reason}): prepare it again, {again}") from error
     # Plain arrays over the maps: the subclass has nothing that a reader needs.
-    return Prepared(vocab, {split: np.asarray(tokens) for split, tokens in maps.items()})
+    return Prepared(vocab, {split: np.asarray(tokens) for split, tokens in maps.items()}, exact)
 
 
 def _read_json(path: Path) -> dict:
@@ -149,7 +157,7 @@ class Writer:
         n_bytes = self._save(f"{split}.bin", data)
         self.n_tokens[split] = n_bytes // self.dtype.itemsize
 
-    def finish(self, dataset: Dataset) -> Path:
+    def finish(self, dataset: Dataset, *, exact: bool = True) -> Path:
         """Write vocabulary and meta.json and rename the folder; return its path."""
         self._save("vocab.json", [json.dumps(self.vocab.to_dict()).encode("ascii")])
         meta = {
@@ -157,6 +165,7 @@ class Writer:
             "name": dataset.name,
             "level": dataset.level,
             "source": dataset.source,
+            "exact": exact,
             "dtype": self.dtype.name,
             "n_token": self.vocab.n_token,
             "n_tokens": self.n_tokens,

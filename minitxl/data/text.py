@@ -57,7 +57,7 @@ class Corpus:
     train     one-dimensional and read-only, of uint8, uint16 or uint32, the smallest type that
               holds n_token values; first 90%, or the data set's own part; valid and test likewise,
               the next and last 5%. Those of a data set are files mapped into memory
-    source    one sentence: where from, and the licence
+    source    one sentence: where from, and the licence; of a data set also whether it is a part
     level     "char", "byte" or "word": what a symbol is
     """
 
@@ -111,10 +111,12 @@ def _dataset(dataset: Dataset, level: str | None) -> Corpus:
             f"the tokens of {dataset.name} are of level {dataset.level!r}, not {level!r}: leave "
             "the level out"
         )
-    vocab, parts = load_prepared(dataset)
-    return Corpus(
-        name=dataset.name, vocab=vocab, **parts, source=dataset.source, level=dataset.level
-    )
+    vocab, parts, exact = load_prepared(dataset)
+    source = dataset.source
+    if not exact:
+        n = sum(ids.size for ids in parts.values())
+        source = f"{dataset.name}, a part of it ({n:,} {dataset.level}s): {source}"
+    return Corpus(name=dataset.name, vocab=vocab, **parts, source=source, level=dataset.level)
 
 
 def _corpus(name: str, blocks: Iterable[bytes], source: str, level: str) -> Corpus:
