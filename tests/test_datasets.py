@@ -511,6 +511,16 @@ def test_damaged_prepared_files(home, wiki, name, change):
     assert sorted(p.name for p in wiki.folder.iterdir()) == ["prepared", "wikitext-2-v1.zip"]
 
 
+def test_get_mends_a_damaged_set(command, wiki, server):
+    """The advice that a damaged set gives must not loop."""
+    put(wiki.archive, WIKI)
+    assert command("get", "wikitext-2", "--url", server.url)[0] == 0
+    (wiki.folder / "prepared" / "meta.json").write_bytes(b"{")
+    assert "data get wikitext-2" in refusal(load_corpus, "wikitext-2")
+    assert command("get", "wikitext-2", "--url", server.url)[0] == 0
+    assert load_corpus("wikitext-2").train.size == 300
+
+
 # --- downloads ---
 
 

@@ -48,7 +48,6 @@ def run(options: argparse.Namespace) -> int:
     if options.action == "list":
         return _list(options.check)
     from minitxl.data.datasets import find_dataset
-    from minitxl.data.prepared import is_prepared, load_prepared
     from minitxl.errors import MinitxlError
 
     dataset = find_dataset(options.name)
@@ -56,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     if options.action == "prepare":
         any_size = options.any_size
     elif path is None:
-        if is_prepared(dataset) and (found := load_prepared(dataset)).exact:
+        if (found := _whole(dataset)) is not None:
             _tell(dataset, found)
             return 0
         from minitxl.data.download import download
@@ -72,6 +71,18 @@ def run(options: argparse.Namespace) -> int:
         path.unlink()
     _tell(dataset, found)
     return 0
+
+
+def _whole(dataset):
+    """Return the prepared set, or None where there is none, a damaged one or a part of it."""
+    from minitxl.data.prepared import is_prepared, load_prepared
+    from minitxl.errors import MinitxlError
+
+    try:
+        found = load_prepared(dataset) if is_prepared(dataset) else None
+    except MinitxlError:
+        return None
+    return found if found is not None and found.exact else None
 
 
 def _tell(dataset, found) -> None:
