@@ -2,7 +2,7 @@
 
 `sample_token` draws from one distribution; `generate` feeds each drawn token back. A step costs the
 same however long the text has become: what the model knows of it is the memory, which never holds
-more than `mem_len` tokens.
+more than `mem_len` tokens, and whose keys and values are kept (`cached.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from minitxl.cached import reader_of
 from minitxl.errors import MinitxlError
 from minitxl.workers import one_blas_thread
 
@@ -118,16 +119,15 @@ def printable(text: str) -> str:
 
 def _sample(model, start, length, rng, options) -> Iterator[int]:
     """Yield the tokens; apart from `generate`, so that its mistakes show when it is called."""
-    tgt_len = model.config.tgt_len
+    tgt_len, reader = model.config.tgt_len, reader_of(model)
     to_read = np.asarray(start, dtype=np.int32)
-    mems = None
     for _ in range(length):
         # One row is too little to share: waking a second BLAS thread for it takes longer than the
         # product. The limit ends before the token is given away, so the caller never meets it.
         with one_blas_thread():
             for at in range(0, len(to_read), tgt_len):
                 segment = to_read[None, at : at + tgt_len]  # (1, T)
-                log_probs, mems = model.predict(segment, mems, last=1)  # (1, 1, V)
+                log_probs = reader.read(segment, last=1)  # (1, 1, V)
         token = sample_token(model.backend.to_numpy(log_probs[0, -1, :]), rng, *options)
         yield token
         to_read = np.asarray([token], dtype=np.int32)

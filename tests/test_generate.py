@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
+from minitxl.config import SINUSOID
 from minitxl.errors import MinitxlError
 from minitxl.generate import generate, sample_token
 
@@ -154,7 +155,9 @@ class Recorder:
     backend = SimpleNamespace(to_numpy=np.asarray)
 
     def __init__(self, n_token, tgt_len=4, mem_len=6, probs=None):
-        self.config = SimpleNamespace(n_token=n_token, tgt_len=tgt_len, mem_len=mem_len)
+        # Absolute positions: so it is asked for every token as it is, and nothing is kept.
+        lengths = dict(tgt_len=tgt_len, mem_len=mem_len)
+        self.config = SimpleNamespace(n_token=n_token, attn_type=SINUSOID, **lengths)
         self.probs = np.full(n_token, 1 / n_token) if probs is None else np.asarray(probs)
         self.read, self.memory = [], []
 

@@ -28,6 +28,12 @@ def add(commands) -> None:
     )
     add("--batch-size", type=int, metavar="N", default=1, help="parts of the text side by side")
     add("--max-tokens", type=int, metavar="N", help="stop after so many tokens")
+    add(
+        "--cached",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep the memory's keys and values, or project them anew (same loss, slower)",
+    )
     add("--window", type=int, metavar="N", help="no memory: a window of N tokens, slid and reread")
     add("--stride", type=int, metavar="N", help="how far a window slides (default: 1)")
     add("--json", action="store_true", help="print one JSON object")
@@ -83,7 +89,7 @@ def _measured(model, tokens, options: argparse.Namespace):
     if options.window is None:
         if options.stride is not None:
             raise MinitxlError(f"--stride {options.stride} is that of a window; give --window too")
-        measured = evaluate(model, tokens, **common, **how)
+        measured = evaluate(model, tokens, cached=options.cached, **common, **how)
         return measured, {k: getattr(model.config, k) if v is None else v for k, v in how.items()}
     memory = [k for k in ("tgt_len", "mem_len", "same_length") if how[k] is not None]
     if memory:

@@ -1,11 +1,13 @@
-"""Make the pictures of the README from the shipped model: `python -m minitxl.viz.make_figures`.
+"""Make the pictures of the README: `python -m minitxl.viz.make_figures`.
 
-The files come out the same on every run of one machine; another BLAS may shift a last digit.
+From the shipped model, and from results of experiments that are stored in figures/data/. The files
+come out the same on every run of one machine; another BLAS may shift a last digit.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,13 @@ from minitxl.curve import loss_curve
 from minitxl.data import load_corpus
 from minitxl.data.baselines import PPMD, compression_bpc
 from minitxl.runs import models_folder, read_metrics
+from minitxl.viz.evaluation_speed import draw_evaluation_speed
 from minitxl.viz.lead import draw_reach
 from minitxl.viz.reading import Reading
 from minitxl.viz.theme import Picture
 
+DATA = Path(__file__).parents[2] / "figures" / "data"  # in the checkout
+EXPERIMENTS = {"evaluation_speed": draw_evaluation_speed}  # figures/data/NAME.json -> Picture
 T, SEGMENTS = 48, 4  # characters of a segment; segments in the picture
 STRIDE = 1000  # the book's unseen part is searched for a passage every so many characters
 
@@ -89,11 +94,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make the README's pictures.")
     parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to write to")
     out = parser.parse_args().out
-    picture = attention_over_memory()
-    for suffix in (".png", ".svg"):
-        print(picture.save(out / f"attention_over_memory{suffix}"))
-    training_curve().savefig(out / "training_small.png", dpi=120, metadata={"Software": None})
-    print(out / "training_small.png")
+    pictures = {"attention_over_memory": attention_over_memory()}
+    for name, draw in EXPERIMENTS.items():
+        results = json.loads((DATA / f"{name}.json").read_text(encoding="utf-8"))
+        pictures[name] = draw(results)
+    for name, picture in pictures.items():
+        for suffix in (".png", ".svg"):
+            print(picture.save(out / f"{name}{suffix}"))
+    words = loss_curve(read_metrics(DATA / "training_wikitext2"))
+    for name, figure in {"small": training_curve(), "wikitext2": words}.items():
+        figure.savefig(out / f"training_{name}.png", dpi=120, metadata={"Software": None})
+        print(out / f"training_{name}.png")
 
 
 if __name__ == "__main__":

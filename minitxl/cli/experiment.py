@@ -1,0 +1,40 @@
+"""`experiment`: measure one of the paper's questions anew, and keep the results as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from minitxl.cli.common import add_command, say
+
+EXPERIMENTS = {"evaluation-speed": "evaluation_speed"}
+"""Name -> module of `minitxl.experiments`, with Settings, run and summary."""
+
+
+def add(commands) -> None:
+    """Add the command and its options."""
+    parser = add_command(commands, "experiment", run, "run an experiment and write its results")
+    add = parser.add_argument
+    add("name", metavar="NAME", choices=tuple(EXPERIMENTS), help=", ".join(EXPERIMENTS))
+    add("--quick", action="store_true", help="a small version, of seconds: to see that it works")
+    add("--out", type=Path, metavar="FILE", help="JSON to write (default: NAME.json)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run it, write the JSON, print the summary."""
+    from minitxl.errors import MinitxlError
+    from minitxl.files import write_atomically
+
+    out = options.out or Path(f"{options.name}.json")
+    if not out.parent.is_dir() or out.is_dir():  # better now than after minutes of measuring
+        raise MinitxlError(f"--out {out}: give a file in a folder that exists")
+    experiment = import_module(f"minitxl.experiments.{EXPERIMENTS[options.name]}")
+    settings = experiment.Settings.quick() if options.quick else experiment.Settings()
+    results = experiment.run(settings, progress=sys.stderr.isatty())
+    write_atomically(out, (json.dumps(results, indent=1) + "\n").encode())
+    print(experiment.summary(results))
+    say(f"results: {out}")
+    return 0
