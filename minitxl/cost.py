@@ -258,7 +258,11 @@ def training_memory(
 def evaluation_memory(
     config: Config, batch_size: int, threads: int, itemsize: int = 4, shares=None
 ) -> int:
-    """Return the bytes of `evaluate` at its peak: parameters, memory, and one layer at work."""
+    """Return the bytes of `evaluate` at its peak: parameters, memory, and one layer at work.
+
+    Of the plain operations and cached=False. Keys and values that are kept (`cached.py`) come on
+    top, N rows of 2 H Dh + D numbers for each token of about 1.5 memories and two segments.
+    """
     c = config
     piece = _Piece(c, batch_size // threads, c.tgt_len, shares, training=False)
     at_work = max(piece.layer + piece.attention_forward, piece.loss + piece.loss_forward)

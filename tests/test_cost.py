@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from minitxl import Config, TrainConfig, TransformerXL
+from minitxl.backend import get_backend
 from minitxl.cost import (
     count_parameters,
     evaluation_memory,
@@ -19,6 +20,7 @@ from minitxl.evaluate import evaluate
 from minitxl.params import Params
 from minitxl.train import Trainer
 
+PLAIN = get_backend("cpu", "float32", fused=False)  # what is counted; twins take less
 TINY = dict(n_token=300, n_layer=3, d_model=24, n_head=3, d_head=8, d_inner=40)
 TINY |= dict(tgt_len=10, mem_len=14, dropout=0.0)
 FAMILY = [
@@ -86,7 +88,7 @@ class Counting(np.ndarray):
 
 def counted_flops(config, rows):
     """FLOPs of a forward and of a backward pass with a full memory, and the shares of its words."""
-    model = TransformerXL(config, "cpu", "float64")
+    model = TransformerXL(config, get_backend("cpu", "float64", fused=False))
     old = model.params
     model.params = Params(old.shapes, old.flat.view(Counting), xp=np, constants=old.constants)
     shape = (rows, config.tgt_len + config.ext_len)
@@ -142,7 +144,7 @@ def peak_of(work):
         tracemalloc.stop()
 
 
-def measured_step(config, settings, threads):
+def measured_step(config, settings, threads, device=PLAIN):
     """Bytes at the peak of an update with a full memory, and the shares of its words."""
 
     def work():
@@ -153,7 +155,7 @@ def measured_step(config, settings, threads):
             tokens, targets = rng.integers(0, config.n_token, size)
             return tokens, targets[:, config.ext_len :]
 
-        trainer = Trainer(TransformerXL(config, "cpu"), settings.replace(threads=threads))
+        trainer = Trainer(TransformerXL(config, device), settings.replace(threads=threads))
         for _ in range(-(-config.mem_len // config.tgt_len) + 1):
             trainer.step(*batch())
         tokens, targets = batch()
@@ -198,15 +200,24 @@ def test_memory_of_an_update_is_what_it_takes(case):
     assert min(said.values()) >= 0
 
 
+@pytest.mark.parametrize("case", ["as released", "no dropout", "long memory", "words"])
+def test_twins_take_no_more(case):
+    model, train, threads = MEMORY[case]
+    config = Config(**{**SHAPE, **model})
+    settings = TrainConfig(steps=10, batch_size=8, **train)
+    peak, shares = measured_step(config, settings, threads, "cpu")
+    assert peak < 1.04 * sum(training_memory(config, settings, threads, shares=shares).values())
+
+
 @pytest.mark.parametrize("model", [{}, {"pre_lnorm": True}, {"mem_len": 192}, {"n_token": 5000}])
 def test_memory_of_evaluation_is_what_it_takes(model):
     config = Config(**{**SHAPE, **model})
     tokens = np.random.default_rng(0).integers(0, config.n_token, 8 * 6 * config.tgt_len + 1)
 
     def work():
-        built = TransformerXL(config, "cpu")
+        built = TransformerXL(config, PLAIN)
         tracemalloc.reset_peak()
-        evaluate(built, tokens, batch_size=8, threads=1)
+        evaluate(built, tokens, batch_size=8, threads=1, cached=False)
         return tracemalloc.get_traced_memory()[1]
 
     assert evaluation_memory(config, 8, 1) == pytest.approx(peak_of(work), rel=0.08)

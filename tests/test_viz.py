@@ -137,7 +137,8 @@ def test_reading_is_a_plain_loop_over_segments(model, tokens, mem_len):
         _, mems = other.predict(part, mems, inspect=seen)
     for got, want in zip(reading.attention(mem_len), seen.probs, strict=True):
         assert got.shape == (2, T, min(mem_len, 3 * T) + T)
-        np.testing.assert_array_equal(got, want[0])
+        # The reading looks at the last segment alone; those before went through the faster twins.
+        np.testing.assert_allclose(got, want[0], rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(got.sum(axis=2), 1.0, rtol=1e-5)
 
 
@@ -320,10 +321,13 @@ def test_make_figures_writes_png_and_svg(tmp_path, monkeypatch):
     assert names == [
         "attention_over_memory.png",
         "attention_over_memory.svg",
+        "evaluation_speed.png",
+        "evaluation_speed.svg",
         "training_small.png",
+        "training_wikitext2.png",
     ]
     committed = Path(__file__).parents[1] / "figures"
-    assert {path.name for path in committed.iterdir()} == set(names)
+    assert {path.name for path in committed.iterdir() if path.is_file()} == set(names)
 
 
 # --- widgets ------------------------------------------------------------------------------------
