@@ -136,6 +136,7 @@ def _words(results: dict) -> tuple[str, str]:
         f"{s['repeats']}. XL: memory and a segment of S tokens together are the\nattention "
         "length. Sliding window: the fastest of several, read anew for every token; with absolute "
         f"positions, as in the paper,\nit is {best['over_absolute']:,.0f} times, but their "
-        "attention has no faster twin here. The paper's stars: other models, on a GPU, S not stated."
+        "attention has no faster twin here. "
+        "The paper's stars: other models, on a GPU, S not stated."
     )
     return title, note
