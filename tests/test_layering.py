@@ -21,7 +21,6 @@ LEVELS = [
         "sliding",
         "checkpoint",
         "cached",
-        "experiments",
         "evaluate",
         "generate",
         "runs",
@@ -32,7 +31,17 @@ LEVELS = [
         "presets",
         "cost",
     },
-    {"viz", "run", "doctor", "bench", "bench_report", "bench_torch", "cli", "__main__"},
+    {
+        "viz",
+        "run",
+        "experiments",
+        "doctor",
+        "bench",
+        "bench_report",
+        "bench_torch",
+        "cli",
+        "__main__",
+    },
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 # Host work: arrays of token ids and files, never the model's arithmetic.

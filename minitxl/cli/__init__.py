@@ -14,11 +14,11 @@ import errno
 import os
 import sys
 
-from minitxl.cli import bench, convert, data, doctor, eval, experiment, generate, train
+from minitxl.cli import bench, convert, data, doctor, eval, experiment, figures, generate, train
 from minitxl.cli.common import Parser, say, silence_stdout
 from minitxl.errors import MinitxlError
 
-COMMANDS = (train, eval, generate, data, convert, experiment, bench, doctor)
+COMMANDS = (train, eval, generate, data, convert, experiment, figures, bench, doctor)
 """Modules with `add(commands)`, which declares the options, and `run(options)` -> exit code."""
 
 

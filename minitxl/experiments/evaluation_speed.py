@@ -37,6 +37,7 @@ from minitxl.cost import forward_flops
 from minitxl.data.text import load_corpus
 from minitxl.errors import MinitxlError
 from minitxl.experiments.machine import machine_facts
+from minitxl.experiments.parts import Parts
 from minitxl.model import TransformerXL
 from minitxl.workers import Workers, one_blas_thread, threads_for
 
@@ -208,13 +209,16 @@ def _fastest(point: Point, s: Settings) -> tuple[Job, int]:
     return job, n
 
 
-def run(settings: Settings | None = None, progress: bool = False) -> dict:
+def run(
+    settings: Settings | None = None, parts: Parts | None = None, progress: bool = False
+) -> dict:
     """Time all ways at all lengths; return settings, machine, points, checks and the FLOP model.
 
     At each attention length the ways take turns, repeat by repeat, so that whatever else the
-    machine does meets all alike.
+    machine does meets all alike; a length is a part.
     """
     s = settings or Settings()
+    parts = parts or Parts(dataclasses.asdict(s))
     corpus = load_corpus(s.corpus)
     text = np.asarray(corpus.test)
     if len(text) < 3 * max(s.attention_lens):
@@ -228,20 +232,9 @@ def run(settings: Settings | None = None, progress: bool = False) -> dict:
     with tqdm(total=len(s.attention_lens), unit="length", disable=not progress) as bar:
         for a in s.attention_lens:
             bar.set_description(f"attention length {a:,}")
-            todo = [
-                Point("window", a, None, _window_jobs(model, text, a, 1)),
-                Point("window-absolute", a, None, _window_jobs(absolute, text, a, 1)),
-                Point("half-window", a, None, _window_jobs(model, text, a, a // 2)),
-                Point("chunks", a, None, _window_jobs(model, text, a, a)),
-            ]
-            for segment_len in s.segment_lens:
-                if segment_len > a:
-                    continue
-                plain, kept, differ = _xl_jobs(model, text, a, segment_len)
-                kept_apart = max(kept_apart, differ)
-                todo.append(Point("xl", a, segment_len, plain))
-                todo.append(Point("xl-cached", a, segment_len, kept))
-            points += _timed(todo, s)
+            measured = parts.get(str(a), lambda a=a: _measure(model, absolute, text, a, s))
+            points += measured["points"]
+            kept_apart = max(kept_apart, measured["apart"])
             bar.update()
     apart["cached = projected again"] = kept_apart
     for what, differ in apart.items():
@@ -261,6 +254,24 @@ def run(settings: Settings | None = None, progress: bool = False) -> dict:
         "paper": [{"attention_len": a, "speedup": x} for a, x in PAPER.items()],
     }
     return results | {"speedups": _speedups(results), "flop_model": flop_model(s)}
+
+
+def _measure(model, absolute, text, a: int, s: Settings) -> dict:
+    """Time all ways at attention length a."""
+    todo = [
+        Point("window", a, None, _window_jobs(model, text, a, 1)),
+        Point("window-absolute", a, None, _window_jobs(absolute, text, a, 1)),
+        Point("half-window", a, None, _window_jobs(model, text, a, a // 2)),
+        Point("chunks", a, None, _window_jobs(model, text, a, a)),
+    ]
+    apart = 0.0
+    for segment_len in s.segment_lens:
+        if segment_len <= a:
+            plain, kept, differ = _xl_jobs(model, text, a, segment_len)
+            apart = max(apart, differ)
+            todo.append(Point("xl", a, segment_len, plain))
+            todo.append(Point("xl-cached", a, segment_len, kept))
+    return {"points": _timed(todo, s), "apart": apart}
 
 
 def _timed(todo: list[Point], s: Settings) -> list[dict]:

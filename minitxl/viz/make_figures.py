@@ -1,4 +1,4 @@
-"""Make the pictures of the README: `python -m minitxl.viz.make_figures`.
+"""The pictures of README and results page: `python -m minitxl figures` writes them.
 
 From the shipped model, and from results of experiments that are stored in figures/data/. The files
 come out the same on every run of one machine; another BLAS may shift a last digit.
@@ -6,14 +6,14 @@ come out the same on every run of one machine; another BLAS may shift a last dig
 
 from __future__ import annotations
 
-import argparse
-import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
 import minitxl
+from minitxl.checkpoint import read_json
 from minitxl.curve import loss_curve
 from minitxl.data import load_corpus
 from minitxl.data.baselines import PPMD, compression_bpc
@@ -24,7 +24,6 @@ from minitxl.viz.reading import Reading
 from minitxl.viz.theme import Picture
 
 DATA = Path(__file__).parents[2] / "figures" / "data"  # in the checkout
-EXPERIMENTS = {"evaluation_speed": draw_evaluation_speed}  # figures/data/NAME.json -> Picture
 T, SEGMENTS = 48, 4  # characters of a segment; segments in the picture
 STRIDE = 1000  # the book's unseen part is searched for a passage every so many characters
 
@@ -89,23 +88,25 @@ def training_curve() -> Figure:
     return loss_curve(read_metrics(models_folder() / "war-and-peace"), reference)
 
 
-def main() -> None:
-    """Write every picture."""
-    parser = argparse.ArgumentParser(description="Make the README's pictures.")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to write to")
-    out = parser.parse_args().out
-    pictures = {"attention_over_memory": attention_over_memory()}
-    for name, draw in EXPERIMENTS.items():
-        results = json.loads((DATA / f"{name}.json").read_text(encoding="utf-8"))
-        pictures[name] = draw(results)
-    for name, picture in pictures.items():
-        for suffix in (".png", ".svg"):
-            print(picture.save(out / f"{name}{suffix}"))
-    words = loss_curve(read_metrics(DATA / "training_wikitext2"))
-    for name, figure in {"small": training_curve(), "wikitext2": words}.items():
-        figure.savefig(out / f"training_{name}.png", dpi=120, metadata={"Software": None})
-        print(out / f"training_{name}.png")
+def _stored(name: str, draw: Callable[[dict], Picture]) -> Callable[[Path], Picture]:
+    """Return the drawing of an experiment from DATA/NAME.json."""
+    return lambda data: draw(read_json(data / f"{name}.json"))
 
 
-if __name__ == "__main__":
-    main()
+FIGURES: dict[str, Callable[[Path], Picture | Figure]] = {
+    "attention_over_memory": lambda data: attention_over_memory(),
+    "evaluation_speed": _stored("evaluation_speed", draw_evaluation_speed),
+    "training_small": lambda data: training_curve(),
+    "training_wikitext2": lambda data: loss_curve(read_metrics(data / "training_wikitext2")),
+}
+"""Name -> picture from the folder of stored results."""
+
+
+def write(name: str, data: Path, out: Path) -> list[Path]:
+    """Draw one picture into the folder `out`; return the files."""
+    picture = FIGURES[name](data)
+    if isinstance(picture, Picture):
+        return [picture.save(out / f"{name}{suffix}") for suffix in (".png", ".svg")]
+    path = out / f"{name}.png"
+    picture.savefig(path, dpi=120, metadata={"Software": None})
+    return [path]

@@ -1,0 +1,32 @@
+"""`figures`: draw every picture anew, from stored results and the shipped models."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from minitxl.cli.common import add_command
+
+
+def add(commands) -> None:
+    """Add the command and its options."""
+    parser = add_command(commands, "figures", run, "draw all figures anew from stored results")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these (default: all)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="results (default: figures/data)")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to write to")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the pictures and print their paths."""
+    from minitxl.errors import MinitxlError
+    from minitxl.viz.make_figures import DATA, FIGURES, write
+
+    unknown = [name for name in options.names if name not in FIGURES]
+    if unknown:
+        raise MinitxlError(f"figure {unknown[0]!r} is unknown; choose from {', '.join(FIGURES)}")
+    if not options.out.is_dir():
+        raise MinitxlError(f"--out {options.out}: give a folder that exists")
+    for name in options.names or FIGURES:
+        for path in write(name, options.data or DATA, options.out):
+            print(path)
+    return 0

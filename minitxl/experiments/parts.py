@@ -1,0 +1,72 @@
+"""The parts of an experiment, each kept in a file once it is done: a run can stop and go on."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from minitxl.checkpoint import read_json
+from minitxl.errors import MinitxlError
+from minitxl.files import write_atomically
+
+
+class Parts:
+    """Results by name, for instance one for each trained model.
+
+    >>> parts = Parts(settings)
+    >>> accuracy = parts.get("xl, seed 0", lambda: train_and_measure(...))
+
+    settings: what the results depend on, as JSON holds it. file: where to keep them after every
+    part; None: nowhere. With resume=True the parts that the file holds are not computed again: it
+    must be of the same settings. models: the folder for models that are trained on the way, which
+    other experiments may use as well; None: a temporary one.
+    """
+
+    def __init__(
+        self,
+        settings: dict,
+        file: Path | None = None,
+        resume: bool = False,
+        models: Path | None = None,
+    ):
+        self.settings = json.loads(json.dumps(settings))
+        self.file = file
+        self._temporary = TemporaryDirectory() if models is None else None  # gone with this object
+        self.models = Path(self._temporary.name) if models is None else models
+        self.seconds: dict[str, float] = {}  # that each part took
+        self._done: dict[str, object] = {}
+        if resume and file is not None and file.exists():
+            self._load(file)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._done
+
+    def get(self, name: str, compute: Callable[[], object]):
+        """Return the part's result, computed unless it is there; as JSON holds it, either way."""
+        if name not in self._done:
+            began = time.perf_counter()
+            result = json.loads(json.dumps(compute()))
+            self.seconds[name] = round(time.perf_counter() - began, 2)
+            self._done[name] = result
+            if self.file is not None:
+                kept = {"settings": self.settings, "seconds": self.seconds, "parts": self._done}
+                write_atomically(self.file, (json.dumps(kept) + "\n").encode())
+        return self._done[name]
+
+    def _load(self, file: Path) -> None:
+        kept = read_json(file)
+        names = ("settings", "seconds", "parts")
+        if sorted(kept) != sorted(names) or not all(isinstance(kept[n], dict) for n in names):
+            raise MinitxlError(f"{file} holds no parts of an experiment; delete it and start anew")
+        if kept["settings"] != self.settings:
+            mine, theirs = self.settings, kept["settings"]
+            apart = sorted(n for n in {*mine, *theirs} if mine.get(n) != theirs.get(n))
+            name = apart[0]
+            raise MinitxlError(
+                f"{file} was begun with {name}={theirs.get(name)!r}, this run has "
+                f"{mine.get(name)!r}; use the same settings, or start anew without --resume"
+            )
+        self.seconds, self._done = kept["seconds"], kept["parts"]
