@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from minitxl.backend.base import Backend
+from minitxl.backend.host_memory import keep_freed_memory
 from minitxl.backend.numpy_twins import TWINS
 from minitxl.backend.twins import Namespace
 
@@ -19,6 +20,7 @@ class NumpyBackend(Backend):
 
     def __init__(self, dtype: str = "float32", fused: bool = True):
         super().__init__(Namespace(np, TWINS) if fused else np, "cpu", dtype)
+        keep_freed_memory()
 
     def to_numpy(self, a):
         return np.array(a)  # a copy: what is done to the one does not show in the other

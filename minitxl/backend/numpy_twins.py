@@ -16,7 +16,7 @@ import numpy as np
 Array = Any
 
 BLOCK = 1 << 16  # numbers of a block, 256 kB in float32: a few such arrays share the cache
-QUERIES = 64  # of a block in the attention core; fewer hide more keys, more make larger products
+QUERIES = 128  # of a block in the attention core; fewer hide more keys, more make larger products
 
 
 # --- the core of relative attention -------------------------------------------------------------
@@ -28,24 +28,38 @@ class CoreCache(NamedTuple):
     k: Array  # (B, H, K, Dh)
     v: Array  # (B, H, K, Dh)
     r: Array  # (H, K, Dh)
-    p: Array  # (B, H, T, K) probabilities
+    e: Array  # (B, H, T, K) exp(score - its row's maximum); only what the blocks cover is set
+    total: Array  # (B, H, T, 1) sums of its rows
     o: Array  # (B, H, T, Dh)
-    blocks: list  # of (first query, stop, first key, stop), see `_blocks`
+    blocks: list[Block]
 
 
-def _blocks(mask) -> list[tuple[int, int, int, int]]:
+class Block(NamedTuple):
+    """Queries i <= . < stop with the keys j <= . < end; all of them see the keys a <= . < b."""
+
+    i: int
+    stop: int
+    j: int
+    end: int
+    a: int
+    b: int
+
+
+def _blocks(mask) -> list[Block]:
     """Cut the queries into blocks, each with the range of keys that any of its queries sees.
 
-    mask (T, K) additive. The range ends with the last query's own key, so that the shift of
-    `_shifted` needs no more rows of r than there are keys.
+    mask (T, K) additive, in each row one stretch of keys that are seen. The range ends with the
+    last query's own key, so that the shift needs no more rows of r than there are keys.
     """
     n_query, n_key = mask.shape
     seen = mask == 0
     blocks = []
     for i in range(0, n_query, QUERIES):
         stop = min(i + QUERIES, n_query)
-        first_key = int(np.argmax(seen[i:stop].any(axis=0)))
-        blocks.append((i, stop, first_key, n_key - n_query + stop))
+        j, end = int(np.argmax(seen[i:stop].any(axis=0))), n_key - n_query + stop
+        by_all = np.flatnonzero(seen[i:stop, j:end].all(axis=0)) + j
+        a, b = (int(by_all[0]), int(by_all[-1]) + 1) if by_all.size else (j, j)
+        blocks.append(Block(i, stop, j, end, a, b))
     return blocks
 
 
@@ -80,50 +94,56 @@ def core_forward(q, k, v, r, r_w_bias, r_r_bias, mask, *, dropatt, rng, xp):
     q_u *= scale
     q_v *= scale
     blocks = _blocks(mask)
-    p = np.zeros((n_batch, n_head, n_query, n_key), dtype=q.dtype)
+    e = np.empty((n_batch, n_head, n_query, n_key), dtype=q.dtype)
+    total = np.empty((n_batch, n_head, n_query, 1), dtype=q.dtype)
     o = np.empty((n_batch, n_query, n_head, d_head), dtype=q.dtype).transpose(0, 2, 1, 3)
-    for i, stop, j, end in blocks:
-        n, m, first_row = stop - i, end - j, n_query - stop + j
-        hidden = mask[i:stop, j:end]
-        for rows in _batches(n_batch, n * m):
-            by_distance, by_key = _shift_buffer(rows.stop - rows.start, n, m, q.dtype)
-            s = np.empty(by_key.shape, dtype=q.dtype)
-            for h in range(n_head):
-                np.matmul(q_v[rows, h, i:stop], r[h, first_row:].T, out=by_distance)
-                np.matmul(q_u[rows, h, i:stop], k[rows, h, j:end].swapaxes(1, 2), out=s)
+    ones = np.ones(n_key, dtype=q.dtype)
+    for h in range(n_head):
+        k_t, r_t = _transposed(k[:, h]), _transposed(r[h])  # (B, Dh, K), (Dh, K)
+        for i, stop, j, end, a, b in blocks:
+            n, m, first_row = stop - i, end - j, n_query - stop + j
+            for rows in _batches(n_batch, n * m):
+                queries = (rows, h, slice(i, stop))
+                by_distance, by_key = _shift_buffer(rows.stop - rows.start, n, m, q.dtype)
+                np.matmul(q_v[queries], r_t[:, first_row:], out=by_distance)
+                s = q_u[queries] @ k_t[rows, :, j:end]
                 s += by_key
-                s += hidden
+                for some in (slice(j, a), slice(b, end)):  # which not all queries see
+                    s[:, :, some.start - j : some.stop - j] += mask[i:stop, some]
                 s -= s.max(axis=-1, keepdims=True)
-                np.exp(s, out=s)
-                block = p[rows, h, i:stop, j:end]
-                np.multiply(s, 1.0 / s.sum(axis=-1, keepdims=True), out=block)
-                o[rows, h, i:stop] = block @ v[rows, h, j:end]
-    return o, CoreCache(q_u, q_v, k, v, r, p, o, blocks)
+                # The division by the row's sum comes where there is less to divide: in o.
+                block = np.exp(s, out=e[(*queries, slice(j, end))])
+                total[queries] = (block @ ones[:m])[..., None]
+                o[queries] = block @ v[rows, h, j:end]
+    o /= total
+    return o, CoreCache(q_u, q_v, k, v, r, e, total, o, blocks)
 
 
 def core_backward(do, cache, *, xp):
     """As `attention.core_backward`."""
     if not isinstance(cache, CoreCache):  # of the plain version
         return NotImplemented
-    q_u, q_v, k, v, r, p, o, blocks = cache
+    q_u, q_v, k, v, r, e, total, o, blocks = cache
     n_batch, n_head, n_query, _ = q_u.shape
     scale = 1.0 / math.sqrt(q_u.shape[-1])
     dq_u, dq_v, dk, dv = (_like_heads(a) for a in (q_u, q_v, k, v))
     dr = np.zeros_like(r)
+    do = do / total  # now p do_i = e do_i, with p = e / total
     # sum_j dp_ij p_ij = do_i . o_i, for o = p v and dp = do v^T: it needs no row of dp
     inner = np.vecdot(do, o)[..., None]  # (B, H, T, 1)
-    for i, stop, j, end in blocks:
-        n, m, first_row = stop - i, end - j, n_query - stop + j
-        for rows in _batches(n_batch, n * m):
-            by_distance, ds = _shift_buffer(rows.stop - rows.start, n, m, r.dtype)
-            for h in range(n_head):
+    for h in range(n_head):
+        v_t = _transposed(v[:, h])  # (B, Dh, K)
+        for i, stop, j, end, _, _ in blocks:
+            n, m, first_row = stop - i, end - j, n_query - stop + j
+            for rows in _batches(n_batch, n * m):
+                by_distance, ds = _shift_buffer(rows.stop - rows.start, n, m, r.dtype)
                 here, keys = (rows, h, slice(i, stop)), (rows, h, slice(j, end))
-                probs = p[(*here, slice(j, end))]
+                block = e[(*here, slice(j, end))]
                 # undo: o = p @ v, softmax
-                dv[keys] += probs.swapaxes(1, 2) @ do[here]
-                np.matmul(do[here], v[keys].swapaxes(1, 2), out=ds)
+                dv[keys] += block.swapaxes(1, 2) @ do[here]
+                np.matmul(do[here], v_t[rows, :, j:end], out=ds)
                 ds -= inner[here]
-                ds *= probs
+                ds *= block
                 # undo: ac = q_u @ k^T
                 np.matmul(ds, k[keys], out=dq_u[here])
                 dk[keys] += ds.swapaxes(1, 2) @ q_u[here]
@@ -136,6 +156,11 @@ def core_backward(do, cache, *, xp):
     du, dv_bias = dq_u.sum(axis=(0, 2)), dq_v.sum(axis=(0, 2))
     dq_u += dq_v
     return dq_u, dk, dv, dr, du, dv_bias
+
+
+def _transposed(a):
+    """A copy of a (..., K, Dh) as (..., Dh, K): the products run faster with such a right side."""
+    return np.ascontiguousarray(a.swapaxes(-1, -2))
 
 
 def _like_heads(a):

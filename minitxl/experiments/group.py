@@ -99,9 +99,8 @@ def trained(name: str, seed: int, shape: Shape, folder: Path) -> LoadedRun:
     done = None
     if (run / "run.json").exists():
         done = read_info(run)
-        n_token = done["config"]["n_token"]
-        want = settings_of_member(name, seed, shape, n_token)
         have = (Config.from_dict(done["config"]), TrainConfig.from_dict(done["train"]))
+        want = settings_of_member(name, seed, shape, have[0].n_token)
         if want != have or done["data"] != shape.corpus:
             raise MinitxlError(
                 f"{run} holds a model of other settings than this experiment's; move it away, or "
