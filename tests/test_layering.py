@@ -97,7 +97,8 @@ def test_files_are_short():
     long = {p.name: n for p, n in lines.items() if n > 400}
     assert not long
     others = {"data", "shaw", "absolute", "adaptive"}  # the family: read when it is wanted
-    fast = {"numpy_twins.py", "cupy_twins.py", "cupy_launch.py", "host_memory.py"}  # the plain version is the text
+    # The plain version is the text.
+    fast = {"numpy_twins.py", "cupy_twins.py", "cupy_launch.py", "host_memory.py"}
     model = [
         n
         for p, n in lines.items()
