@@ -6,7 +6,7 @@ python tests/bench_gpu.py --shapes small --steps 50
 
 A step is forward, backward, clipping and Adam, with the memory full, and ends when the GPU has done
 it. Each contender has the GPU for itself: plain is minitxl without its twins, fused with them,
-PyTorch the straightforward model of `minitxl/bench_torch.py` in eager mode.
+PyTorch the model of `minitxl/bench_torch.py` in eager mode.
 """
 
 import argparse

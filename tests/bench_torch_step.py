@@ -1,4 +1,4 @@
-"""Times one training step of minitxl against a straightforward PyTorch version, in one process.
+"""Times one training step of minitxl against our PyTorch version, in one process.
 
 python tests/bench_torch_step.py --runs 7
 python tests/bench_torch_step.py --runs 7 --dropout 0.1
@@ -48,7 +48,7 @@ def build(args, dropout):
         dropout=dropout,
     )
     ours = TransformerXL(config, device="cpu", dtype="float32", seed=0)
-    theirs = TorchTransformerXL(config)
+    theirs = TorchTransformerXL(config, args.fused_attention)
     theirs.load(ours.params)
     settings = TrainConfig(
         lr=LEARNING_RATE,
@@ -137,6 +137,7 @@ def main():
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--n-token", type=int, default=78)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of minitxl")
+    parser.add_argument("--fused-attention", action="store_true", help="of PyTorch")
     parser.add_argument("--pause", type=float, default=0.3, help="seconds of rest before a step")
     args = parser.parse_args()
     report_machine(args)

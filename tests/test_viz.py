@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from minitxl import Config, Inspection, MinitxlError, TransformerXL, viz
+from minitxl import Config, Inspection, MinitxlError, TransformerXL, cli, viz
 from minitxl.data import CharVocab
 from minitxl.through_memory import hidden_gradients
 from minitxl.viz import idea, make_figures, theme
@@ -310,24 +310,34 @@ def test_pictures_are_byte_stable(tmp_path):
         )
 
 
-def test_make_figures_writes_png_and_svg(tmp_path, monkeypatch):
-    picture = draw_reach(
-        text_of(16), some_probs(8, 8)[4], tgt_len=8, query=4, where="layer 1", target="a"
-    )
-    monkeypatch.setattr(make_figures, "attention_over_memory", lambda: picture)
-    monkeypatch.setattr(sys, "argv", ["make_figures", "--out", str(tmp_path / "new")])
-    make_figures.main()
-    names = sorted(path.name for path in (tmp_path / "new").iterdir())
-    assert names == [
-        "attention_over_memory.png",
-        "attention_over_memory.svg",
-        "evaluation_speed.png",
-        "evaluation_speed.svg",
-        "training_small.png",
-        "training_wikitext2.png",
-    ]
-    committed = Path(__file__).parents[1] / "figures"
-    assert {path.name for path in committed.iterdir() if path.is_file()} == set(names)
+FIGURES = Path(__file__).parents[1] / "figures"
+
+
+def test_every_figure_is_committed_and_nothing_else():
+    stored = {path.stem for path in FIGURES.iterdir() if path.suffix in (".png", ".svg")}
+    assert stored == set(make_figures.FIGURES)
+
+
+SLOW = {"attention_over_memory", "training_small"}  # search the book, run the compressors
+
+
+@pytest.mark.parametrize("name", sorted(set(make_figures.FIGURES) - SLOW))
+def test_figures_are_drawn_from_stored_results(name, tmp_path, capsys):
+    drawn = []
+    for folder in ("once", "again"):  # (the stored ones were drawn by another matplotlib, perhaps)
+        (tmp_path / folder).mkdir()
+        assert cli.main(["figures", name, "--out", str(tmp_path / folder)]) == 0
+        drawn.append([Path(line) for line in capsys.readouterr().out.splitlines()])
+    assert [f.read_bytes() for f in drawn[0]] == [f.read_bytes() for f in drawn[1]]
+    assert {f.name for f in drawn[0]} == {f.name for f in FIGURES.glob(f"{name}.*")}
+
+
+def test_figures_by_wrong_names_and_places(tmp_path, capsys):
+    assert cli.main(["figures", "nothing"]) == 2
+    assert cli.main(["figures", "--out", str(tmp_path / "none")]) == 2
+    assert cli.main(["figures", "reach", "--data", str(tmp_path), "--out", str(tmp_path)]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 3 and "'nothing' is unknown" in errors[0] and "folder" in errors[1]
 
 
 # --- widgets ------------------------------------------------------------------------------------

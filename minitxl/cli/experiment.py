@@ -11,7 +11,15 @@ from pathlib import Path
 
 from minitxl.cli.common import add_command, say
 
-EXPERIMENTS = {"evaluation-speed": "evaluation_speed"}
+EXPERIMENTS = {
+    "ablation": "ablation",
+    "attention": "attention_spans",
+    "evaluation-speed": "evaluation_speed",
+    "longer-memory": "longer_memory",
+    "reach": "reach",
+    "recl": "recl",
+    "stop-gradient": "stop_gradient",
+}
 """Name -> module of `minitxl.experiments`, with Settings, run and summary."""
 
 

@@ -47,10 +47,8 @@ class Settings:
     shape: Shape = field(default_factory=Shape)
     seeds: int = 3  # of every member: 0, 1, ...
     factors: tuple = (0, 0.5, 1, 2, 4, 8)  # times the trained memory; 1 must be among them
-    n_tokens: int = 160_000  # at most, from the start of the test text
-    batch_size: int = (
-        4  # rows of text that are read side by side; in each the memory must fill first
-    )
+    n_tokens: int = 64_000  # at most, from the start of the test text
+    batch_size: int = 4  # rows of text, read side by side: in each the memory must fill first
 
     @classmethod
     def quick(cls) -> Settings:

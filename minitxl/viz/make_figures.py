@@ -18,9 +18,15 @@ from minitxl.curve import loss_curve
 from minitxl.data import load_corpus
 from minitxl.data.baselines import PPMD, compression_bpc
 from minitxl.runs import models_folder, read_metrics
+from minitxl.viz.ablation import draw_ablation
+from minitxl.viz.attention_spans import draw_attention_spans
 from minitxl.viz.evaluation_speed import draw_evaluation_speed
 from minitxl.viz.lead import draw_reach
+from minitxl.viz.longer_memory import draw_longer_memory
+from minitxl.viz.reach import draw_reach_by_distance
 from minitxl.viz.reading import Reading
+from minitxl.viz.recl import draw_recl
+from minitxl.viz.stop_gradient import draw_stop_gradient
 from minitxl.viz.theme import Picture
 
 DATA = Path(__file__).parents[2] / "figures" / "data"  # in the checkout
@@ -94,8 +100,14 @@ def _stored(name: str, draw: Callable[[dict], Picture]) -> Callable[[Path], Pict
 
 
 FIGURES: dict[str, Callable[[Path], Picture | Figure]] = {
+    "ablation": _stored("ablation", draw_ablation),
     "attention_over_memory": lambda data: attention_over_memory(),
+    "attention_spans": _stored("attention_spans", draw_attention_spans),
     "evaluation_speed": _stored("evaluation_speed", draw_evaluation_speed),
+    "longer_memory": _stored("longer_memory", draw_longer_memory),
+    "reach": _stored("reach", draw_reach_by_distance),
+    "recl": _stored("recl", draw_recl),
+    "stop_gradient": _stored("stop_gradient", draw_stop_gradient),
     "training_small": lambda data: training_curve(),
     "training_wikitext2": lambda data: loss_curve(read_metrics(data / "training_wikitext2")),
 }
