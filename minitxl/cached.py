@@ -143,7 +143,7 @@ class CachedReader:
 
     @mems.setter
     def mems(self, mems) -> None:
-        mems = self.model._check_mems(mems, self.batch_size)
+        mems = self.model.checked_mems(mems, self.batch_size)
         self._first, self._stop = 0, mems[0].shape[1]
         self._capacity = self._length_for(self._stop, self.config.tgt_len)
         for layer, mem in zip(self._layers, mems, strict=True):
@@ -179,7 +179,7 @@ class CachedReader:
 
         T is free. last: how many positions, counted from the end, are wanted; None: all T.
         """
-        tokens = self.model._ids(tokens, "tokens")
+        tokens = self.model.checked_ids(tokens, "tokens")
         t, c, xp = tokens.shape[1], self.config, self.model.backend.xp
         n = t if last is None else min(last, t)
         with one_blas_thread():
@@ -189,8 +189,8 @@ class CachedReader:
 
     def score(self, tokens, targets):
         """Read tokens (B, T) and return nll (B, S) in nats of targets (B, S), the last S."""
-        tokens = self.model._ids(tokens, "tokens")
-        targets = self.model._ids(targets, "targets")
+        tokens = self.model.checked_ids(tokens, "tokens")
+        targets = self.model.checked_ids(targets, "targets")
         shape, c, xp = tuple(targets.shape), self.config, self.model.backend.xp
         if shape[0] != tokens.shape[0] or shape[1] > tokens.shape[1]:
             raise MinitxlError(

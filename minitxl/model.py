@@ -272,15 +272,15 @@ class TransformerXL:
         return self._forward(tokens, targets, mems, rng=None, keep=False)[:2]
 
     def _forward(self, tokens, targets, mems, **options):
-        tokens = self._ids(tokens, "tokens")
-        targets = self._ids(targets, "targets")
+        tokens = self.checked_ids(tokens, "tokens")
+        targets = self.checked_ids(targets, "targets")
         (b, t), shape = tokens.shape, tuple(targets.shape)
         if shape[0] != b or shape[1] > t:
             raise MinitxlError(
                 f"targets has shape {shape}, tokens {(b, t)}; they must match, or the targets be "
                 "shorter: targets are the tokens one step later, of the last positions"
             )
-        mems = self._check_mems(mems, b)
+        mems = self.checked_mems(mems, b)
         xp = self.backend.xp
         return forward(self.params, tokens, targets, mems, self.config, xp=xp, **options)
 
@@ -317,8 +317,8 @@ class TransformerXL:
 
         last: how many positions, counted from the end, are wanted; None: all T.
         """
-        tokens = self._ids(tokens, "tokens")
-        mems = self._check_mems(mems, tokens.shape[0])
+        tokens = self.checked_ids(tokens, "tokens")
+        mems = self.checked_mems(mems, tokens.shape[0])
         if last is not None and last < 1:
             raise MinitxlError(f"last={last} must be at least 1, or None for all positions")
         xp = self.backend.xp
@@ -326,7 +326,8 @@ class TransformerXL:
             self.params, tokens, mems, self.config, xp=xp, inspect=inspect, last=last
         )
 
-    def _ids(self, ids, name: str):
+    def checked_ids(self, ids, name: str):
+        """Return ids (B, T) as an array of the backend; MinitxlError for what no model can read."""
         if not hasattr(ids, "shape"):
             ids = self.backend.xp.asarray(ids)  # a nested list
         shape = tuple(ids.shape)
@@ -343,7 +344,8 @@ class TransformerXL:
                 )
         return self.backend.asarray(ids, dtype=self.backend.xp.int32)
 
-    def _check_mems(self, mems, batch_size: int) -> Sequence:
+    def checked_mems(self, mems, batch_size: int) -> Sequence:
+        """Return mems, or those of a stream's start for None; an error where they do not fit."""
         if mems is None:
             return self.start_mems(batch_size)
         c = self.config
