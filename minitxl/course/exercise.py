@@ -1,0 +1,229 @@
+"""What an exercise is, and how an answer is judged: by the library, and by known mistakes.
+
+An answer is called with random arguments, its outputs are compared with those of the model
+solution, which is the library's own function. Where an output is wrong, the mistakes that people
+make are tried: each is a wrong version of the function, and the one that returns what the learner
+returned names what went wrong.
+"""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from minitxl.course.running import Failed, call, quiet
+
+RTOL = 1e-9  # of an output's largest number: another order of sums differs by 1e-15
+COARSE = 1e-4  # what is nearer than this was computed in float32, or rounded
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How an answer was found; the message is one line, without the exercise's name and points."""
+
+    passed: bool
+    score: float  # 0 ... 1
+    message: str
+    solved: bool = True  # False: the learner has not begun
+
+
+class Case(NamedTuple):
+    """Arguments to try, in order; an edge case is one that a sound answer may still miss."""
+
+    args: tuple
+    what: str  # "T = 1", for messages
+    edge: bool = False
+
+
+class Mistake(NamedTuple):
+    """A known mistake: what to tell, and the wrong function, with the answer's arguments."""
+
+    message: str
+    wrong: Callable
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One function for the learner to write."""
+
+    id: str
+    title: str
+    points: int
+    notebook: str  # "02_attention_by_hand"
+    head: str  # the def line, and the docstring with shapes and equation
+    imports: str  # of the model solution
+    body: str  # of the model solution: a call of the library
+    shown: tuple  # library objects whose source answers the exercise
+    outputs: tuple[str, ...]  # names of what the function returns
+    cases: Callable  # rng -> list of Case, at least one of them no edge case
+    mistakes: tuple[Mistake, ...]
+    unseen: Callable | None = None  # args -> bool array, True where outputs are not compared
+
+    @property
+    def name(self) -> str:
+        """Name of the function that the learner defines."""
+        return self.head.split("(")[0].strip().removeprefix("def ")
+
+    @property
+    def stub(self) -> str:
+        """Source with which the learner begins."""
+        return f"{_clean(self.head)}    raise NotImplementedError\n"
+
+    @property
+    def solution(self) -> str:
+        """Source of the model solution, imports first."""
+        body = textwrap.indent(_clean(self.body), "    ")
+        return f"{_clean(self.imports)}\n\n{_clean(self.head)}{body}"
+
+    @cached_property
+    def model_solution(self) -> Callable:
+        """The model solution as a function."""
+        names: dict = {}
+        exec(compile(self.solution, f"<solution of {self.id}>", "exec"), names)
+        return names[self.name]
+
+    def is_model_solution(self, answer) -> bool:
+        """Whether an answer is the model solution, as the lecturer's notebook has it."""
+        if not inspect.isfunction(answer):
+            return False
+        one, other = answer.__code__, self.model_solution.__code__
+        parts = ("co_name", "co_code", "co_names", "co_varnames")
+        return all(getattr(one, part) == getattr(other, part) for part in parts)
+
+    def judge(self, answer, rng: np.random.Generator, allow_solution: bool = False) -> Verdict:
+        """Return how good an answer is.
+
+        rng draws shapes and numbers. allow_solution: also let the model solution pass, which calls
+        the library; never in grading. A score is the mean over the outputs: 1 for one that is right
+        in all cases, 1/2 if only in the ordinary ones.
+        """
+        if answer is None or answer is ...:
+            return Verdict(False, 0.0, f"{self.name} is {answer}", solved=False)
+        if not callable(answer):
+            kind = type(answer).__name__
+            return Verdict(False, 0.0, f"{self.name} is of type {kind}, must be a function")
+        cases = self.cases(rng)
+        names = tuple(inspect.signature(self.model_solution).parameters)
+        allowed = allow_solution and self.is_model_solution(answer)
+        got = []
+        for case in cases:  # before the right results exist, which might be looked up
+            result = call(answer, case.args, names, self.outputs, may_call_library=allowed)
+            if isinstance(result, Failed) and not (case.edge and result.fair):
+                where = f"for {case.what}: " if result.fair and result.solved else ""
+                return Verdict(False, 0.0, where + result.message, result.solved)
+            got.append(result)
+        verdict = self._compared(cases, got)
+        if verdict.passed and allowed:
+            return Verdict(True, 1.0, "this is the library's own: to be read, not to be handed in")
+        return verdict
+
+    def _compared(self, cases: list[Case], got: list) -> Verdict:
+        """Judge every output by its values in all cases."""
+        wanted = [self._results(self.model_solution, case) for case in cases]
+        found = [
+            None if isinstance(g, Failed) else self._seen(g, case)
+            for g, case in zip(got, cases, strict=True)
+        ]
+        scores, right, messages = [], [], []
+        for o, name in enumerate(self.outputs):
+            bad = [n for n, f in enumerate(found) if f is None or not close(f[o], wanted[n][o])]
+            edge_only = all(cases[n].edge for n in bad)
+            scores.append(1.0 if not bad else 0.5 if edge_only else 0.0)
+            if not bad:
+                right.append(name)
+                continue
+            n = bad[0]
+            text = None
+            if any(found[m] is not None for m in bad):  # else no wrong number is to be explained
+                text = self._mistake(o, cases, found)
+            if text is None and found[n] is None:
+                text = got[n].message
+            elif text is None:
+                hint = _hint(found[n][o], wanted[n][o], cases[n].args, self.model_solution)
+                text = f"it {hint}"
+            if edge_only:
+                text = f"right, but not for {cases[n].what}: {text}"
+            messages.append(text if len(self.outputs) == 1 else f"{name}: {text}")
+        if not messages:
+            return Verdict(True, 1.0, "right")
+        if right:
+            messages.append(f"right: {', '.join(right)}")
+        return Verdict(False, float(np.mean(scores)), "; ".join(messages))
+
+    def _mistake(self, o: int, cases: list[Case], found: list) -> str | None:
+        """Return the message of the known mistake that gives output o in every case."""
+        for mistake in self.mistakes:
+            pairs = zip(found, cases, strict=True)
+            # An edge case may break the answer and not the wrong version: it has no say then.
+            if all(f is None or close(f[o], self._results(mistake.wrong, c)[o]) for f, c in pairs):
+                return mistake.message
+        return None
+
+    def _results(self, function, case: Case) -> tuple:
+        """Outputs of one of our own functions."""
+        with quiet():
+            result = function(*case.args)
+        result = (result,) if len(self.outputs) == 1 else result
+        return self._seen(tuple(np.asarray(r, dtype=np.float64) for r in result), case)
+
+    def _seen(self, outputs: tuple, case: Case) -> tuple:
+        """Put 0 where outputs are not compared."""
+        if self.unseen is None:
+            return outputs
+        hidden = self.unseen(*case.args)
+        fits = [x.shape[-hidden.ndim :] == hidden.shape for x in outputs]
+        return tuple(
+            np.where(hidden, 0.0, x) if f else x for x, f in zip(outputs, fits, strict=True)
+        )
+
+
+def sizes(rng: np.random.Generator, n: int, low: int = 2, high: int = 9) -> list[int]:
+    """Draw n sizes, low <= size <= high, all different: two that are swapped are then seen."""
+    return rng.permutation(np.arange(low, high + 1))[:n].tolist()
+
+
+def _clean(source: str) -> str:
+    return textwrap.dedent(source).strip("\n") + "\n"
+
+
+def close(value: np.ndarray, wanted: np.ndarray, rtol: float = RTOL) -> bool:
+    """Whether two arrays are the same in shape and, but for rounding, in numbers; NaN is itself."""
+    if value.shape != wanted.shape:
+        return False
+    size = np.abs(wanted[np.isfinite(wanted)])
+    atol = rtol * (size.max(initial=0.0) or 1.0)
+    return bool(np.isclose(value, wanted, rtol=0.0, atol=atol, equal_nan=True).all())
+
+
+def _hint(value, wanted, args, function) -> str:
+    """Say what is wrong with an output that no known mistake explains."""
+    if value.shape != wanted.shape:
+        text = f"has shape {value.shape}, must have {wanted.shape}"
+        if value.ndim == wanted.ndim and sorted(value.shape) == sorted(wanted.shape):
+            text += ": are two axes swapped, a transpose missing or one too many?"
+        return text
+    if not np.isfinite(value[np.isfinite(wanted)]).all():
+        bad = "NaN" if np.isnan(value).any() else "inf"
+        return f"holds {bad}: was something divided by 0, or exp given a large number?"
+    if not value.any():
+        return "is all zeros"
+    for name, arg in zip(inspect.signature(function).parameters, args, strict=True):
+        if isinstance(arg, np.ndarray) and arg.dtype == value.dtype and close(value, arg):
+            return f"is {name}, unchanged"
+    if close(value, -wanted):
+        return "has the wrong sign"
+    if np.isfinite(wanted).all() and wanted.any():
+        factor = np.vdot(value, wanted) / np.vdot(wanted, wanted)
+        if wanted.size > 1 and close(value, factor * wanted):
+            return f"is {factor:.4g} times what it should be: a factor is missing or too much"
+        if close(value, wanted, COARSE):
+            return "has only the first digits right: was it rounded, or computed in float32?"
+    at = np.unravel_index(np.argmax(np.abs(np.nan_to_num(value - wanted))), wanted.shape)
+    place = f" at {[int(i) for i in at]}" if at else ""
+    return f"is {value[at]:.6g}{place}, must be {wanted[at]:.6g}"

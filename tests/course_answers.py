@@ -1,0 +1,168 @@
+"""Right answers to all exercises of the course, in plain NumPy: what a learner might hand in.
+
+`ANSWERS` maps an exercise's id to its function; `source_of` returns one as the text of a cell.
+"""
+
+import inspect
+import math
+
+import numpy as np
+
+
+def context_lengths(n_target, tgt_len):
+    return np.array([t % tgt_len + 1 for t in range(n_target)])
+
+
+def contiguous_batch(text, batch_size, tgt_len, n):
+    n_segment = (len(text) - 1) // (batch_size * tgt_len)
+    used = batch_size * n_segment * tgt_len
+    window = slice(n * tgt_len, (n + 1) * tgt_len)
+    tokens = text[:used].reshape(batch_size, -1)[:, window]
+    targets = text[1 : used + 1].reshape(batch_size, -1)[:, window]
+    return tokens, targets
+
+
+def softmax_backward(dp, p):
+    return p * (dp - (p * dp).sum(axis=-1, keepdims=True))
+
+
+def layer_norm_backward(dy, x, gamma, eps):
+    rstd = 1 / np.sqrt(x.var(axis=-1, keepdims=True) + eps)
+    x_hat = (x - x.mean(axis=-1, keepdims=True)) * rstd
+    g = dy * gamma
+    dx = g - g.mean(axis=-1, keepdims=True) - x_hat * (g * x_hat).mean(axis=-1, keepdims=True)
+    return dx * rstd, (dy * x_hat).sum(axis=(0, 1)), dy.sum(axis=(0, 1))
+
+
+def cross_entropy_gradient(logits, targets):
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    p[np.arange(len(targets)), targets] -= 1
+    return p / len(targets)
+
+
+def attend(q, k, v, mask):
+    scores = np.einsum("bhid,bhjd->bhij", q, k) / np.sqrt(q.shape[-1])
+    scores[:, :, mask] = -np.inf
+    p = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return p / p.sum(axis=-1, keepdims=True) @ v
+
+
+def attention_backward(do, q, k, v, p):
+    dp = np.einsum("bhid,bhjd->bhij", do, v)
+    ds = p * (dp - (p * dp).sum(axis=-1, keepdims=True)) / math.sqrt(q.shape[-1])
+    dq = np.einsum("bhij,bhjd->bhid", ds, k)
+    dk = np.einsum("bhij,bhid->bhjd", ds, q)
+    return dq, dk, np.einsum("bhij,bhid->bhjd", p, do)
+
+
+def relative_positions(n_key, d_model):
+    out = np.empty((n_key, d_model))
+    for row in range(n_key):
+        for k in range(d_model // 2):
+            angle = (n_key - 1 - row) * 10000 ** (-2 * k / d_model)
+            out[row, k], out[row, d_model // 2 + k] = math.sin(angle), math.cos(angle)
+    return out
+
+
+def rel_shift(x):
+    *lead, t, k = x.shape
+    padded = np.concatenate([np.zeros((*lead, t, 1)), x], axis=-1)  # (..., T, K+1)
+    return padded.reshape(*lead, k + 1, t)[..., 1:, :].reshape(*lead, t, k)
+
+
+def rel_shift_backward(dy):
+    *lead, t, k = dy.shape
+    rows = np.concatenate([np.zeros((*lead, 1, t)), dy.reshape(*lead, k, t)], axis=-2)
+    return rows.reshape(*lead, t, k + 1)[..., 1:]
+
+
+def four_terms(q, k, r, u, v):
+    b, h, t, dh = q.shape
+    n_key = k.shape[2]
+    a, terms_b, c, d = np.zeros((4, b, h, t, n_key))
+    for i in range(t):
+        for j in range(i + n_key - t + 1):  # the future stays 0
+            distance = i + n_key - t - j
+            there = r[:, n_key - 1 - distance]  # (H, Dh)
+            a[:, :, i, j] = (q[:, :, i] * k[:, :, j]).sum(axis=-1)
+            terms_b[:, :, i, j] = (q[:, :, i] * there).sum(axis=-1)
+            c[:, :, i, j] = (u * k[:, :, j]).sum(axis=-1)
+            d[:, :, i, j] = (v * there).sum(axis=-1)
+    return tuple(x / math.sqrt(dh) for x in (a, terms_b, c, d))
+
+
+def update_memory(mem, h, mem_len):
+    both = np.concatenate([mem, h], axis=1)
+    return both[:, max(0, both.shape[1] - mem_len) :]
+
+
+def attention_mask(n_query, n_mem, max_keys):
+    mask = np.ones((n_query, n_mem + n_query), dtype=bool)
+    for i in range(n_query):
+        at = i + n_mem
+        first = 0 if max_keys is None else max(0, at - max_keys + 1)
+        mask[i, first : at + 1] = False
+    return mask
+
+
+def key_value_backward(dk, dv, h, w_k, w_v, n_mem):
+    dh = dk[:, n_mem:] @ w_k.T + dv[:, n_mem:] @ w_v.T
+    return dh, np.einsum("bkd,bke->de", h, dk), np.einsum("bkd,bke->de", h, dv)
+
+
+def reach(n_layer, tgt_len, mem_len):
+    start = 0  # of what the top layer sees, counted from the segment's start
+    for _ in range(n_layer - 1):
+        start = (start - mem_len) // tgt_len * tgt_len  # the segment that made the oldest state
+    return mem_len - start
+
+
+def influence(n_layer, tgt_len, mem_len, offset):
+    return (n_layer - 1) * tgt_len * -(-mem_len // tgt_len) + mem_len + offset + 1
+
+
+def bits_per_character(nll):
+    return sum(x.sum() for x in nll) / sum(x.size for x in nll) / math.log(2)
+
+
+def recl_gain(near, far, ratio):
+    best = near.min(axis=0)
+    hard = np.argsort(best)[::-1][: max(1, round(ratio * len(best)))]
+    f = best[hard].mean()
+    return [(math.exp(f) - math.exp(np.minimum(best, x)[hard].mean())) / math.exp(f) for x in far]
+
+
+def speed_up(attention_len, segment_len, d_model, d_inner):
+    a, s, d, f = attention_len, segment_len, d_model, d_inner
+    window = a * (8 * d**2 + 4 * a * d + 4 * d * f)
+    memory = s * (4 * d**2 + 6 * a * d + 4 * d * f) + 4 * a * d**2 + 2 * a * d**2
+    return window / (memory / s)
+
+
+ANSWERS = {
+    "context-lengths": context_lengths,
+    "contiguous-batch": contiguous_batch,
+    "softmax-backward": softmax_backward,
+    "layer-norm-backward": layer_norm_backward,
+    "cross-entropy-gradient": cross_entropy_gradient,
+    "attention-forward": attend,
+    "attention-backward": attention_backward,
+    "relative-positions": relative_positions,
+    "rel-shift": rel_shift,
+    "rel-shift-backward": rel_shift_backward,
+    "four-terms": four_terms,
+    "memory-update": update_memory,
+    "same-length-mask": attention_mask,
+    "the-stop": key_value_backward,
+    "reach": reach,
+    "influence": influence,
+    "bits-per-character": bits_per_character,
+    "recl-gain": recl_gain,
+    "speed-up": speed_up,
+}
+
+
+def source_of(exercise_id: str) -> str:
+    """Return an answer as the text of a cell."""
+    return "import math\n\nimport numpy as np\n\n\n" + inspect.getsource(ANSWERS[exercise_id])
