@@ -5,9 +5,12 @@ The drawing functions take plain arrays; `Reading` gets them from a model; the e
 
 from minitxl.viz.attention import AttentionFigure, nearest_first, span, weight_by_distance
 from minitxl.viz.by_position import bits_by_position
+from minitxl.viz.dependencies import span_explorer
 from minitxl.viz.gradient import GradientFigure, colour_limits, gradient_norms
 from minitxl.viz.idea import draw_idea
+from minitxl.viz.memory_length import memory_length_explorer
 from minitxl.viz.reading import Reading, memory_share
+from minitxl.viz.rel_shift import rel_shift_explorer
 from minitxl.viz.theme import Picture
 from minitxl.viz.widgets import Explorer, attention_explorer, gradient_explorer
 
@@ -23,8 +26,11 @@ __all__ = [
     "draw_idea",
     "gradient_explorer",
     "gradient_norms",
+    "memory_length_explorer",
     "memory_share",
     "nearest_first",
+    "rel_shift_explorer",
     "span",
+    "span_explorer",
     "weight_by_distance",
 ]
