@@ -78,7 +78,7 @@ class Settings:
     longest: int = 96  # context, in characters; a multiple of every delta
     ratios: tuple = (0.1, 0.5, 1.0)  # r
     threshold: float = 0.01
-    positions: int = 2000  # of the held-out text, the same for all models
+    positions: int = 1200  # of the held-out text, the same for all models
     resamples: int = 200  # of the positions, for the intervals
 
     @classmethod

@@ -6,6 +6,7 @@ The drawing functions take plain arrays; `Reading` gets them from a model; the e
 from minitxl.viz.attention import AttentionFigure, nearest_first, span, weight_by_distance
 from minitxl.viz.by_position import bits_by_position
 from minitxl.viz.dependencies import span_explorer
+from minitxl.viz.explorer import token_explorer
 from minitxl.viz.gradient import GradientFigure, colour_limits, gradient_norms
 from minitxl.viz.idea import draw_idea
 from minitxl.viz.memory_length import memory_length_explorer
@@ -32,5 +33,6 @@ __all__ = [
     "rel_shift_explorer",
     "span",
     "span_explorer",
+    "token_explorer",
     "weight_by_distance",
 ]
