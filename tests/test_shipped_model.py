@@ -9,9 +9,10 @@ import minitxl
 from minitxl import MinitxlError, checkpoint
 from minitxl.data import load_corpus
 from minitxl.evaluate import evaluate
+from minitxl.experiments.group import Shape, settings_of_member
 from minitxl.generate import generate
 from minitxl.models.__main__ import pack
-from minitxl.runs import load_run, shipped_models
+from minitxl.runs import load_run, models_folder, shipped_models
 
 
 def test_it_knows_the_book():
@@ -39,10 +40,26 @@ def test_it_writes():
 
 
 def test_names():
-    assert shipped_models() == ["war-and-peace"]
-    with pytest.raises(MinitxlError, match="there is war-and-peace"):
+    group = ["tiny-abs-alone", "tiny-shaw", "tiny-xl", "tiny-xl-alone"]
+    assert shipped_models() == [*group, "war-and-peace"]
+    with pytest.raises(MinitxlError, match=r"there is tiny-abs-alone, .*, war-and-peace"):
         minitxl.load_pretrained("moby-dick")
     assert load_run("war-and-peace", device="cpu").info["preset"] == "small"
+
+
+@pytest.mark.parametrize("name", [n for n in shipped_models() if n.startswith("tiny-")])
+def test_the_group_is_what_the_experiments_train(name):
+    pretrained = minitxl.load_pretrained(name, device="cpu")
+    want = settings_of_member(name.removeprefix("tiny-"), 0, Shape(), pretrained.vocab.n_token)
+    assert pretrained.model.config == want[0]
+    assert pretrained.info["train"] == want[1].to_dict()
+    text = load_corpus("war-and-peace").test
+    assert evaluate(pretrained.model, text, batch_size=16, max_tokens=8000).bpc < 2.45
+
+
+def test_what_ships_is_small():
+    files = [path for path in models_folder().rglob("*") if path.suffix == ".safetensors"]
+    assert sum(path.stat().st_size for path in files) <= 10_000_000
 
 
 def test_pack(tmp_path):
