@@ -14,11 +14,22 @@ import errno
 import os
 import sys
 
-from minitxl.cli import bench, convert, data, doctor, eval, experiment, figures, generate, train
+from minitxl.cli import (
+    bench,
+    convert,
+    course,
+    data,
+    doctor,
+    eval,
+    experiment,
+    figures,
+    generate,
+    train,
+)
 from minitxl.cli.common import Parser, say, silence_stdout
 from minitxl.errors import MinitxlError
 
-COMMANDS = (train, eval, generate, data, convert, experiment, figures, bench, doctor)
+COMMANDS = (train, eval, generate, data, convert, experiment, figures, bench, course, doctor)
 """Modules with `add(commands)`, which declares the options, and `run(options)` -> exit code."""
 
 

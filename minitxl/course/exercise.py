@@ -77,9 +77,9 @@ class Exercise:
 
     @property
     def solution(self) -> str:
-        """Source of the model solution, imports first."""
-        body = textwrap.indent(_clean(self.body), "    ")
-        return f"{_clean(self.imports)}\n\n{_clean(self.head)}{body}"
+        """Source of the model solution, with its imports in the function."""
+        inside = f"{_clean(self.imports)}\n{_clean(self.body)}"
+        return _clean(self.head) + textwrap.indent(inside, "    ")
 
     @cached_property
     def model_solution(self) -> Callable:

@@ -85,7 +85,8 @@ class Explorer:
         for picture in pictures:
             whole.paste(picture, (0, top))
             top += picture.height
-        return stored(whole), "\n".join(captions)
+        # Several pictures in one: a palette makes a third of it, and looks the same.
+        return stored(whole.quantize(256, dither=Image.Dither.NONE)), "\n".join(captions)
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         png, caption = self.static()

@@ -1,0 +1,238 @@
+"""Notebooks from scripts: for students, with stubs, and for lecturers, with the model solutions.
+
+A notebook is written as a plain script, `notebooks/source/NAME.py`:
+
+    # %%                  a code cell
+    # %% [markdown]       a text cell, its lines commented out
+    # %% exercise ID      the exercise's stub, or its solution; nothing of its own below
+    # %% check ID         `course.check("ID", NAME)`
+
+Both versions carry the cell metadata of nbgrader, which therefore can release and grade them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import textwrap
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+import minitxl
+from minitxl.course import EXERCISES, Exercise
+from minitxl.errors import MinitxlError
+
+ROOT = Path(minitxl.__file__).resolve().parents[1]  # the checkout
+SOURCE = ROOT / "notebooks" / "source"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+TIMEOUT = 300  # seconds for one cell
+KEPT = ("nbgrader", "deletable", "editable")  # cell metadata
+
+
+def known(source: Path = SOURCE) -> list[str]:
+    """Return the names of all notebooks whose script is in the folder."""
+    names = sorted(path.stem for path in source.glob("*.py"))
+    if not names:
+        raise MinitxlError(f"{source} has no notebook scripts NAME.py: they are in the checkout")
+    return names
+
+
+def cells_of(source: str) -> list[tuple[str, str]]:
+    """Split a script into (kind, text): "markdown" or "code"; "exercise" or "check" with the ID."""
+    cells: list[tuple[str, str, list[str]]] = []
+    for line in source.splitlines():
+        if line.startswith("# %%"):
+            words = line.removeprefix("# %%").split()
+            kind = "markdown" if "[markdown]" in words else "code"
+            if words and words[0] in ("exercise", "check"):
+                kind = words[0]
+            cells.append((kind, " ".join(words[1:]), []))
+        elif cells:
+            cells[-1][2].append(line)
+    out = []
+    for kind, name, lines in cells:
+        if kind == "markdown":
+            lines = [line.removeprefix("#").removeprefix(" ") for line in lines]
+        text = "\n".join(lines).strip("\n")
+        if kind in ("exercise", "check"):
+            if text.strip():
+                raise MinitxlError(
+                    f"`# %% {kind} {name}` is followed by {text.splitlines()[0]!r}: "
+                    "open another cell for it, as this one is filled by the build"
+                )
+            text = name
+        out.append((kind, text))
+    return out
+
+
+def exercises_of(name: str, source: Path = SOURCE) -> list[Exercise]:
+    """Return the exercises of a notebook in their order, each with a check after it."""
+    return _exercises(name, cells_of(_script(name, source)))
+
+
+def notebook_from(
+    name: str, source: Path = SOURCE, *, solved: bool = False, listing: bool = True
+) -> NotebookNode:
+    """Return the notebook of `NAME.py` without outputs; its cell ids are the same on every build.
+
+    solved: the lecturer's version. listing: in it, show the library's source below a solution.
+    Raises MinitxlError for exercises that do not exist, or are not in their place.
+    """
+    cells = cells_of(_script(name, source))
+    _exercises(name, cells)
+    book = nbformat.v4.new_notebook()
+    for number, (kind, text) in enumerate(cells):
+        if kind == "exercise":
+            book.cells.append(_exercise_cell(EXERCISES[text], solved))
+            if solved and listing:
+                book.cells.append(_listing(EXERCISES[text]))
+        elif kind == "check":
+            book.cells.append(_check_cell(EXERCISES[text]))
+        else:
+            new = nbformat.v4.new_markdown_cell if kind == "markdown" else nbformat.v4.new_code_cell
+            book.cells.append(new(text, id=f"cell-{number:02}"))
+    book.metadata["kernelspec"] = {
+        "display_name": "Python 3 (ipykernel)",
+        "language": "python",
+        "name": "python3",
+    }
+    book.metadata["language_info"] = {"name": "python", "file_extension": ".py"}
+    return book
+
+
+def write(book: NotebookNode, path: Path) -> None:
+    """Write a notebook, with the same bytes on every system."""
+    path.write_bytes((nbformat.writes(book) + "\n").encode("utf-8"))
+
+
+# --- running -------------------------------------------------------------------------------------
+
+
+def execute(book: NotebookNode, folder: Path = SOURCE.parent) -> None:
+    """Run all cells in a clean kernel that works in the folder; a failing cell raises."""
+    from nbclient import NotebookClient
+
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    with environment({"PYTHONPATH": os.pathsep.join(paths)}):
+        client = NotebookClient(
+            book,
+            timeout=TIMEOUT,
+            resources={"metadata": {"path": str(folder)}},
+            store_widget_state=False,
+        )
+        client.execute()
+
+
+@contextlib.contextmanager
+def environment(changes: dict[str, str]):
+    """Within it environment variables have these values."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def clean(book: NotebookNode) -> None:
+    """Keep what a reader sees: no live views (they need a kernel), no times, no versions."""
+    book.metadata.pop("widgets", None)
+    book.metadata["language_info"] = {"name": "python", "file_extension": ".py"}
+    for cell in book.cells:
+        cell.metadata = NotebookNode({k: v for k, v in cell.metadata.items() if k in KEPT})
+        streams: dict[str, NotebookNode] = {}
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop(WIDGET, None)
+            if output.output_type == "stream":  # printed bit by bit: one text is easier to keep
+                first = streams.setdefault(output.name, output)
+                if first is not output:
+                    first.text += output.text
+                    output.text = ""
+        if streams:
+            cell.outputs = [o for o in cell.outputs if o.output_type != "stream" or o.text]
+
+
+# --- cells ---------------------------------------------------------------------------------------
+
+
+def check_id(exercise_id: str) -> str:
+    """Return nbgrader's id of the cell that checks an exercise; the exercise's own is its ID."""
+    return f"{exercise_id}-check"
+
+
+def _exercise_cell(exercise: Exercise, solved: bool) -> NotebookNode:
+    source = _with_solution(exercise) if solved else exercise.stub
+    cell = nbformat.v4.new_code_cell(source.strip("\n"), id=f"exercise-{exercise.id}")
+    cell.metadata = NotebookNode(deletable=False, nbgrader=_nbgrader(exercise.id, solution=True))
+    return cell
+
+
+def _with_solution(exercise: Exercise) -> str:
+    head = exercise.stub.removesuffix("    raise NotImplementedError\n")
+    inside = exercise.solution.removeprefix(head)
+    return f"{head}    ### BEGIN SOLUTION\n{inside}    ### END SOLUTION\n"
+
+
+def _check_cell(exercise: Exercise) -> NotebookNode:
+    source = f'course.check("{exercise.id}", {exercise.name})'
+    cell = nbformat.v4.new_code_cell(source, id=f"check-{exercise.id}")
+    metadata = _nbgrader(check_id(exercise.id), grade=True, locked=True, points=exercise.points)
+    cell.metadata = NotebookNode(deletable=False, editable=False, nbgrader=metadata)
+    return cell
+
+
+def _nbgrader(grade_id: str, **changes) -> NotebookNode:
+    plain = {"grade": False, "locked": False, "solution": False, "task": False}
+    return NotebookNode({"schema_version": 3, "grade_id": grade_id, **plain, **changes})
+
+
+def _listing(exercise: Exercise) -> NotebookNode:
+    """A text cell with the source of the library's own answer."""
+    parts = [f"*The library's own, for `{exercise.name}`:*"]
+    for shown in exercise.shown:
+        code = textwrap.dedent(inspect.getsource(shown)).strip("\n")
+        where = f"{shown.__module__}.{shown.__qualname__}"
+        parts.append(f"`{where}`\n\n```python\n{code}\n```")
+    return nbformat.v4.new_markdown_cell("\n\n".join(parts), id=f"library-{exercise.id}")
+
+
+def _script(name: str, source: Path) -> str:
+    names = known(source)
+    if name not in names:
+        raise MinitxlError(f"there is no notebook {name}; there are {', '.join(names)}")
+    return (source / f"{name}.py").read_text(encoding="utf-8")
+
+
+def _exercises(name: str, cells: list[tuple[str, str]]) -> list[Exercise]:
+    """Return a notebook's exercises, having seen that all is in order."""
+    found: list[str] = []
+    checked: set[str] = set()
+    for kind, text in cells:
+        if kind not in ("exercise", "check"):
+            continue
+        where = f"notebook {name}, `# %% {kind} {text}`"
+        if text not in EXERCISES:
+            here = [e.id for e in EXERCISES.values() if e.notebook == name]
+            raise MinitxlError(
+                f"{where}: there is no such exercise; here belong {', '.join(here) or 'none'}"
+            )
+        if EXERCISES[text].notebook != name:
+            raise MinitxlError(f"{where}: it belongs to notebook {EXERCISES[text].notebook}")
+        if text in (found if kind == "exercise" else checked):
+            raise MinitxlError(f"{where}: it is there twice, must be once")
+        if kind == "exercise":
+            found.append(text)
+        elif text not in found:
+            raise MinitxlError(f"{where}: the exercise must come before its check")
+        else:
+            checked.add(text)
+    for text in found:
+        if text not in checked:
+            raise MinitxlError(f"notebook {name}: `# %% check {text}` is missing")
+    return [EXERCISES[text] for text in found]

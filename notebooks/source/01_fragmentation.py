@@ -1,0 +1,296 @@
+# %% [markdown]
+# # 1 Fixed segments: what is lost at every cut
+#
+# **You will be able to** say how many characters a prediction is made from when a text is cut into
+# segments; measure what that costs, by position in the segment; explain why longer segments and
+# sliding windows are dear cures; feed a model batches whose memory is truly their past.
+#
+# **You need** notebook 0, and logarithms: a character that was predicted with probability $p$ costs
+# $-\log_2 p$ bits. **Time:** 25 minutes. **Exercises:** 1.
+
+# %%
+import json
+
+import numpy as np
+
+import minitxl
+from minitxl import Inspection, TransformerXL, course, viz
+from minitxl.data import Stream, load_corpus, segments
+from minitxl.sliding import evaluate_sliding, windows
+from minitxl.viz import fragmentation
+from minitxl.viz.make_figures import DATA  # where stored results of experiments lie
+
+pretrained = minitxl.load_pretrained("war-and-peace")
+model, vocab = pretrained.model, pretrained.vocab
+text = load_corpus("war-and-peace").test  # ids of characters that the model has never seen
+
+# %% [markdown]
+# ## 1.1 The cut
+#
+# Attention has a price for every pair of characters, so a long text is cut into segments of $T$
+# characters. A vanilla Transformer reads each on its own (paper, section 3.1). With
+# $s = \lfloor t / T \rfloor\, T$, the place where the segment of character $t$ begins, what it
+# computes is
+#
+# $$P(x_{t+1} \mid x_s \ldots x_t) \qquad\text{in place of}\qquad P(x_{t+1} \mid x_0 \ldots x_t)$$
+#
+# `segments` does the cutting. It hands out pairs (tokens, targets); a target is the character that
+# follows in the text.
+
+# %%
+T = 8
+for tokens, targets in segments(text[: 4 * T + 1], batch_size=1, tgt_len=T):
+    print(f"read {vocab.decode(tokens[0])!r:12} predict {vocab.decode(targets[0])!r}")
+
+# %% [markdown]
+# The last target of one segment is the first character read in the next. So no target is lost, but
+# every segment's first prediction is made from a single character.
+#
+# ### Exercise: what a fixed segment knows
+#
+# How many characters is each prediction made from? Once you have the numbers, their mean tells why
+# a model "with a context of $T$" has about half of that. (The check prints one line and lets you
+# go on in any case: no later cell needs your function.)
+
+# %% exercise context-lengths
+
+# %% check context-lengths
+
+# %% [markdown]
+# ## 1.2 What it costs: a passage
+#
+# The shipped model reads the same passage twice in segments of 32: once from nothing in each
+# segment, and once with the memory of those before. `score` returns the loss of every character in
+# nats, $-\ln p$; dividing by $\ln 2$ gives bits.
+
+# %%
+T, S = 32, 9
+begin = vocab.decode(text).index('"I could not, on my honor')
+passage = text[begin : begin + S * T + 1]
+
+
+def bits_of(tokens, *, t, remember, rows=1, mem_len=128):
+    """Bits of every character: (rows, characters of a row), read in segments of t."""
+    reader, mems, bits = model.with_options(tgt_len=t, mem_len=mem_len), None, []
+    for x, y in segments(tokens, batch_size=rows, tgt_len=t):  # (rows, t) each
+        nll, mems = reader.score(x, y, mems if remember else None)
+        bits.append(model.backend.to_numpy(nll) / np.log(2))
+    return np.concatenate(bits, axis=1)
+
+
+fragmentation.draw_surprise(
+    list(vocab.decode(passage[1:])),
+    bits_of(passage, t=T, remember=False).reshape(S, T),
+    bits_of(passage, t=T, remember=True).reshape(S, T),
+)
+
+# %% [markdown]
+# Look down the first columns on the left: after a cut the model has to find out anew which word it
+# is in, who is speaking, in which language. On the right the same places are pale. What stays deep
+# on both sides is truly hard: the first letters of new words. (The first row is the same: there is
+# no memory yet.)
+
+# %% [markdown]
+# ## 1.3 Is this fair? Models that were trained without memory
+#
+# The shipped model learned to rely on its memory, so taking it away is hard on it. A fair rival has
+# never had one. For this course a group of small models was trained alike, each from several seeds:
+# the same text in the same order, and one thing different. Here are three of them:
+#
+# - **vanilla**: absolute positions, no memory;
+# - **relative positions, no memory**: only the recurrence is taken away;
+# - **Transformer-XL**: relative positions and memory.
+#
+# The results are stored; `python -m minitxl experiment ablation` trains and measures all twelve
+# models of the group again.
+
+# %%
+ablation = json.loads((DATA / "ablation.json").read_text())
+fragmentation.draw_group_by_position(ablation)
+
+# %% [markdown]
+# The models without memory have learned to make the best of a blank start, and it costs them all
+# the same: no training can supply characters that were not read. Further into the segment the
+# curves draw near. The paper calls the gap *context fragmentation* (section 1).
+
+# %%
+cells = {c["member"]: np.array(c["by_position"]) for c in ablation["cells"]}  # (seeds, T)
+t = cells["xl"].shape[1]
+lost = (cells["xl-alone"] - cells["xl"]).mean(axis=0)  # paired by seed, mean over seeds: (T,)
+print("position   lost bits   share of all that is lost")
+for low, high in ((0, 1), (1, 2), (2, 4), (4, 8), (8, 16), (16, t)):
+    if low < high <= t:
+        part = lost[low:high].sum() / lost.sum()
+        print(f"{low + 1:3} to {high:3} {lost[low:high].mean():8.2f} {part:15.0%}")
+
+# %% [markdown]
+# > **Question 1.** The loss on the last characters of a segment is not zero either. What do they
+# > lack that the model with memory has?
+
+# %% [markdown]
+# ## 1.4 First cure: longer segments
+#
+# Twice the length, half as many cuts. The shipped model reads 12,000 characters in segments of 16,
+# 32, 64 and 128, from nothing in each; and again with its memory of 128.
+
+# %%
+n = 12 * 1024  # characters
+without = {
+    t: bits_of(text[: n + 1], t=t, remember=False, rows=n // t) for t in (16, 32, 64, 128)
+}  # (n / T, T): every row is one segment
+with_memory = {
+    t: float(bits_of(text[: n + 1], t=t, remember=True, rows=8)[:, 128:].mean()) for t in without
+}
+fragmentation.draw_segment_lengths(without, with_memory)
+
+# %% [markdown]
+# On the left all lengths lie on one curve: what a prediction costs on average depends on how many
+# characters it is made from, not on $T$. (Segments of 128 begin only a hundred times here, so their
+# first points are left to chance most.) Call the curve $c(n)$. A model without memory then pays
+#
+# $$\mathrm{bpc}(T) = \frac1T \sum_{n=1}^{T} c(n),$$
+#
+# which falls towards the end of the curve, slowly, as $1/T$. With a memory the length of the
+# segment hardly matters: every prediction has at least 128 characters before it.
+
+# %%
+curve = without[128].mean(axis=0)  # c(1) ... c(128)
+for t, bits in without.items():
+    print(f"T = {t:3}: {bits.mean():.3f} measured, {curve[:t].mean():.3f} from the curve of 128")
+
+
+# %%
+def picture(t):
+    kept = dict(t=t, rows=32)
+    shape = (-1, t)
+    a = bits_of(text[: n + 1], remember=True, **kept)[:, 128:].reshape(shape)
+    b = bits_of(text[: n + 1], remember=False, **kept)[:, 128:].reshape(shape)
+    return viz.bits_by_position(a, b)
+
+
+picture(64)
+
+# %% [markdown]
+# > **Try this.** `picture(16)`, then `picture(128)`: how do the averages on the right move, and how
+# > the first points on the left?
+
+# %% [markdown]
+# ## 1.5 Second cure: a sliding window
+#
+# Read a window of $W$ characters, keep only its last predictions, move it on by a stride, read it
+# again. With stride 1 every prediction has $W$ characters, as the paper's vanilla baseline has
+# them (section 4.5). `windows` shows how:
+
+# %%
+for tokens, targets in windows(text[:17], window=8, stride=2, batch_size=1):
+    ahead = vocab.decode(targets[0])
+    print(f"read {vocab.decode(tokens[0])!r:12} keep the predictions of {ahead!r}")
+
+# %%
+W, n_slide = 64, 768
+rows = []
+for stride in (64, 32, 16, 8, 4, 2, 1):
+    found = evaluate_sliding(model, text[: n_slide + 1], window=W, stride=stride, batch_size=32)
+    rows.append((stride, W / stride, found.bpc))
+remembered = float(bits_of(text[: n_slide + 1], t=W, remember=True, mem_len=W).mean())
+fragmentation.draw_sliding(rows, (1.0, remembered))
+
+# %% [markdown]
+# The window buys back what the cut took, at the price of reading every character $W$ / stride
+# times. A memory gives each prediction $W$ to $2W$ characters and reads each of them once: the
+# states of the characters before are still there. Notebook 7 makes this the paper's comparison, at
+# its attention lengths.
+#
+# > **Question 2.** A stride of 32 is the compromise that many evaluations choose. How many
+# > characters does a prediction have then, at least and at most? What share of the gain is won?
+
+# %% [markdown]
+# ## 1.6 A memory is only as good as its stream
+#
+# For speed several rows are read side by side. The memory of row $b$ is what row $b$ read before,
+# so the next batch must go on in every row where it ended. `Stream` cuts the text that way:
+
+# %%
+stream = Stream(text[: 3 * 48 + 1], batch_size=3, tgt_len=16)
+for number in range(3):
+    tokens, _, fresh = stream.next()
+    print(f"batch {number}{', memories start empty' if fresh else ''}")
+    for b, row in enumerate(tokens):
+        print(f"    row {b}: {vocab.decode(row)!r}")
+
+# %% [markdown]
+# > **Common misconception: “any batches will do, the memory sorts it out.”** Nothing in the model
+# > knows where a cached state came from. Deal the segments out in another order and it reads
+# > another row's past as its own. The same holds at the end of a document: reset the memory, or the
+# > next document begins in the middle of the last one.
+#
+# A number for it: read 32 rows with the right memory, with none, and with the memory of the row
+# next door.
+
+# %%
+reader = model.with_options(tgt_len=32, mem_len=128)
+cost = {"its own past": [], "no memory": [], "another row's past": []}
+mems = None
+for number, (x, y) in enumerate(segments(text[: 32 * 320 + 1], batch_size=32, tgt_len=32)):
+    if number >= 4:  # the memory is full
+        swapped = [np.roll(mem, 1, axis=0) for mem in mems]  # row b gets the memory of row b - 1
+        for name, given in zip(cost, (mems, None, swapped), strict=True):
+            cost[name].append(reader.score(x, y, given)[0].mean() / np.log(2))
+    _, mems = reader.score(x, y, mems)
+for name, bits in cost.items():
+    print(f"{name:20} {np.mean(bits):.2f} bits per character")
+
+# %% [markdown]
+# > **Question 3.** A wrong memory is still English prose by the same author. Which of the numbers
+# > would you expect to change, and in which direction, if the rows came from books in different
+# > languages?
+
+# %% [markdown]
+# ## 1.7 The start of a stream
+#
+# At the very start there is no past, and for a while less of it than the memory could hold. Two
+# ways are in use: a short memory, of length 0 at first, and a full one that is padded with zero
+# vectors.
+#
+# > **Common misconception: “zeros are as good as nothing.”** A row of zeros is a key like any
+# > other. Its score is not $-\infty$, so the softmax gives it weight, and takes that weight away
+# > from real characters. Nothing, in attention, is a key that is not there.
+#
+# How much weight? 64 rows read their first segment of 32 characters, then their second, with the
+# short memory and with the padded one.
+
+# %%
+T, rows = 32, 64
+first, second = segments(text[: rows * 2 * T + 1], batch_size=rows, tgt_len=T)
+config = model.config.replace(tgt_len=T, mem_len=128)
+for start in ("empty", "zeros"):
+    beginner, mems = TransformerXL(config.replace(start_mems=start), params=model.params), None
+    for name, (x, y) in (("first segment", first), ("second segment", second)):
+        seen = Inspection()
+        blank = beginner.start_mems(rows)[0].shape[1] - (0 if mems is None else T)  # rows of zeros
+        nll, mems, _ = beginner.forward(x, y, mems, inspect=seen)
+        weight = np.mean([p[..., : max(blank, 0)].sum(axis=-1).mean() for p in seen.probs])
+        bits = nll.mean() / np.log(2)
+        print(
+            f"start {start}, {name:14}: {seen.probs[0].shape[-1]:3} keys, {bits:.2f} bits,"
+            f" {weight:5.1%} of the weight on zeros"
+        )
+
+# %% [markdown]
+# The weight on nothing is large. What it does to the loss depends on what the model was trained
+# with. This one hardly ever met an empty memory (only at the start of an epoch): with two or three
+# keys it is far too sure of itself, and the blank rows water that down, so that its very first
+# guesses get better. With some real characters in memory the zeros are a burden, if a small one.
+# Either way the padded model is another model: its predictions depend on how many blank rows the
+# memory happens to have. So read as you trained. `start_mems="zeros"` is what the released
+# TensorFlow code does; the released PyTorch code starts empty, and so does this library: for the
+# first segments $K = M + T$ is simply smaller.
+#
+# ## What to take along
+#
+# - A prediction of a fixed segment is made from 1 to $T$ characters, $(T + 1)/2$ on average.
+# - The cost falls on the first characters after a cut; longer segments pay it less often, a sliding
+#   window buys it back by reading again.
+# - A memory reads once. But it must be this row's past, and empty where there is none.
+#
+# **Next:** notebook 2 takes attention apart, forwards and backwards, with numbers to check by eye.

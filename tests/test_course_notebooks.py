@@ -1,0 +1,165 @@
+"""From script to notebook: the student's version, the lecturer's, and nbgrader's metadata."""
+
+from collections import Counter
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+
+from minitxl.course import EXERCISES  # noqa: E402
+from minitxl.course import notebooks as nb  # noqa: E402
+from minitxl.errors import MinitxlError  # noqa: E402
+
+NAME = "02_attention_by_hand"
+SCRIPT = """\
+# %% [markdown]
+# # Title
+
+# %%
+from minitxl import course
+
+# %% exercise softmax-backward
+
+# %% check softmax-backward
+
+# %% [markdown]
+# The end.
+"""
+COURSE = nb.known()  # the real notebooks
+
+
+@pytest.fixture
+def source(tmp_path):
+    def script(text=SCRIPT, name=NAME):
+        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+        return tmp_path
+
+    return script
+
+
+def marked(book):
+    return {c.metadata.nbgrader.grade_id: c for c in book.cells if "nbgrader" in c.metadata}
+
+
+def test_student_gets_the_stub_and_the_check(source):
+    book = nb.notebook_from(NAME, source())
+    nbformat.validate(book)
+    cells = marked(book)
+    exercise = EXERCISES["softmax-backward"]
+    assert cells["softmax-backward"].source == exercise.stub.strip("\n")
+    assert cells["softmax-backward-check"].source == (
+        'course.check("softmax-backward", softmax_backward)'
+    )
+    assert [c.id for c in book.cells] == [
+        "cell-00",
+        "cell-01",
+        "exercise-softmax-backward",
+        "check-softmax-backward",
+        "cell-04",
+    ]
+    assert "SOLUTION" not in nbformat.writes(book)
+
+
+def test_metadata_of_nbgrader(source):
+    for solved in (False, True):
+        cells = marked(nb.notebook_from(NAME, source(), solved=solved))
+        plain = {"schema_version": 3, "task": False}
+        assert cells["softmax-backward"].metadata.nbgrader == {
+            **plain,
+            "grade_id": "softmax-backward",
+            "solution": True,
+            "grade": False,
+            "locked": False,
+        }
+        check = cells["softmax-backward-check"].metadata
+        assert check.nbgrader == {
+            **plain,
+            "grade_id": "softmax-backward-check",
+            "solution": False,
+            "grade": True,
+            "locked": True,
+            "points": EXERCISES["softmax-backward"].points,
+        }
+        assert check.editable is False and check.deletable is False
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=lambda e: e.id)
+def test_lecturer_gets_the_solution_between_marks(source, exercise):
+    script = SCRIPT.replace("softmax-backward", exercise.id)
+    folder = source(script, exercise.notebook)
+    book = nb.notebook_from(exercise.notebook, folder, solved=True)
+    nbformat.validate(book)
+    text = marked(book)[exercise.id].source
+    names = {}
+    exec(text, names)
+    assert exercise.is_model_solution(names[exercise.name])
+    head, _, rest = text.partition("    ### BEGIN SOLUTION\n")
+    inside, _, after = rest.partition("    ### END SOLUTION")
+    assert head + "    raise NotImplementedError\n" == exercise.stub and not after
+    assert head + inside == exercise.solution  # nothing of it stands outside of the marks
+
+
+def test_lecturer_sees_the_library(source):
+    book = nb.notebook_from(NAME, source(), solved=True)
+    listing = next(c for c in book.cells if c.id == "library-softmax-backward")
+    assert "minitxl.ops.softmax_backward" in listing.source
+    assert "def softmax_backward(" in listing.source
+    without = nb.notebook_from(NAME, source(), solved=True, listing=False)
+    assert [c for c in book.cells if c is not listing] == without.cells
+
+
+def test_same_bytes_on_every_build(source):
+    once, again = (nbformat.writes(nb.notebook_from(NAME, source())) for _ in range(2))
+    assert once == again
+
+
+def test_cleaning_keeps_the_metadata_of_nbgrader(source):
+    book = nb.notebook_from(NAME, source())
+    before = [dict(c.metadata) for c in book.cells]
+    for cell in book.cells:
+        cell.metadata["execution"] = {"iopub.status.busy": "now"}
+    nb.clean(book)
+    assert [dict(c.metadata) for c in book.cells] == before
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (("exercise softmax", "exercise soft"), "there is no such exercise; here belong softmax"),
+        (("softmax-backward", "reach"), "it belongs to notebook 05_reach"),
+        (("# %% check softmax-backward\n", ""), "check softmax-backward` is missing"),
+        (("# %% exercise softmax-backward\n", ""), "must come before its check"),
+        (("# %% [markdown]\n# The", "# %% exercise softmax-backward\n# %%\n# The"), "twice"),
+        (("check softmax-backward\n", "check softmax-backward\nprint(1)\n"), "'print(1)'"),
+    ],
+)
+def test_a_script_out_of_order(source, change, message):
+    with pytest.raises(MinitxlError, match="`") as error:
+        nb.notebook_from(NAME, source(SCRIPT.replace(*change)))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_unknown_notebook(source, tmp_path):
+    with pytest.raises(MinitxlError, match="there is no notebook 99; there are 02_attention"):
+        nb.notebook_from("99", source())
+    with pytest.raises(MinitxlError, match="no notebook scripts"):
+        nb.known(tmp_path / "elsewhere")
+
+
+# --- the course ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COURSE)
+def test_a_notebook_has_its_exercises(name):
+    want = {e.id for e in EXERCISES.values() if e.notebook == name}
+    assert {e.id for e in nb.exercises_of(name)} == want
+
+
+def test_every_exercise_is_in_one_notebook_and_points_add_up():
+    used = Counter(e.id for name in COURSE for e in nb.exercises_of(name))
+    assert used == Counter(EXERCISES.keys())
+    points = 0
+    for name in COURSE:
+        cells = marked(nb.notebook_from(name)).values()
+        points += sum(c.metadata.nbgrader.get("points", 0) for c in cells)
+    assert points == sum(e.points for e in EXERCISES.values())

@@ -1,0 +1,65 @@
+"""The pictures of notebooks 4, 5 and 8 say what is in their numbers."""
+
+import numpy as np
+import pytest
+
+from minitxl.attention import attention_mask
+from minitxl.errors import MinitxlError
+from minitxl.viz.beyond import draw_break_evens, draw_compression, draw_reading_cost
+from minitxl.viz.influence import draw_changes, draw_learned_reach
+from minitxl.viz.memory_rows import draw_kept_rows, draw_masks, draw_stale_states
+
+
+def mask(max_keys):
+    return attention_mask(n_query=3, n_mem=4, max_keys=max_keys, device="cpu", xp=np)
+
+
+def texts(picture):
+    return [text.get_text() for ax in picture.figure.axes for text in ax.texts]
+
+
+def test_kept_rows_are_counted_while_the_memory_fills():
+    picture = draw_kept_rows(tgt_len=4, mem_len=6, n_segments=4)
+    sizes = [x for x in texts(picture) if x.startswith("M = ")]
+    assert sizes == ["M = 0", "M = 4", "M = 6", "M = 6"]
+    assert "full from segment 3 on" in picture.caption
+    assert "not full yet" in draw_kept_rows(tgt_len=2, mem_len=9, n_segments=3).caption
+
+
+def test_masks_show_how_many_keys_each_query_sees():
+    shown = texts(draw_masks({"plain": mask(None), "limited": mask(4)}, n_mem=4))
+    assert [x for x in shown if x.isdigit()] == ["5", "6", "7", "4", "4", "4"]
+
+
+def test_masks_of_another_memory_are_an_error():
+    with pytest.raises(MinitxlError, match="n_mem=3"):
+        draw_masks({"plain": mask(None)}, n_mem=3)
+
+
+def test_stale_states_name_the_largest_difference():
+    caption = draw_stale_states([1, 10], [[0.1, 0.25], [0.01, 0.02]], [[2.5, 2.0], [1, 1]]).caption
+    assert "25% of the norm (after update 1)" in caption and "0.5000 nats" in caption
+
+
+def test_changes_tell_the_reach_that_is_in_the_data():
+    changes = np.zeros((2, 10))
+    changes[:, 3:] = 0.5  # 5 tokens before the segment's 2
+    assert "up to 5 before" in draw_changes(changes, n_layer=2, tgt_len=2, mem_len=2).caption
+
+
+def test_learned_reach_tells_from_where_on_little_changes():
+    heads = [{"layer": 1, "span": 7}, {"layer": 2, "span": 9}]
+    shape = dict(n_layer=2, tgt_len=8, mem_len=8)
+    picture = draw_learned_reach(heads, [1, 4, 12, 16, 17], [0.1, 0.01, 1e-4, 1e-6, 0.0], **shape)
+    assert "reach 16 characters back; from 12 on" in picture.caption
+    assert "exactly 0" in texts(picture)
+    picture = draw_learned_reach(heads, [1, 4, 12, 17], [0.1, 0.01, 1e-4, 1e-9], **shape)
+    assert "exactly 0" not in texts(picture)
+
+
+def test_costs():
+    flops = {"attention": [1e6, 3e6], "all else": [2e6, 2e6]}
+    caption = draw_reading_cost([0, 2000], [0.5, 1.5], flops, segment_len=16).caption
+    assert "0.50 ms + 0.50 ms per 1,000" in caption
+    assert "M = 9" in texts(draw_break_evens(d_model=16, d_head=8))
+    assert "2.5 x the span" in draw_compression(n_fine=2, n_coarse=2, rate=4).caption
