@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from minitxl.course.notebooks import (  # noqa: F401 (some are for the tests)
+from minitxl.course.notebooks import (  # some are for the tests
     WIDGET,
     cells_of,
     clean,

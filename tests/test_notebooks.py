@@ -2,6 +2,7 @@
 
 import base64
 import importlib.util
+import re
 import time
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def test_every_picture_is_stored(name):
     cells = [
         cell
         for cell in code_cells(stored(name))
-        if ".draw_" in cell.source or "explorer(" in cell.source
+        if re.search(r"^(\w+\.)?(draw_\w+|\w+_explorer)\(", cell.source, re.MULTILINE)
     ]
     assert cells
     for cell in cells:
