@@ -143,7 +143,7 @@ def test_machine_facts():
 
 
 def test_command(tmp_path, monkeypatch, capsys, results):
-    monkeypatch.setattr(evaluation_speed, "run", lambda settings, progress: results)
+    monkeypatch.setattr(evaluation_speed, "run", lambda settings, parts, progress: results)
     out = tmp_path / "speed.json"
     assert cli.main(["experiment", "evaluation-speed", "--quick", "--out", str(out)]) == 0
     assert json.loads(out.read_text(encoding="utf-8")) == results
@@ -155,12 +155,42 @@ def test_command(tmp_path, monkeypatch, capsys, results):
 def test_command_hands_over_the_settings(tmp_path, monkeypatch, results, quick):
     given = []
     monkeypatch.setattr(
-        evaluation_speed, "run", lambda settings, progress: given.append(settings) or results
+        evaluation_speed, "run", lambda settings, parts, progress: given.append(settings) or results
     )
     out = ["--out", str(tmp_path / "a.json")]
     assert cli.main(["experiment", "evaluation-speed", *out, *["--quick"] * quick]) == 0
     assert given == [Settings.quick() if quick else Settings()]
     assert max(Settings().attention_lens) == max(PAPER)
+
+
+def test_command_goes_on_where_it_was_interrupted(tmp_path, monkeypatch, capsys):
+    """What is done stays, is said to be there, and is used by --resume; then the file is gone."""
+    done = []
+
+    def experiment(settings, parts, progress):
+        parts.get("first", lambda: done.append("first") or 1)
+        if len(done) == 1:
+            done.append("Ctrl-C")
+            raise KeyboardInterrupt
+        return {"found": parts.get("first", lambda: pytest.fail("computed again"))}
+
+    monkeypatch.setattr(evaluation_speed, "run", experiment)
+    monkeypatch.setattr(evaluation_speed, "summary", str)
+    command = ["experiment", "evaluation-speed", "--out", str(tmp_path / "a.json")]
+    assert cli.main(command) == 130
+    assert "--resume" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.unfinished.json"]
+    assert cli.main([*command, "--resume"]) == 0
+    assert done == ["first", "Ctrl-C"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_seeds(tmp_path, capsys):
+    command = ["experiment", "--out", str(tmp_path / "a.json"), "--seeds"]
+    assert cli.main([*command, "3", "evaluation-speed"]) == 2
+    assert cli.main([*command, "0", "reach"]) == 2
+    no_seeds, too_few = capsys.readouterr().err.splitlines()
+    assert "has no seeds" in no_seeds and "--seeds 0" in too_few
 
 
 def test_command_refuses_at_once_what_it_could_not_write(tmp_path, monkeypatch, capsys):
