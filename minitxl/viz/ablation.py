@@ -8,7 +8,16 @@ import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from minitxl.viz.by_position import position_bins
-from minitxl.viz.theme import FAINT, MUTED, SEGMENT_COLOURS, Picture, new_figure, styled
+from minitxl.viz.theme import (
+    FAINT,
+    MUTED,
+    SEGMENT_COLOURS,
+    Picture,
+    level_lines,
+    new_figure,
+    styled,
+    titled,
+)
 
 ORANGE, BLUE, GREEN, *_ = SEGMENT_COLOURS
 LOOK = {"Transformer-XL": (BLUE, "o"), "Shaw": (ORANGE, "s"), "absolute": (GREEN, "^")}
@@ -31,9 +40,7 @@ def draw_ablation(results: dict) -> Picture:
         axes[1].set_title("Loss on the recent half of each segment", pad=8)
         axes[1].set_xlabel("characters of its own segment that it sees (log scale)")
         title, note = _words(results)
-        figure.text(0.016, 0.945, title, size=13, weight="bold")
-        figure.text(0.016, 0.018, note, size=9, color=MUTED)
-    return Picture(figure, f"{title}. {note}")
+        return titled(figure, title, note, top=0.945, bottom=0.018, size=9, color=MUTED)
 
 
 def _cells(ax, cells: list[dict]) -> None:
@@ -91,8 +98,7 @@ def _by_position(ax, cells: list[dict], loss_on: str) -> None:
     ax.xaxis.set_major_locator(FixedLocator([high for _, high in bins]))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0f}"))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.grid(True, axis="y", color=FAINT, lw=0.6)
-    ax.set_axisbelow(True)
+    level_lines(ax)
     ax.plot([], [], "--", color=MUTED, label="without memory")
     ax.plot([], [], "-", color=MUTED, label="with memory")
     ax.legend(loc="upper right", handlelength=2.6)

@@ -11,14 +11,15 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from minitxl.experiments.attention_spans import striking
 from minitxl.viz.attention import distance_bins
 from minitxl.viz.theme import (
-    FAINT,
     INK,
     MUTED,
     PAPER,
     SEGMENT_COLOURS,
     Picture,
+    level_lines,
     new_figure,
     styled,
+    titled,
 )
 
 ORANGE, BLUE, GREEN, PURPLE, BROWN, *_ = SEGMENT_COLOURS
@@ -63,9 +64,7 @@ def draw_attention_spans(results: dict) -> Picture:
         _draw_alone(figure.add_axes((0.088, 0.125, 0.40, 0.285)), results)
         _draw_dropped(figure.add_axes((0.735, 0.125, 0.205, 0.285)), results)
         title, note = _words(results)
-        figure.text(0.016, 0.955, title, size=13, weight="bold")
-        figure.text(0.016, 0.016, note, size=9, color=MUTED)
-    return Picture(figure, f"{title}. {note}")
+        return titled(figure, title, note, top=0.955, bottom=0.016, size=9, color=MUTED)
 
 
 def _binned(weight) -> tuple[np.ndarray, np.ndarray]:
@@ -87,8 +86,7 @@ def _distance_axes(ax, results: dict) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: names.get(x, f"{x:g}")))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:g} %"))
-    ax.grid(True, axis="y", color=FAINT, lw=0.6)
-    ax.set_axisbelow(True)
+    level_lines(ax)
     ax.set_xlabel("characters back (log scale)")
     ax.set_ylabel("mean weight (log scale)")
 

@@ -7,14 +7,15 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
 from minitxl.viz.theme import (
-    FAINT,
     INK,
     MUTED,
     PAPER,
     SEGMENT_COLOURS,
     Picture,
+    level_lines,
     new_figure,
     styled,
+    titled,
 )
 
 ORANGE, BLUE, GREEN, PURPLE, BROWN, *_ = SEGMENT_COLOURS
@@ -46,16 +47,13 @@ def draw_reading_cost(mem_lens, ms, flops, *, segment_len: int) -> Picture:
             ax.set_xlim(0, mem_lens[-1] * 1.02)
             ax.set_ylim(0, None)
             ax.set_xlabel("memory M (tokens)")
-            ax.grid(True, axis="y", color=FAINT, lw=0.6)
-            ax.set_axisbelow(True)
+            level_lines(ax)
         title = "Reading costs a constant, and an attention that grows with the memory"
         note = (
             f"Keys and values kept, segments of {segment_len}, one thread. Line: {base:.2f} ms + "
             f"{1000 * slope:.2f} ms per 1,000 tokens of memory."
         )
-        figure.text(0.016, 0.92, title, size=13, weight="bold")
-        figure.text(0.016, 0.035, note, size=10)
-    return Picture(figure, f"{title}. {note}")
+        return titled(figure, title, note, top=0.92, bottom=0.035, size=10)
 
 
 def draw_break_evens(*, d_model: int, d_head: int) -> Picture:
@@ -115,9 +113,7 @@ def draw_break_evens(*, d_model: int, d_head: int) -> Picture:
             "Size and products alone: nothing is said of what either memory is good for. Keys and "
             "values of the memory are kept."
         )
-        figure.text(0.016, 0.92, title, size=13, weight="bold")
-        figure.text(0.016, 0.035, note, size=10)
-    return Picture(figure, f"{title}. {note}")
+        return titled(figure, title, note, top=0.92, bottom=0.035, size=10)
 
 
 def draw_compression(*, n_fine: int, n_coarse: int, rate: int) -> Picture:
@@ -156,9 +152,7 @@ def draw_compression(*, n_fine: int, n_coarse: int, rate: int) -> Picture:
             f"Blue: a slot for each token. Green: {rate} tokens that fell out of the memory, as "
             "one slot. Over N layers: N (n_m + c n_cm)."
         )
-        figure.text(0.016, 0.9, title, size=13, weight="bold")
-        figure.text(0.016, 0.045, note, size=10)
-    return Picture(figure, f"{title}. {note}")
+        return titled(figure, title, note, top=0.9, bottom=0.045, size=10)
 
 
 def draw_recall(pairs, recall: dict, error: dict, *, width: int) -> Picture:
@@ -206,13 +200,10 @@ def draw_recall(pairs, recall: dict, error: dict, *, width: int) -> Picture:
             ax.set_xscale("log", base=2)
             ax.set_xticks(ticks, [f"{x:g}" for x in ticks])
             ax.xaxis.set_minor_locator(NullLocator())
-            ax.grid(True, axis="y", color=FAINT, lw=0.6)
-            ax.set_axisbelow(True)
+            level_lines(ax)
         title = "Past the width of its keys a matrix memory blurs what it holds, then loses it"
         note = (
             "Random keys and values, nothing is learned. Recalled: nearest of all stored values. "
             "Right: least squares, so no rule of writing beats it."
         )
-        figure.text(0.016, 0.925, title, size=13, weight="bold")
-        figure.text(0.016, 0.035, note, size=10)
-    return Picture(figure, f"{title}. {note}")
+        return titled(figure, title, note, top=0.925, bottom=0.035, size=10)

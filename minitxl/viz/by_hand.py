@@ -14,9 +14,11 @@ from minitxl.viz.theme import (
     MUTED,
     SEGMENT_COLOURS,
     Picture,
+    level_lines,
     new_figure,
     shade,
     styled,
+    titled,
 )
 
 ORANGE, BLUE, *_ = SEGMENT_COLOURS
@@ -63,9 +65,7 @@ def draw_ledger(forward: list, backward: list, n_mem: int) -> Picture:
             "Black line: the memory's edge. Hatched: here the gradient is stopped. Above that, the "
             "cached rows take part in everything."
         )
-        figure.text(0.016, 1 - 0.38 / height, title, size=13, weight="bold")
-        figure.text(0.016, 0.2 / height, note, size=10)
-    return Picture(figure, f"{title}. {note}")
+        return titled(figure, title, note, top=1 - 0.38 / height, bottom=0.2 / height, size=10)
 
 
 def _cell(ax, x, y, wide, value, colour, top) -> None:
@@ -107,8 +107,7 @@ def draw_checks(rows: list[tuple[str, float, float]], passes: float) -> Picture:
         ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
-        ax.grid(True, axis="y", color=FAINT, lw=0.6)
-        ax.set_axisbelow(True)
+        level_lines(ax)
         ax.set_xlabel(
             "error of the gradient along a random direction (log scale); grey: passes the check"
         )
@@ -155,6 +154,4 @@ def draw_memory_rows(shares: dict[str, np.ndarray]) -> Picture:
             "|memory's part| / (|memory's part| + |segment's part|) of one segment's gradient; "
             "dotted: half. Nothing flows into the memory itself."
         )
-        figure.text(0.016, 0.92, title, size=13, weight="bold")
-        figure.text(0.016, 0.035, note, size=10)
-    return Picture(figure, f"{title}. {note}")
+        return titled(figure, title, note, top=0.92, bottom=0.035, size=10)

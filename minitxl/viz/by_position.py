@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.ticker import NullLocator
 
 from minitxl.errors import MinitxlError
-from minitxl.viz.theme import FAINT, INK, Picture, new_figure, segment_colour, styled
+from minitxl.viz.theme import INK, Picture, level_lines, new_figure, segment_colour, styled
 
 
 def position_bins(tgt_len: int) -> np.ndarray:
@@ -71,8 +71,7 @@ def bits_by_position(with_memory: np.ndarray, without: np.ndarray) -> Picture:
         ticks = [int(t) for t in edges[1:]]
         ax.set_xticks(ticks, [str(t) for t in ticks])
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.grid(True, axis="y", color=FAINT, lw=0.6)
-        ax.set_axisbelow(True)
+        level_lines(ax)
         ax.set_xlabel("characters of its own segment that the prediction may use (log scale)")
         ax.set_ylabel("bits per character")
         title = "Without memory every segment starts blind"

@@ -6,7 +6,16 @@ import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from minitxl.experiments.evaluation_speed import best_at_longest
-from minitxl.viz.theme import FAINT, INK, MUTED, SEGMENT_COLOURS, Picture, new_figure, styled
+from minitxl.viz.theme import (
+    INK,
+    MUTED,
+    SEGMENT_COLOURS,
+    Picture,
+    level_lines,
+    new_figure,
+    styled,
+    titled,
+)
 
 ORANGE, BLUE, GREEN, PURPLE, *_ = SEGMENT_COLOURS
 # Method -> label, colour, line. Each line is labelled where it ends: never colour alone.
@@ -77,12 +86,9 @@ def draw_evaluation_speed(results: dict) -> Picture:
             ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
             ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,g}"))
             ax.yaxis.set_minor_locator(NullLocator())
-            ax.grid(True, axis="y", color=FAINT, lw=0.6)
-            ax.set_axisbelow(True)
+            level_lines(ax)
         title, note = _words(results)
-        figure.text(0.016, 0.94, title, size=13, weight="bold")
-        figure.text(0.016, 0.018, note, size=9, color=MUTED)
-    return Picture(figure, f"{title}. {note}")
+        return titled(figure, title, note, top=0.94, bottom=0.018, size=9, color=MUTED)
 
 
 def _line(points, method=None, segment_len=None, value="ms"):

@@ -16,6 +16,7 @@ from minitxl.viz.theme import (
     new_figure,
     strength,
     styled,
+    titled,
 )
 
 ORANGE, BLUE, *_ = SEGMENT_COLOURS
@@ -74,9 +75,7 @@ def draw_four_terms(terms: dict, p: np.ndarray, hidden: np.ndarray, head: str) -
             + ", ".join(f"{x} {s:.2f}" for x, s in size.items())
             + ".\nLine: the memory's edge; grey: hidden by the mask."
         )
-        figure.text(0.016, 0.952, title, size=13, weight="bold")
-        figure.text(0.016, 0.018, note, size=9.5)
-    return Picture(figure, f"{title}. {note}")
+        return titled(figure, title, note, top=0.952, bottom=0.018, size=9.5)
 
 
 def _centred(x, hidden: np.ndarray) -> np.ndarray:
@@ -137,6 +136,4 @@ def draw_leak(masked: np.ndarray, unmasked: np.ndarray) -> Picture:
             "One layer of the trained model. Above the stairs lies the future; grey is exactly 0. "
             "The corner that rel-shift leaves is no zero."
         )
-        figure.text(0.016, 0.93, title, size=13, weight="bold")
-        figure.text(0.016, 0.035, note, size=10, color=MUTED)
-    return Picture(figure, f"{title}. {note}")
+        return titled(figure, title, note, top=0.93, bottom=0.035, size=10, color=MUTED)

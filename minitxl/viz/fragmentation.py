@@ -11,15 +11,16 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from minitxl.errors import MinitxlError
 from minitxl.viz.by_position import position_bins
 from minitxl.viz.theme import (
-    FAINT,
     INK,
     MUTED,
     PAPER,
     SEGMENT_COLOURS,
     Picture,
+    level_lines,
     new_figure,
     printable,
     styled,
+    titled,
 )
 
 ORANGE, BLUE, GREEN, PURPLE, *_ = SEGMENT_COLOURS
@@ -89,8 +90,7 @@ def _position_axis(ax, tgt_len: int) -> None:
     ax.xaxis.set_major_locator(FixedLocator([int(n) for n in position_bins(tgt_len)[1:]]))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0f}"))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.grid(True, axis="y", color=FAINT, lw=0.6)
-    ax.set_axisbelow(True)
+    level_lines(ax)
     ax.set_xlabel("characters of its own segment that the prediction may use (log scale)")
     ax.set_ylabel("bits per character")
 
@@ -123,9 +123,7 @@ def draw_group_by_position(results: dict) -> Picture:
             f"{shape['tgt_len']}, {shape['steps']:,} steps, {s['seeds']} seed(s) (thin lines; "
             f"thick: means); {results['n_predicted']:,} characters of unseen text."
         )
-        figure.text(0.016, 0.93, title, size=13, weight="bold")
-        figure.text(0.016, 0.03, note, size=9.5, color=MUTED)
-    return Picture(figure, f"{title}. {note}")
+        return titled(figure, title, note, top=0.93, bottom=0.03, size=9.5, color=MUTED)
 
 
 def draw_segment_lengths(without: dict[int, np.ndarray], with_memory: dict[int, float]) -> Picture:
@@ -167,8 +165,7 @@ def draw_segment_lengths(without: dict[int, np.ndarray], with_memory: dict[int, 
         ax.set_xticks(lengths, lengths)
         ax.xaxis.set_minor_locator(NullLocator())
         ax.margins(x=0.14, y=0.2)
-        ax.grid(True, axis="y", color=FAINT, lw=0.6)
-        ax.set_axisbelow(True)
+        level_lines(ax)
         ax.set_xlabel("segment length T (log scale)")
         ax.set_title("Mean bits per character", pad=8)
         short, long = lengths[0], lengths[-1]
@@ -178,9 +175,7 @@ def draw_segment_lengths(without: dict[int, np.ndarray], with_memory: dict[int, 
             f"The memory saves {gap[short]:.2f} bits per character at T = {short} and "
             f"{gap[long]:.2f} at T = {long}: the same model, the same unseen text."
         )
-        figure.text(0.016, 0.93, title, size=13, weight="bold")
-        figure.text(0.016, 0.03, note, size=10)
-    return Picture(figure, f"{title}. {note}")
+        return titled(figure, title, note, top=0.93, bottom=0.03, size=10)
 
 
 def draw_sliding(rows: list[tuple[int, float, float]], memory: tuple[float, float]) -> Picture:
@@ -205,8 +200,7 @@ def draw_sliding(rows: list[tuple[int, float, float]], memory: tuple[float, floa
         ax.set_xticks(ticks, ticks)
         ax.xaxis.set_minor_locator(NullLocator())
         ax.margins(x=0.06, y=0.2)
-        ax.grid(True, axis="y", color=FAINT, lw=0.6)
-        ax.set_axisbelow(True)
+        level_lines(ax)
         ax.set_xlabel("characters read for every one predicted (log scale)")
         ax.set_ylabel("bits per character")
         title = f"A sliding window heals the cut, and reads every character {round(read[-1])} times"
@@ -215,6 +209,4 @@ def draw_sliding(rows: list[tuple[int, float, float]], memory: tuple[float, floa
             f"{bits[0] - bits[-1]:.2f} bits; a memory of the same length gets "
             f"{bits[0] - memory[1]:.2f} for reading once."
         )
-        figure.text(0.016, 0.925, title, size=13, weight="bold")
-        figure.text(0.016, 0.03, note, size=10)
-    return Picture(figure, f"{title}. {note}")
+        return titled(figure, title, note, top=0.925, bottom=0.03, size=10)

@@ -10,16 +10,17 @@ from matplotlib.ticker import NullLocator
 from minitxl.experiments.latch import exact_reach
 from minitxl.viz.gradient import COLOURS
 from minitxl.viz.theme import (
-    FAINT,
     HIDDEN,
     INK,
     MUTED,
     PAPER,
     SEGMENT_COLOURS,
     Picture,
+    level_lines,
     new_figure,
     segment_colour,
     styled,
+    titled,
 )
 
 LITTLE = 0.001  # total variation of two predictions that hardly differ
@@ -88,9 +89,7 @@ def draw_changes(changes: np.ndarray, *, n_layer: int, tgt_len: int, mem_len: in
             "Colour: largest change of a log-probability. Hatched: not a bit changes. Every output "
             "of the segment has the same left end."
         )
-        figure.text(0.016, 0.91, title, size=13, weight="bold")
-        figure.text(0.016, 0.04, note, size=10)
-    return Picture(figure, f"{title}. {note}")
+        return titled(figure, title, note, top=0.91, bottom=0.04, size=10)
 
 
 def draw_learned_reach(heads: list[dict], distances, influence, *, n_layer, tgt_len, mem_len):
@@ -134,8 +133,7 @@ def draw_learned_reach(heads: list[dict], distances, influence, *, n_layer, tgt_
             ax.axvspan(reach + 0.5, right, fc=HIDDEN, hatch="////", ec="#BDB9AE", lw=0)
             ax.axvline(mem_len, color=MUTED, lw=1, ls="--", zorder=0)
             ax.axvline(reach + 0.5, color=INK, lw=1.6)
-            ax.grid(True, axis="y", color=FAINT, lw=0.6)
-            ax.set_axisbelow(True)
+            level_lines(ax)
         box = {"facecolor": PAPER, "edgecolor": "none", "boxstyle": "round,pad=0.3"}
         for text, x, colour in ((f"M = {mem_len}", mem_len, MUTED), (f"R = {reach}", reach, INK)):
             style = dict(ha="center", va="center", color=colour, weight="bold", bbox=box)
@@ -149,6 +147,4 @@ def draw_learned_reach(heads: list[dict], distances, influence, *, n_layer, tgt_
             f"The shipped model, T = M = {mem_len}: half of its {len(heads)} heads keep 90 % of "
             f"their weight within {np.median(spans):.0f} characters. Dotted: {LITTLE:.1%}."
         )
-        figure.text(0.016, 0.945, title, size=13, weight="bold")
-        figure.text(0.016, 0.025, note, size=10)
-    return Picture(figure, f"{title}. {note}")
+        return titled(figure, title, note, top=0.945, bottom=0.025, size=10)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from minitxl.viz.theme import (
-    FAINT,
     HIDDEN,
     INK,
     MUTED,
     SEGMENT_COLOURS,
     Picture,
+    level_lines,
     new_figure,
     styled,
+    titled,
 )
 
 ORANGE, BLUE, GREEN, PURPLE, *_ = SEGMENT_COLOURS
@@ -45,9 +46,7 @@ def draw_longer_memory(results: dict) -> Picture:
             if corner[1] == corners[-1][1]:
                 ax.set_xlabel("memory at evaluation, in characters")
         title, note = _words(results)
-        figure.text(0.016, 0.945, title, size=13, weight="bold")
-        figure.text(0.016, 0.018, note, size=9, color=MUTED)
-    return Picture(figure, f"{title}. {note}")
+        return titled(figure, title, note, top=0.945, bottom=0.018, size=9, color=MUTED)
 
 
 def _scale(ax, low: float, high: float) -> None:
@@ -85,8 +84,7 @@ def _panel(ax, model: dict) -> None:
     texts = [f"{round(f * trained)}" + ("\ntrained" if f == 1 else "") for f in factors]
     ax.set_xticks(range(len(factors)), texts)
     ax.set_xlim(-0.3, len(factors) - 0.7)
-    ax.grid(True, axis="y", color=FAINT, lw=0.6)
-    ax.set_axisbelow(True)
+    level_lines(ax)
     seeds = len(model["points"][0]["bpc"])
     ax.set_title(
         f"{model['label']}, trained with {trained} ({seeds} {'seed' if seeds == 1 else 'seeds'})",

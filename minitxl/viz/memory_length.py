@@ -23,6 +23,7 @@ from minitxl.viz.theme import (
     PAPER,
     SEGMENT_COLOURS,
     LiveFigure,
+    level_lines,
     new_figure,
     percent,
     printable,
@@ -158,8 +159,7 @@ class MemoryLengthFigure(LiveFigure):
             ax = self.figure.add_axes((0.082, bottom, 0.46, 0.15))
             ax.axvspan(where, len(lengths) - 0.6, color=HIDDEN, lw=0, zorder=0)
             ax.axvline(where, color=INK, lw=1, zorder=1)
-            ax.grid(True, axis="y", color=FAINT, lw=0.6)
-            ax.set_axisbelow(True)
+            level_lines(ax)
             ax.set_xlim(-0.4, len(lengths) - 0.6)
             ax.set_xticks(at, [""] * len(lengths) if upper else [str(m) for m in lengths])
             ax.set_ylim(*limits)

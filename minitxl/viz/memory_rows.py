@@ -21,6 +21,7 @@ from minitxl.viz.theme import (
     new_figure,
     segment_colour,
     styled,
+    titled,
 )
 
 
@@ -66,9 +67,7 @@ def draw_kept_rows(*, tgt_len: int, mem_len: int, n_segments: int = 6) -> Pictur
             "Right of the thick line: this segment. Left, filled: its memory; outlined: forgotten. "
             f"The memory is {when}."
         )
-        figure.text(0.016, 1 - 0.36 / height, title, size=13, weight="bold")
-        figure.text(0.016, 0.16 / height, note, size=10)
-    return Picture(figure, f"{title}. {note}")
+        return titled(figure, title, note, top=1 - 0.36 / height, bottom=0.16 / height, size=10)
 
 
 def draw_masks(masks: dict[str, np.ndarray], *, n_mem: int) -> Picture:
@@ -165,6 +164,4 @@ def draw_stale_states(updates, differences, losses) -> Picture:
             f"{updates[differences.max(axis=1).argmax()]}), {differences[-1].max():.1%} at the "
             f"end; it changes the loss by at most {np.abs(dearer).max():.4f} nats."
         )
-        figure.text(0.016, 0.92, title, size=13, weight="bold")
-        figure.text(0.016, 0.035, note, size=10)
-    return Picture(figure, f"{title}. {note}")
+        return titled(figure, title, note, top=0.92, bottom=0.035, size=10)

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from minitxl.experiments.latch import CHANCE
-from minitxl.viz.theme import FAINT, INK, MUTED, SEGMENT_COLOURS, Picture, new_figure, styled
+from minitxl.viz.theme import (
+    INK,
+    MUTED,
+    SEGMENT_COLOURS,
+    Picture,
+    level_lines,
+    new_figure,
+    styled,
+    titled,
+)
 
 ORANGE, BLUE, GREEN, *_ = SEGMENT_COLOURS
 VANILLA, DIVIDES, REST = ORANGE, BLUE, GREEN
@@ -37,9 +46,9 @@ def draw_reach_by_distance(results: dict) -> Picture:
             if i + COLUMNS >= len(models):
                 ax.set_xlabel("distance to the marker (tokens)")
         title, note = _words(results)
-        figure.text(0.016, 1 - 0.33 / height, title, size=13, weight="bold")
-        figure.text(0.016, 0.13 / height, note, size=9, color=MUTED)
-    return Picture(figure, f"{title}. {note}")
+        return titled(
+            figure, title, note, top=1 - 0.33 / height, bottom=0.13 / height, size=9, color=MUTED
+        )
 
 
 def _draw_model(ax, model: dict, longest: int) -> None:
@@ -63,8 +72,7 @@ def _draw_model(ax, model: dict, longest: int) -> None:
     ax.set_xlim(0, longest + 1)
     ax.set_ylim(0, 1.06)
     ax.set_yticks([0, 0.5, 1])
-    ax.grid(True, axis="y", color=FAINT, lw=0.6)
-    ax.set_axisbelow(True)
+    level_lines(ax)
 
 
 def _words(results: dict) -> tuple[str, str]:

@@ -8,7 +8,16 @@ import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from minitxl.experiments.recl import LABELS, mean_of, paper_longer
-from minitxl.viz.theme import FAINT, INK, MUTED, SEGMENT_COLOURS, Picture, new_figure, styled
+from minitxl.viz.theme import (
+    FAINT,
+    INK,
+    MUTED,
+    SEGMENT_COLOURS,
+    Picture,
+    level_lines,
+    new_figure,
+    styled,
+)
 
 ORANGE, BLUE, GREEN, PURPLE, *_ = SEGMENT_COLOURS
 LOOK = {
@@ -87,8 +96,7 @@ def _draw_gains(ax, results: dict) -> None:
     names = {FLOOR: "≤ 0.03 %"}
     ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: names.get(y, f"{100 * y:g} %")))
     ax.xaxis.set_major_locator(FixedLocator(x))
-    ax.grid(True, axis="y", color=FAINT, lw=0.6)
-    ax.set_axisbelow(True)
+    level_lines(ax)
     ax.set_xlabel("c, characters of context before the step")
     ax.set_title(f"Gain from {delta} characters more, hardest {s['ratios'][0]:.0%}", pad=10)
 

@@ -19,6 +19,7 @@ from minitxl.viz.theme import (
     Picture,
     new_figure,
     styled,
+    titled,
 )
 
 ORANGE, BLUE, *_ = SEGMENT_COLOURS
@@ -51,9 +52,7 @@ def draw_stop_gradient(results: dict) -> Picture:
         bar.ax.tick_params(labelsize=8)
         figure.text(0.016, 0.437, "Norm of the loss's gradient by hidden state h", weight="bold")
         title, note = _words(results, groups)
-        figure.text(0.016, 0.95, title, size=13, weight="bold")
-        figure.text(0.016, 0.018, note, size=9, color=MUTED)
-    return Picture(figure, f"{title}. {note}")
+        return titled(figure, title, note, top=0.95, bottom=0.018, size=9, color=MUTED)
 
 
 def _draw_curves(ax, results: dict, groups: dict) -> None:

@@ -78,6 +78,12 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def level_lines(ax) -> None:
+    """Faint lines at the ticks of the vertical axis, behind what is drawn."""
+    ax.grid(True, axis="y", color=FAINT, lw=0.6)
+    ax.set_axisbelow(True)
+
+
 def segment_colour(age: int) -> str:
     """Colour of the segment `age` segments back; 0 is the current one."""
     return SEGMENT_COLOURS[age % len(SEGMENT_COLOURS)]
@@ -189,6 +195,15 @@ class Picture:
         data = {"image/png": base64.b64encode(self.png()).decode("ascii"), "text/plain": repr(self)}
         width = round(self.figure.get_figwidth() * DPI)
         return data, {"image/png": {"width": width}}
+
+
+def titled(
+    figure: Figure, title: str, note: str, *, top: float, bottom: float, size=10, color=INK
+) -> Picture:
+    """Write the finding above a figure and a note below it, at these heights in 0..1; finish it."""
+    figure.text(0.016, top, title, size=13, weight="bold")
+    figure.text(0.016, bottom, note, size=size, color=color)
+    return Picture(figure, f"{title}. {note}")
 
 
 class LiveFigure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minitxl.viz.theme import FAINT, SEGMENT_COLOURS, Picture, new_figure, styled
+from minitxl.viz.theme import SEGMENT_COLOURS, Picture, level_lines, new_figure, styled
 
 LINES = ("-", "--", "-.", ":")  # never colour alone
 
@@ -34,8 +34,7 @@ def draw_losses(curves: dict[str, np.ndarray], mean_of: int = 1) -> Picture:
             text = f"{name}: {value:.2f}"
             ax.annotate(text, at, xycoords=("axes fraction", "data"), color=colour, weight="bold",
                         va="center", annotation_clip=False)  # fmt: skip
-        ax.grid(True, axis="y", color=FAINT, lw=0.6)
-        ax.set_axisbelow(True)
+        level_lines(ax)
         ax.set_xlabel("training step")
         ax.set_ylabel("loss, bits per character")
         ax.set_title(f"Loss of every step (thin), and its mean over {mean_of} (thick)", pad=10)
