@@ -195,6 +195,8 @@ def test_the_page_loads_nothing(tmp_path):
     assert set(re.findall(r"\w+://[^\s\"'`)]*", page)) <= {"http://www.w3.org/2000/svg"}
     assert not re.search(r"@import|url\(|\bfetch\(|XMLHttpRequest|\bimport\b[ ({]", page)
     assert "@@" not in page and "<title>a &lt;b&gt; &amp; c</title>" in page
+    script = page.index('<script type="module">')
+    assert page.index("Loading") < page.index('id="data"') < script  # not blank until all is read
     inside = re.search(r'id="data">(.*?)</script>', page, re.DOTALL).group(1)
     assert json.loads(inside) == json.loads(json.dumps(shown.data))
     assert "<" not in inside  # no text of the passage ends the element

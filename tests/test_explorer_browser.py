@@ -4,19 +4,13 @@ Needs Playwright (`pip install playwright`) and a Chromium: the system's, or Pla
 """
 
 import json
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
+from in_browser import chromium, jupyterlab, run_all
+from in_browser import opened as opened_notebook
 
 import minitxl
 from minitxl.data import load_corpus
@@ -24,22 +18,13 @@ from minitxl.viz import explorer
 from minitxl.viz.explorer import token_explorer
 
 pytestmark = pytest.mark.browser
-sync_api = pytest.importorskip("playwright.sync_api", reason="no Playwright")
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)  # None: Playwright's own
 T, LAYER, HEAD, QUERY = 48, 4, 2, 20
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_api.sync_playwright() as playwright:
-        try:
-            found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        except sync_api.Error as error:
-            pytest.skip(f"no Chromium that starts: {str(error).splitlines()[0]}")
+    with chromium() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +52,7 @@ def opened(browser, address, scheme="light"):
     page.on("request", lambda request: trouble.append(request.url))
     page.goto(address)
     page.wait_for_selector(".txl-links path", state="attached")
+    assert page.locator(".txl-loading").count() == 0
     return page, [t for t in trouble if t != address], trouble
 
 
@@ -221,72 +207,27 @@ token_explorer(trained.model, trained.vocab, tokens, tgt_len={T})
 """
 
 
-@pytest.fixture
-def lab(tmp_path):
-    """Address of a JupyterLab that has one notebook with the explorer."""
-    pytest.importorskip("jupyterlab", reason="no JupyterLab")
-    pytest.importorskip("anywidget", reason="no anywidget")
+@pytest.mark.slow
+def test_it_lives_in_jupyterlab_in_both_themes(browser, tmp_path):
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
     book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
     nbformat.write(book, tmp_path / "explorer.ipynb")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    where = ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--no-browser"]
-    options = ["--IdentityProvider.token=", "--allow-root", f"--ServerApp.root_dir={tmp_path}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(tmp_path / "c")}
-    server = subprocess.Popen(
-        [sys.executable, "-m", "jupyterlab", *where, *options],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    base = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{base}/api", timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.25)
-        yield f"{base}/lab/tree/explorer.ipynb"
-    finally:
-        server.terminate()
-        server.wait(20)
-
-
-@pytest.mark.slow
-def test_it_lives_in_jupyterlab_in_both_themes(browser, lab):
-    page = browser.new_context(viewport={"width": 1500, "height": 1000}).new_page()
-    errors = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(lab)
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=90_000)
-    page.locator(".jp-Notebook .jp-CodeCell .cm-content").click()
-    for _ in range(6):  # the first key may come before the kernel's widgets are ready
-        page.keyboard.press("Control+Enter")
-        try:
-            page.wait_for_selector(".txl-links path", state="attached", timeout=15_000)
-            break
-        except sync_api.TimeoutError:
-            continue
-    before = says(page)
-    cell = page.locator(".txl-cell[tabindex='0']")
-    cell.focus()
-    page.keyboard.press("ArrowRight")
-    assert says(page) != before
-    assert page.locator(".jp-CodeCell").count() == 1  # the notebook took no key
-    dark = page.evaluate(
-        """() => { document.body.dataset.jpThemeLight = "false";
+    with jupyterlab(tmp_path) as address:
+        page, trouble = opened_notebook(browser, f"{address}/explorer.ipynb")
+        run_all(page, 120)
+        page.wait_for_selector(".txl-links path", state="attached")
+        before = says(page)
+        page.locator(".txl-cell[tabindex='0']").focus()
+        page.keyboard.press("ArrowRight")
+        assert says(page) != before
+        slider = page.locator(".txl input[type=range]")
+        slider.focus()
+        page.keyboard.press("ArrowLeft")  # JupyterLab has a shortcut on it
+        assert slider.input_value() == "2"
+        assert page.locator(".jp-CodeCell").count() == 1  # the notebook took no key
+        ground = """(light) => { document.body.dataset.jpThemeLight = light;
           return getComputedStyle(document.querySelector(".txl")).backgroundColor; }"""
-    )
-    light = page.evaluate(
-        """() => { document.body.dataset.jpThemeLight = "true";
-          return getComputedStyle(document.querySelector(".txl")).backgroundColor; }"""
-    )
-    assert max(json.loads(f"[{dark[4:-1]}]")) < 80 < min(json.loads(f"[{light[4:-1]}]"))
-    if "EXPLORER_SHOT" in os.environ:
-        page.evaluate("document.body.dataset.jpThemeLight = 'false'")
-        page.screenshot(path=os.environ["EXPLORER_SHOT"])
-    assert errors == []
-    page.context.close()
+        dark, light = (page.evaluate(ground, light) for light in ("false", "true"))
+        assert max(json.loads(f"[{dark[4:-1]}]")) < 80 < min(json.loads(f"[{light[4:-1]}]"))
+        assert trouble == []
+        page.context.close()

@@ -22,6 +22,7 @@ from minitxl.cli import (
     doctor,
     eval,
     experiment,
+    explore,
     figures,
     generate,
     train,
@@ -29,7 +30,19 @@ from minitxl.cli import (
 from minitxl.cli.common import Parser, say, silence_stdout
 from minitxl.errors import MinitxlError
 
-COMMANDS = (train, eval, generate, data, convert, experiment, figures, bench, course, doctor)
+COMMANDS = (
+    train,
+    eval,
+    generate,
+    explore,
+    data,
+    convert,
+    experiment,
+    figures,
+    bench,
+    course,
+    doctor,
+)
 """Modules with `add(commands)`, which declares the options, and `run(options)` -> exit code."""
 
 

@@ -7,7 +7,6 @@ Where no kernel runs, on GitHub or on paper, the same output holds a static pict
 from __future__ import annotations
 
 import base64
-import html
 from collections.abc import Callable
 
 from PIL import Image
@@ -16,6 +15,7 @@ from minitxl.errors import MinitxlError
 from minitxl.viz.attention import AttentionFigure
 from minitxl.viz.gradient import GradientFigure, colour_limits
 from minitxl.viz.reading import LOSSES, Reading
+from minitxl.viz.spoken import spoken_class
 from minitxl.viz.theme import DPI, LiveFigure, spoken, stored
 
 
@@ -49,14 +49,16 @@ class Explorer:
             layout=widgets.Layout(width=f"{width:.0f}px", max_width="100%", height="auto"),
         )
         for control in controls.values():
+            control.tooltip = control.description
             control.observe(lambda _: self.refresh(), names="value")
         row = widgets.HBox(
             list(controls.values()),
             layout=widgets.Layout(flex_flow="row wrap", width=f"{width:.0f}px", max_width="100%"),
         )
-        # the caption stands in the picture; this copy is for screen readers, which announce changes
-        self.spoken = widgets.HTML(layout=widgets.Layout(height="0", margin="0", overflow="hidden"))
-        self.spoken.value = self._status()
+        # the caption stands in the picture; this copy is for screen readers
+        self.spoken = spoken_class()(
+            value=figure.caption, layout=widgets.Layout(height="0", margin="0", overflow="hidden")
+        )
         self.box = widgets.VBox([row, self.image, self.spoken])
 
     def values(self) -> dict:
@@ -67,10 +69,7 @@ class Explorer:
         """Compute and draw the present state."""
         self._draw(**self.values())
         self.image.value = self.figure.png()
-        self.spoken.value = self._status()
-
-    def _status(self) -> str:
-        return f'<span role="status">{html.escape(self.figure.caption)}</span>'
+        self.spoken.value = self.figure.caption
 
     def static(self) -> tuple[bytes, str]:
         """PNG bytes and caption of the picture that stands for the widget without a kernel."""
@@ -182,9 +181,10 @@ def gradient_explorer(model, tokens, *, tgt_len: int = 64, mem_len: int | None =
     start = _nearest(lengths, tgt_len if mem_len is None else mem_len)
     controls = {
         "through": widgets.ToggleButtons(
-            options=[("gradient stopped", False), ("gradient let through", True)],
+            options=[("stopped", False), ("let through", True)],
             value=False,
-            style={"button_width": "170px"},
+            description="gradient",
+            style={"description_width": "140px", "button_width": "150px"},
             layout=widgets.Layout(width="490px", max_width="100%"),
         ),
         "mem_len": _slider(widgets, "memory (characters)", [(str(m), m) for m in lengths], start),

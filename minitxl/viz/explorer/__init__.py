@@ -56,6 +56,28 @@ def token_explorer(
     return TokenExplorer(reading, vocab, mem_len, layer, head, query)
 
 
+def looking_far(
+    reading: Reading, mem_len: int | None = None, *, layer: int | None = None, head=None
+) -> dict:
+    """A state that shows the memory at work: layer, head, query as `token_explorer` takes them.
+
+    It is the token of the last segment that gives one key, two segments back or more, the most
+    weight; one segment back where no more is in memory. `layer` and `head`: already chosen.
+    """
+    mem_len = reading.longest_memory if mem_len is None else mem_len
+    best = (-1.0, layer or 1, head or 0, None)
+    for n, p in enumerate(reading.attention(mem_len), start=1):
+        cached = p.shape[2] - reading.tgt_len
+        far = cached - reading.tgt_len if cached > reading.tgt_len else cached
+        if far == 0 or layer not in (None, n):
+            continue
+        for h, weights in enumerate([p.mean(axis=0), *p]):  # (T, K); 0 is the mean
+            if h == head or (head is None and h > 0):
+                most = weights[:, :far].max(axis=1)  # (T, K) -> (T,)
+                best = max(best, (float(most.max()), n, h, int(most.argmax())))
+    return dict(zip(("layer", "head", "query"), best[1:], strict=True))
+
+
 class TokenExplorer:
     """Shows itself in a notebook, as a picture where no kernel runs; `save` writes an HTML file.
 

@@ -26,8 +26,13 @@ export async function mount(el, data) {
     make(
       "p",
       { class: "txl-hint" },
-      `Point at a ${model.unit} to see what it attends to; click to keep it. ` +
-        "By keyboard: Tab to the text, then arrow keys; Enter keeps, Escape lets go.",
+      make("b", {}, `Point at a ${model.unit} to see what it attends to.`),
+      " Click to keep it; choose another head below.",
+      make(
+        "span",
+        { class: "txl-keys" },
+        " Keys: Tab to the text, arrows; Enter keeps, Escape lets go.",
+      ),
     ),
     controls,
     note,
@@ -38,7 +43,11 @@ export async function mount(el, data) {
     make(
       "div",
       { class: "txl-panels" },
-      panel("% in memory, by layer and head", table),
+      panel(
+        "Layer and head: click to choose",
+        table,
+        make("p", { class: "txl-small" }, "Number: % of the weight that falls on the memory."),
+      ),
       panel(`Weight by distance (${model.unit}s back)`, plot),
       panel("Strongest keys", strongest),
     ),
@@ -191,6 +200,9 @@ export async function mount(el, data) {
     reset.disabled = state.terms === "abcd" && state.memory === whole;
   }
 
+  const characters = model.unit === "character";
+  const textOf = (from, to) => model.shown.slice(Math.max(0, from), to).join("");
+
   function drawStrongest(weights, mine) {
     const best = [...weights.keys()].sort((x, y) => weights[y] - weights[x]).slice(0, 6);
     const head = make(
@@ -206,13 +218,14 @@ export async function mount(el, data) {
         const age = mine - Math.floor(key / length);
         const mark = make("span", { class: "txl-mark" }, model.shown[key]);
         paint(mark, segmentLook(model, age, 1));
+        const around = [textOf(key - 5, key), mark, textOf(key + 1, key + 4)];
         const terms = state.head
           ? scoreTerms(model, state.layer, state.head - 1, state.query, key)
           : [];
         return make(
           "tr",
           {},
-          make("td", {}, mark),
+          make("td", { class: "txl-around" }, ...(characters ? around : [mark])),
           make("td", {}, age ? segmentName(age) : "here"),
           make("td", {}, `${state.query - key}`),
           make("td", {}, percent(weights[key])),
@@ -251,6 +264,8 @@ export async function mount(el, data) {
   }
 
   const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -length, ArrowDown: length };
+  // JupyterLab has shortcuts on the arrow keys, and takes them before anything in the page can.
+  for (const part of [grid, table, slider]) part.setAttribute("data-lm-suppress-shortcuts", "");
   grid.addEventListener("pointerover", (event) => {
     const cell = event.target.closest(".txl-cell");
     if (cell && !state.pinned) change({ query: Number(cell.dataset.at) });
@@ -278,7 +293,6 @@ export async function mount(el, data) {
     else if (event.key === "Escape") change({ pinned: false });
     else return;
     event.preventDefault();
-    event.stopPropagation(); // the notebook has shortcuts of its own
   });
   const choose = (button) =>
     change({ layer: Number(button.dataset.layer), head: Number(button.dataset.head) });
@@ -293,7 +307,6 @@ export async function mount(el, data) {
     if (step === undefined || at < 0) return;
     if (at + step >= 0 && at + step < buttons.length) choose(buttons[move(buttons, at, step)]);
     event.preventDefault();
-    event.stopPropagation();
   });
   slider.addEventListener("input", () => change({ memory: model.memories[slider.value] }));
   for (const box of boxes) {
