@@ -1,6 +1,7 @@
 """Right answers to all exercises of the course, in plain NumPy: what a learner might hand in.
 
-`ANSWERS` maps an exercise's id to its function; `source_of` returns one as the text of a cell.
+`ANSWERS` maps an exercise's id to its function; `source_of` returns one as the text of a cell,
+`with_mistake` with one of `MISTAKES` in it.
 """
 
 import inspect
@@ -140,6 +141,11 @@ def speed_up(attention_len, segment_len, d_model, d_inner):
     return window / (memory / s)
 
 
+def affordable_memory(n_layer, d_model, d_inner, segment_len, flops):
+    left = flops // n_layer - 8 * d_model**2 - 4 * d_model * d_inner
+    return max(0, left // (6 * d_model) - segment_len)
+
+
 ANSWERS = {
     "context-lengths": context_lengths,
     "contiguous-batch": contiguous_batch,
@@ -160,9 +166,51 @@ ANSWERS = {
     "bits-per-character": bits_per_character,
     "recl-gain": recl_gain,
     "speed-up": speed_up,
+    "affordable-memory": affordable_memory,
 }
 
 
 def source_of(exercise_id: str) -> str:
     """Return an answer as the text of a cell."""
     return "import math\n\nimport numpy as np\n\n\n" + inspect.getsource(ANSWERS[exercise_id])
+
+
+# A mistake in each right answer: what is put in place of what, and what the learner must be told.
+MISTAKES = {
+    "context-lengths": ("t % tgt_len + 1", "t % tgt_len", "one too small"),
+    "contiguous-batch": (
+        "targets = text[1 : used + 1]",
+        "targets = text[:used]",
+        "the tokens themselves",
+    ),
+    "softmax-backward": ("(p * dp).sum", "dp.sum", "must be weighted by p"),
+    "layer-norm-backward": ("g.mean(axis=-1, keepdims=True) -", "0 -", "it lacks - mean(g)"),
+    "cross-entropy-gradient": (" / len(targets)", "", "divide by N"),
+    "attention-forward": (" / np.sqrt(q.shape[-1])", "", "forgot to divide the scores"),
+    "attention-backward": ("dp - (p * dp).sum(axis=-1, keepdims=True)", "dp", "lacks its sum"),
+    "relative-positions": ("(n_key - 1 - row)", "row", "the distances rise"),
+    "rel-shift": ("[..., 1:, :]", "[..., :-1, :]", "the last of the K+1 rows is dropped"),
+    "rel-shift-backward": ("[..., 1:]", "[..., :-1]", "the wrong column is dropped"),
+    "four-terms": (" / math.sqrt(dh)", "", "forgot to divide by sqrt(d_head)"),
+    "memory-update": ("[mem, h]", "[h, mem]", "the past first"),
+    "same-length-mask": ("first : at + 1", "first:at", "hidden from itself"),
+    "the-stop": (
+        'np.einsum("bkd,bke->de", h, dk)',
+        'np.einsum("bkd,bke->de", h[:, n_mem:], dk[:, n_mem:])',
+        "your gradient lacks the memory rows",
+    ),
+    "reach": ("return mem_len - start", "return n_layer * mem_len", "only where T divides M"),
+    "influence": ("offset + 1", "offset", "it is one too few"),
+    "bits-per-character": (" / math.log(2)", "", "it is in nats still"),
+    "recl-gain": ("np.minimum(best, x)[hard]", "x[hard]", "the minimum is missing"),
+    "speed-up": (" / (memory / s)", " / memory", "divide its FLOPs by S"),
+    "affordable-memory": (" - segment_len", "", "these are all the keys"),
+}
+
+
+def with_mistake(exercise_id: str) -> str:
+    """Return an answer with its mistake, as the text of a cell."""
+    right, wrong, _ = MISTAKES[exercise_id]
+    source = source_of(exercise_id)
+    assert source.count(right) == 1
+    return source.replace(right, wrong)

@@ -18,6 +18,7 @@ from nbclient import NotebookClient
 
 from minitxl import MinitxlError, attention, course, ops
 from minitxl.course import EXERCISES, exercise, running
+from minitxl.course.notebooks import check_sources
 from minitxl.data.stream import Stream
 
 SEEDS = range(5)
@@ -259,6 +260,7 @@ async def coroutine(dp, p):
         (lambda dp, p: [], "has shape (0,)"),
         (lambda dp, p: np.zeros((10**7, 10**8)), "MemoryError"),
         (lambda dp, p: 1 / 0, "ZeroDivisionError in line"),
+        (eval("lambda dp, p: nope(p)"), "'nope' is not defined; is it misspelt, or its cell not"),
         (lambda dp: dp, "takes 1 positional argument"),
         (rude, "RudeError in line"),
         (deep, "RecursionError in line"),
@@ -356,6 +358,22 @@ def test_check_prints_one_line(capsys):
     assert capsys.readouterr().out.startswith("◐ partly right, 5.33 of 8 points | attention")
 
 
+def test_check_finds_the_function_by_its_name(capsys):
+    """A cell that was deleted, or not run, is an exercise not solved: no error."""
+    cell = check_sources(EXERCISES["softmax-backward"])[0]
+    exec(cell, {})
+    assert capsys.readouterr().out == (
+        "… not solved yet, 0 of 6 points | softmax_backward: it is not there: run its cell, "
+        "`def softmax_backward(dp, p):`\n"
+    )
+    exec(cell, {"softmax_backward": None, "course": None})  # `course` was overwritten
+    assert "not solved yet, 0 of 6 points | softmax_backward: softmax_backward is None" in (
+        capsys.readouterr().out
+    )
+    exec(cell, {"softmax_backward": right})
+    assert capsys.readouterr().out == "✓ right, 6 of 6 points | softmax_backward\n"
+
+
 def test_check_lets_the_model_solution_pass_while_learning(capsys):
     e = EXERCISES["rel-shift"]
     course.check("rel-shift", function_of(e.solution, e.name))
@@ -441,6 +459,8 @@ def test_points_in_grading(grading, capsys):
     ]:
         with pytest.raises(AssertionError, match=message):
             course.check("softmax-backward", answer)
+    with pytest.raises(AssertionError, match="… not solved yet, 0 of 6 points"):
+        exec('course.check("softmax-backward")', {"course": course})
 
 
 def test_hard_coded_answers_fail_in_grading(monkeypatch, capsys):
@@ -512,11 +532,10 @@ def test_points_in_a_graded_notebook(monkeypatch):
         ("attention-backward", backward.replace("return dq, dk", "return dq, -dk"), 5.33),
     ]
     book = nbformat.v4.new_notebook()
-    book.cells = [nbformat.v4.new_code_cell("from minitxl import course")]
     for exercise_id, source, _ in cells:
-        ask = f'course.check("{exercise_id}", {EXERCISES[exercise_id].name})'
+        ask = check_sources(EXERCISES[exercise_id])[0]
         book.cells += [nbformat.v4.new_code_cell(source), nbformat.v4.new_code_cell(ask)]
     NotebookClient(book, timeout=60, allow_errors=True).execute()
-    for (exercise_id, source, points), cell in zip(cells, book.cells[2::2], strict=True):
+    for (exercise_id, source, points), cell in zip(cells, book.cells[1::2], strict=True):
         full = EXERCISES[exercise_id].points
         assert nbgrader_points(cell, full) == points, f"{source}\n{cell.outputs}"

@@ -1,5 +1,6 @@
 """From script to notebook: the student's version, the lecturer's, and nbgrader's metadata."""
 
+import re
 from collections import Counter
 
 import pytest
@@ -48,7 +49,7 @@ def test_student_gets_the_stub_and_the_check(source):
     exercise = EXERCISES["softmax-backward"]
     assert cells["softmax-backward"].source == exercise.stub.strip("\n")
     assert cells["softmax-backward-check"].source == (
-        'course.check("softmax-backward", softmax_backward)'
+        'from minitxl import course\n\ncourse.check("softmax-backward")'
     )
     assert [c.id for c in book.cells] == [
         "cell-00",
@@ -163,3 +164,10 @@ def test_every_exercise_is_in_one_notebook_and_points_add_up():
         cells = marked(nb.notebook_from(name)).values()
         points += sum(c.metadata.nbgrader.get("points", 0) for c in cells)
     assert points == sum(e.points for e in EXERCISES.values())
+
+
+def test_the_guide_has_the_right_numbers():
+    guide = (nb.SOURCE.parent / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"\((\w+)\.ipynb\) \|.*\| (\d+) \| (\d+) \|$", guide, re.MULTILINE)
+    want = [(name, nb.exercises_of(name)) for name in COURSE]
+    assert rows == [(name, str(len(es)), str(sum(e.points for e in es))) for name, es in want]

@@ -2,6 +2,12 @@
 
 import csv
 import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -91,6 +97,16 @@ def test_edited_check_is_put_back(source, tmp_path):
     assert got.cells[2].metadata == answered(source).cells[2].metadata
 
 
+def test_checks_of_earlier_notebooks_are_no_edited_ones(source, tmp_path):
+    book = answered(source, RIGHT)
+    book.cells[2].source = 'course.check("softmax-backward", softmax_backward)'
+    for metadata in (book.cells[2].metadata, {}):
+        book.cells[2].metadata = metadata
+        got, remarks = submissions.received(hand_in(tmp_path, book), answered(source))
+        assert not remarks
+        assert got.cells[2].source == answered(source).cells[2].source
+
+
 def test_deleted_check_is_put_back(source, tmp_path):
     book = answered(source, RIGHT)
     check = book.cells.pop(2)
@@ -167,11 +183,13 @@ def test_writing_notebooks(tmp_path, source, capsys):
 
 def test_the_table():
     rows = [grading.Row("ann", NAME, ID, 6.0, 6.0, ""), grading.Row("bob", NAME, ID, 1.5, 6.0, "x")]
+    rows += [grading.Row("cat", NAME, name, 0.0, 2.0, "y") for name in ("one", "two")]
     assert grading.table(rows, [("bob", NAME, "late")]).splitlines() == [
         "student     points  remarks",
         "ann          6 / 6",
         f"bob        1.5 / 6  {NAME}: late",
         f"                    {ID}: x",
+        "cat          0 / 4  one, two: y",
     ]
 
 
@@ -193,13 +211,15 @@ CASES = {  # student: points, part of the reason
     "flood": (0, "printed more than 100,000 characters"),
     "environment": (6, None),
     "replaced": (0, "`course` was replaced"),
+    "overwritten": (6, None),
+    "deleted": (0, "it is not there: run its cell"),
     "syntax": (0, "its cell: SyntaxError"),
 }
 
 
 def make_submissions(folder, source):
     def put(who, answer=None, cell=None):
-        (folder / who).mkdir()
+        (folder / who).mkdir(parents=True)
         book = answered(source, answer)
         write(with_cell(book, *cell) if cell else book, folder / who / f"{NAME}.ipynb")
 
@@ -211,13 +231,19 @@ def make_submissions(folder, source):
     put("deaf", HEAD + DEAF)
     put("exits", HEAD + "    import os\n    os._exit(3)")
     put("segfault", RIGHT, (1, "import ctypes\nctypes.string_at(0)"))
-    put("memory", HEAD + "    x = []\n    while True: x.append(np.ones(10**7))")
+    put("memory", HEAD + "    x = []\n    while True: x.append(np.empty(10**7))")
     put("library", HEAD + LIBRARY)
     put("flood", HEAD + "    while True: print('x' * 1000)")
     change = "import os\nopen('f.txt', 'w').write('x')\nos.environ.clear()\n"
     put("environment", RIGHT, (0, change + "os.environ['MINITXL_COURSE_SEED'] = 'x'"))
-    put("replaced", HEAD + "    return 1", (2, "class course:\n    check = lambda *a: 1000"))
+    fake = "import minitxl\nclass Fake:\n    check = lambda *a: 1000\nminitxl.course = Fake"
+    put("replaced", HEAD + "    return 1", (2, fake))
+    put("overwritten", RIGHT, (2, "course = None"))
     put("syntax", HEAD + "    return p *")
+    book = answered(source)
+    del book.cells[1]
+    (folder / "deleted").mkdir()
+    write(book, folder / "deleted" / f"{NAME}.ipynb")
     (folder / "missing").mkdir()
     (folder / "empty").mkdir()
     (folder / "empty" / f"{NAME}.ipynb").touch()
@@ -229,7 +255,7 @@ def graded(tmp_path_factory, source):
     folder, out = tmp_path_factory.mktemp("in"), tmp_path_factory.mktemp("graded") / "out"
     make_submissions(folder, source)
     limits = grading.Limits(timeout=4, memory=1.5)
-    rows, remarks = grading.grade(folder, out, source=source, limits=limits, seed=5)
+    rows, remarks = grading.grade(folder, out, source=source, limits=limits, seed=5, jobs=2)
     return {row.student: row for row in rows}, remarks, out
 
 
@@ -259,6 +285,8 @@ def test_what_nbgrader_leaves(graded):
     for student in CASES:
         page = (out / "feedback" / student / "minitxl" / f"{NAME}.html").read_text("utf-8")
         assert "softmax_backward" in page
+        if student != "loop":  # else the line that was interrupted is shown
+            assert "course/__init__.py" not in page  # the verdict, without a traceback
     assert not list(out.rglob("f.txt"))  # it was written elsewhere
     released = nbformat.read(out / "release" / "minitxl" / f"{NAME}.ipynb", as_version=4)
     assert "NotImplementedError" in released.cells[1].source
@@ -270,3 +298,84 @@ def test_a_folder_that_has_been_graded_stays(graded, source, tmp_path):
     (tmp_path / "someone").mkdir()
     with pytest.raises(MinitxlError, match="is not empty"):
         grading.grade(tmp_path, graded[2], source=source)
+
+
+# --- several at once -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_same_result_one_by_one(graded, source, tmp_path):
+    few = ["environment", "half", "right", "wrong"]
+    make_submissions(tmp_path / "all", source)
+    for who in few:
+        (tmp_path / "few").mkdir(exist_ok=True)
+        (tmp_path / "all" / who).rename(tmp_path / "few" / who)
+    out = tmp_path / "out"
+    rows, remarks = grading.grade(tmp_path / "few", out, source=source, seed=5, jobs=1)
+    assert rows == [graded[0][who] for who in few] and not remarks
+    for name in ("grades.csv", "exercises.csv"):
+        head, *lines = (graded[2] / name).read_text("utf-8").splitlines()
+        kept = [line for line in lines if set(line.split(",")) & set(few)]
+        assert (out / name).read_text("utf-8").splitlines() == [head, *kept]
+
+
+def is_running(pid: int) -> bool:
+    psutil = pytest.importorskip("psutil")
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+@pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
+def test_an_end_leaves_nothing_behind(source, tmp_path, how):
+    """Ctrl-C, or the end of the process that grades, ends what submissions started, too."""
+    pytest.importorskip("nbgrader", reason="nbgrader is not installed (extra lecturer)")
+    noted = tmp_path / "pids"
+    noted.mkdir()
+    for who in ("ann", "bob"):
+        text = (
+            "import os, subprocess\nchild = subprocess.Popen(['sleep', '600'])\n"
+            f"with open({str(noted / who)!r}, 'w') as file:\n"
+            "    file.write(f'{os.getppid()} {os.getpid()} {child.pid}\\n')\n"
+            "while True: pass"
+        )
+        (tmp_path / "in" / who).mkdir(parents=True)
+        book = with_cell(answered(source), 1, text)
+        write(book, tmp_path / "in" / who / f"{NAME}.ipynb")
+    (tmp_path / "tmp").mkdir()
+    command = [sys.executable, "-m", "minitxl", "course", "grade", str(tmp_path / "in")]
+    command += ["--out", str(tmp_path / "out"), "--source", str(source), "--jobs", "2"]
+    process = subprocess.Popen(
+        command,
+        cwd=Path(grading.__file__).parents[2],
+        env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not all(
+            (noted / who).exists() and (noted / who).read_text() for who in ("ann", "bob")
+        ):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.1)
+        pids = [int(pid) for path in noted.iterdir() for pid in path.read_text().split()]
+        if how == "SIGINT":
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        else:
+            process.send_signal(signal.Signals[how])
+        error = process.communicate(timeout=20)[1]
+        deadline = time.monotonic() + 10
+        while any(map(is_running, pids)):
+            assert time.monotonic() < deadline, [pid for pid in pids if is_running(pid)]
+            time.sleep(0.1)
+    finally:
+        process.kill()
+    if how == "SIGINT":
+        assert process.returncode == 130
+        assert error.splitlines()[1:] == ["", "minitxl: interrupted"]
+        assert not list((tmp_path / "tmp").iterdir())

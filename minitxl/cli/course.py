@@ -35,6 +35,7 @@ def add(commands) -> None:
     add("--timeout", type=int, default=60, metavar="S", help="seconds for a cell (default: 60)")
     add("--total", type=int, default=900, metavar="S", help="for a notebook (default: 900)")
     add("--memory", type=float, default=4.0, metavar="GIB", help="for a notebook (default: 4)")
+    add("--jobs", type=int, metavar="N", help="students at once (default: by cores and memory)")
     add("--seed", type=int, help="of shapes and numbers in the checks (default: random)")
 
 
@@ -81,6 +82,7 @@ def _grade(options: argparse.Namespace) -> int:
         source=options.source or SOURCE,
         limits=grading.Limits(options.timeout, options.total, options.memory),
         seed=options.seed,
+        jobs=options.jobs,
         progress=say,
     )
     print(grading.table(rows, remarks))

@@ -1,12 +1,14 @@
 """The course: exercises in the notebooks, checked in place.
 
     from minitxl import course
-    course.check("softmax-backward", softmax_backward)
 
-prints one line: whether the function is right, and if not, which mistake it looks like. It never
-raises there. Where nbgrader runs the notebook (it sets NBGRADER_EXECUTION) the same line comes with
-points: a wrong answer raises AssertionError, a half right one returns its points, as nbgrader wants
-it. Shapes and numbers then differ from those that the learner saw; MINITXL_COURSE_SEED sets them.
+    course.check("softmax-backward")
+
+prints one line: whether the exercise's function is right, and if not, which mistake it looks like.
+It never raises there. Where nbgrader runs the notebook (it sets NBGRADER_EXECUTION) the same line
+comes with points: a wrong answer raises AssertionError, a half right one returns its points, as
+nbgrader wants it. Shapes and numbers then differ from those that the learner saw;
+MINITXL_COURSE_SEED sets them.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import numpy as np
 
 from minitxl.course import (
     attention_exercises,
+    beyond_exercises,
     exercise,
     measure_exercises,
     memory_exercises,
@@ -34,6 +37,7 @@ from minitxl.errors import MinitxlError
 
 __all__ = ["EXERCISES", "Exercise", "Verdict", "check", "in_grading"]
 
+_LEFT_OUT = object()
 SEED = 0  # of the shapes and numbers while learning: the same at every try
 SEED_VARIABLE = "MINITXL_COURSE_SEED"
 
@@ -44,6 +48,7 @@ GROUPS = (
     position_exercises,
     memory_exercises,
     measure_exercises,
+    beyond_exercises,
 )
 EXERCISES = MappingProxyType(
     {e.id: e for e in sorted((e for g in GROUPS for e in g.EXERCISES), key=lambda e: e.notebook)}
@@ -60,9 +65,11 @@ def in_grading() -> bool:
     return _EXECUTION in ("autograde", "validate")
 
 
-def check(exercise_id: str, answer) -> float | None:
+def check(exercise_id: str, answer=_LEFT_OUT) -> float | None:
     """Judge an answer and print the verdict in one line.
 
+    answer: a function; left out, it is the one with the exercise's name where check is called. If
+    there is none, as its cell was not run, the exercise is not solved yet.
     While learning it returns None and never raises, but for an exercise_id that does not exist
     (MinitxlError). In grading it raises AssertionError with the same line for an answer worth
     nothing, returns the points of one that is partly right, and None for a right one.
@@ -72,10 +79,15 @@ def check(exercise_id: str, answer) -> float | None:
             f"there is no exercise {exercise_id!r}; there are {', '.join(EXERCISES)}"
         )
     asked, grading = EXERCISES[exercise_id], in_grading()
+    if answer is _LEFT_OUT:
+        answer = sys._getframe(1).f_globals.get(asked.name, _LEFT_OUT)
     seed = _grading_seed() if grading else SEED
     rng = np.random.default_rng([seed, zlib.crc32(exercise_id.encode())])
     try:
-        verdict = asked.judge(answer, rng, allow_solution=not grading)
+        if answer is _LEFT_OUT:
+            verdict = asked.not_there()
+        else:
+            verdict = asked.judge(answer, rng, allow_solution=not grading)
     except Exception as error:  # only where an answer has broken what judges it; see below
         verdict = Verdict(False, 0.0, f"it cannot be judged: {type(error).__name__}: {error}")
     if changed := running.replaced(_BEFORE):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import signal
 import subprocess
 import tempfile
@@ -24,12 +25,22 @@ from nbgrader.preprocessors import Execute
 from traitlets import Float, Integer
 
 from minitxl.course import kernel
-from minitxl.course.grading import KERNEL_LOST, NOT_RUN
 from minitxl.course.notebooks import ROOT, environment
+from minitxl.course.reasons import KERNEL_LOST, NOT_JUDGED, NOT_RUN
 
 LOST_MOST = 5  # cells of a notebook that may end the kernel before the rest is left
 OUTPUT = 2_000_000  # characters of all outputs of a cell that are kept
-JUDGED = re.compile(r"^[✓◐] .* points \| ", re.MULTILINE)  # the line of course.check
+VERDICT = re.compile(r"^[✓◐✗…] .* points \| ", re.MULTILINE)  # the line of course.check
+
+
+_groups: list[int] = []  # of the processes of kernels that were started here and may still run
+
+
+def end_kernels() -> None:
+    """End all kernels that were started here, and every process that a submission started."""
+    while _groups:
+        with contextlib.suppress(OSError):
+            os.killpg(_groups.pop(), signal.SIGKILL)
 
 
 class GradingManager(AsyncKernelManager):
@@ -42,9 +53,13 @@ class GradingManager(AsyncKernelManager):
 
     async def start_kernel(self, **settings):
         """Start a kernel, which says nothing in the terminal of the one who grades."""
-        return await super().start_kernel(
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **settings
-        )
+        if os.name == "posix":  # no ports: two kernels that start at once may choose the same
+            self.transport = "ipc"
+            name = f"kernel-{secrets.token_hex(4)}.json"
+            self.connection_file = os.path.join(tempfile.gettempdir(), name)
+        await super().start_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **settings)
+        if group := getattr(self.provisioner, "pgid", None):  # not on Windows
+            _groups.append(group)
 
 
 class KernelLostError(Exception):
@@ -60,6 +75,7 @@ class RunSubmission(Execute):
 
     memory = Float(4.0, help="GiB that the submission's process may use").tag(config=True)
     total = Integer(900, help="seconds that all cells of a notebook may take").tag(config=True)
+    aside = contextlib.nullcontext  # in which to run, away from nbgrader's own work
 
     def preprocess(self, nb, resources, km=None):
         """Run the notebook, as often as it takes; its outputs are then in the cells."""
@@ -71,7 +87,8 @@ class RunSubmission(Execute):
         self.lost: dict[int, str] = {}
         self.deadline = time.monotonic() + self.total
         self.kernel_manager_class = GradingManager
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        temporary = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        with RunSubmission.aside(), temporary as folder:
             resources.setdefault("metadata", {})["path"] = folder
             while not self._run(nb, resources, folder):
                 pass
@@ -80,13 +97,12 @@ class RunSubmission(Execute):
 
     def _run(self, nb, resources, folder: str) -> bool:
         """Run from the top; return whether the end was reached."""
-        self.group = None
         self.kept: dict[int, int] = {}
         changes = {
             kernel.MEMORY: str(int(self.memory * 2**30)),
             "PYTHONPATH": str(ROOT),
             "IPYTHONDIR": folder,  # nobody's own start-up files
-            "OPENBLAS_NUM_THREADS": "2",  # each thread's buffers count as memory
+            "OPENBLAS_NUM_THREADS": "1",  # others run beside it; and threads take memory
         }
         try:
             with environment(changes):
@@ -96,13 +112,10 @@ class RunSubmission(Execute):
             self.lost[lost.index] = lost.how
             return False
         finally:
-            if self.group and hasattr(os, "killpg"):  # processes that the submission started
-                with contextlib.suppress(OSError):
-                    os.killpg(self.group, signal.SIGKILL)
+            end_kernels()
 
     def preprocess_cell(self, cell, resources, index):
         """Run a cell, or say why it is not run."""
-        self.group = self.group or getattr(self.km.provisioner, "pgid", None)
         if cell.cell_type != "code":
             return cell, resources
         if index in self.lost:
@@ -123,10 +136,8 @@ class RunSubmission(Execute):
                 raise KernelLostError(
                     index, f"it ended the Python process: {self._how()}"
                 ) from None
-            if _is_check(cell) and not _is_judged(cell):
-                cell.outputs = [
-                    _error("NotJudged", "course.check was not run: `course` was replaced")
-                ]
+            if _is_check(cell):
+                _tidy(cell)
         return cell, resources
 
     def output(self, outs, msg, display_id, cell_index):
@@ -165,9 +176,12 @@ def _is_check(cell: NotebookNode) -> bool:
     return cell.metadata.get("nbgrader", {}).get("grade", False)
 
 
-def _is_judged(cell: NotebookNode) -> bool:
-    """Whether a check's cell ended in an error, or in the verdict that gives points."""
-    if any(output.output_type == "error" for output in cell.outputs):
-        return True
+def _tidy(cell: NotebookNode) -> None:
+    """Keep of a check's error the verdict, without traceback; put one where there is no verdict."""
+    errors = [output for output in cell.outputs if output.output_type == "error"]
+    for output in errors:
+        if VERDICT.search(output.evalue):
+            output.traceback = [output.evalue]
     texts = [o.text for o in cell.outputs if o.output_type == "stream" and o.name == "stdout"]
-    return bool(JUDGED.search("".join(texts)))
+    if not errors and not VERDICT.search("".join(texts)):
+        cell.outputs = [_error(NOT_JUDGED, "course.check was not run: `course` was replaced")]

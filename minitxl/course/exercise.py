@@ -96,6 +96,11 @@ class Exercise:
         parts = ("co_name", "co_code", "co_names", "co_varnames")
         return all(getattr(one, part) == getattr(other, part) for part in parts)
 
+    def not_there(self) -> Verdict:
+        """Return how good it is to have no function of this name."""
+        first = self.stub.splitlines()[0]
+        return Verdict(False, 0.0, f"it is not there: run its cell, `{first}`", solved=False)
+
     def judge(self, answer, rng: np.random.Generator, allow_solution: bool = False) -> Verdict:
         """Return how good an answer is.
 

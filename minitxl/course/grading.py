@@ -18,12 +18,13 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nbformat
 
-from minitxl.course import SEED_VARIABLE, Exercise
+from minitxl.course import SEED_VARIABLE
 from minitxl.course.notebooks import (
     SOURCE,
     check_id,
@@ -33,13 +34,14 @@ from minitxl.course.notebooks import (
     notebook_from,
     write,
 )
+from minitxl.course.processes import processes
+from minitxl.course.reasons import KERNEL_LOST, NOT_RUN, TIME_OUT, errors, last_error, reason
 from minitxl.course.submissions import find, received, students
 from minitxl.errors import MinitxlError
 
 ASSIGNMENT = "minitxl"
-KERNEL_LOST, TIME_OUT = "KernelLost", "CellTimeoutError"
-NOT_RUN = "NotRun"  # also a notebook's metadata: why there is nothing to run
-OURS = (KERNEL_LOST, TIME_OUT, NOT_RUN, "NotJudged")  # names of errors that execute.py puts there
+MOST_JOBS = 60  # Windows waits for no more
+CONFIG_FILE = "nbgrader_config.py"
 COLUMNS = ("student", "notebook", "exercise", "points", "of", "remark")
 
 CONFIG = """\
@@ -69,9 +71,9 @@ c.RunSubmission.total = {total}  # seconds for a notebook
 c.RunSubmission.memory = {memory}  # GiB for the process
 c.RunSubmission.interrupt_on_timeout = True
 c.RunSubmission.error_on_timeout = {{
-    "ename": "CellTimeoutError",
+    "ename": "{time_out}",
     "evalue": "it took over {timeout} s, and was interrupted",
-    "traceback": ["CellTimeoutError: it took over {timeout} s, and was interrupted"],
+    "traceback": ["{time_out}: it took over {timeout} s, and was interrupted"],
 }}
 c.RunSubmission.iopub_timeout = 10  # seconds until an interrupted cell counts as lost
 c.RunSubmission.shutdown_kernel = "immediate"
@@ -113,6 +115,7 @@ def grade(
     source: Path = SOURCE,
     limits: Limits = Limits(),
     seed: int | None = None,
+    jobs: int | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> tuple[list[Row], list[tuple[str, str, str]]]:
     """Grade what students handed in; return the points, and remarks (student, notebook, text).
@@ -120,8 +123,9 @@ def grade(
     submissions: one folder for each student, with notebooks. out: a new folder, which becomes
     nbgrader's course folder, with feedback/ID/minitxl/*.html, grades.csv (nbgrader's table) and
     exercises.csv (each exercise, with the reason). names: only these notebooks; default all that
-    have exercises. seed: of shapes and numbers in the checks; default random. Raises MinitxlError
-    where nbgrader is missing, out exists, or nobody handed anything in.
+    have exercises. seed: of shapes and numbers in the checks; default random. jobs: students graded
+    at once; default as many as there are cores and free memory for. Raises MinitxlError where
+    nbgrader is missing, out exists, or nobody handed anything in.
     """
     if importlib.util.find_spec("nbgrader") is None:
         raise MinitxlError("grading needs nbgrader, which is missing: pip install -e .[lecturer]")
@@ -135,22 +139,39 @@ def grade(
     seed = secrets.randbits(32) if seed is None else seed
     if seed < 0:
         raise MinitxlError(f"seed = {seed} must be 0 or more")
+    jobs = _jobs(limits) if jobs is None else jobs
+    if not 1 <= jobs <= MOST_JOBS:
+        raise MinitxlError(f"jobs = {jobs} must be 1 ... {MOST_JOBS}")
+    jobs = min(jobs, len(people))
     out = out.resolve()
     with _settings(seed):
         api = _course(out, names, source, limits)
         _try_kernel(api)
+        with api.gradebook as gradebook:
+            for student in people:  # in this order, whoever is graded first
+                gradebook.add_student(student)
         remarks = []
-        for student, folder in people.items():
-            for name in names:
-                progress(f"{student}: {name}")
-                found = _grade_notebook(api, out, student, name, find(folder, name), source)
-                remarks += [(student, name, text) for text in found]
-            _done(api.generate_feedback(ASSIGNMENT, student), f"feedback for {student}")
+        progress(f"students: {len(people)}, {jobs} at once; notebooks: {', '.join(names)}")
+        with processes(jobs, _start_worker, out) as run:
+            found = run(partial(_grade_student, names, source), people.items())
+            for student, texts in zip(people, found, strict=True):
+                progress(f"{student}: graded")
+                remarks += [(student, name, text) for name, text in texts]
+            for student, result in zip(people, run(_write_feedback, people), strict=True):
+                _done(result, f"feedback for {student}")
         rows, lost = _rows(api, out, people, names, source)
         _export(api, out)
     with open(out / "exercises.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
     return rows, remarks + lost
+
+
+def _jobs(limits: Limits) -> int:
+    """Return how many submissions the machine can run at once, were each to use what it may."""
+    import psutil  # comes with Jupyter's kernel
+
+    free = psutil.virtual_memory().available / 2**30
+    return max(1, min(os.cpu_count() or 1, int(free / limits.memory), MOST_JOBS))
 
 
 def table(rows: list[Row], remarks: list[tuple[str, str, str]]) -> str:
@@ -162,7 +183,8 @@ def table(rows: list[Row], remarks: list[tuple[str, str, str]]) -> str:
         own = [row for row in rows if row.student == student]
         points = f"{sum(r.points for r in own):g} / {sum(r.of for r in own):g}"
         notes = [f"{name}: {text}" for who, name, text in remarks if who == student]
-        notes += [f"{r.exercise}: {r.remark}" for r in own if r.remark]
+        for why in dict.fromkeys(row.remark for row in own if row.remark):
+            notes.append(f"{', '.join(r.exercise for r in own if r.remark == why)}: {why}")
         for n, note in enumerate(notes or [""]):
             first = (student, points) if n == 0 else ("", "")
             lines.append(f"{first[0]:{width}}  {first[1]:>9}  {note}".rstrip())
@@ -182,27 +204,28 @@ def _settings(seed: int):
     }
     log = logging.getLogger("traitlets")
     level = log.level
-    log.setLevel(logging.CRITICAL)
     try:
         with environment(changes), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # SQLAlchemy's, of nbgrader's code
+            _quiet()
             yield
     finally:
         log.setLevel(level)
 
 
+def _quiet() -> None:
+    logging.getLogger("traitlets").setLevel(logging.CRITICAL)
+    warnings.simplefilter("ignore")  # SQLAlchemy's, of nbgrader's code
+
+
 def _course(out: Path, names: list[str], source: Path, limits: Limits):
     """Write the course folder, release the assignment, and return nbgrader's interface."""
-    from nbgrader.apps import NbGraderAPI
-    from traitlets.config import PyFileConfigLoader
-
     folder = out / "source" / ASSIGNMENT
     folder.mkdir(parents=True)
     for name in names:
         write(notebook_from(name, source, solved=True, listing=False), folder / f"{name}.ipynb")
-    config = out / "nbgrader_config.py"
-    config.write_text(CONFIG.format(**vars(limits)), encoding="utf-8")
-    api = NbGraderAPI(config=PyFileConfigLoader(config.name, path=str(out)).load_config())
+    text = CONFIG.format(**vars(limits), time_out=TIME_OUT)
+    (out / CONFIG_FILE).write_text(text, encoding="utf-8")
+    api = _interface(out)
     _done(api.generate_assignment(ASSIGNMENT), "the assignment")
     return api
 
@@ -215,11 +238,19 @@ def _try_kernel(api) -> None:
     book = nbformat.v4.new_notebook(cells=[cell])
     try:
         RunSubmission(parent=api).preprocess(book, {})
-        problem = _error(cell)
+        problem = last_error(cell)
     except RuntimeError as error:  # nbclient's, for one that does not start
         problem = str(error)
     if problem:
         raise MinitxlError(f"Python does not start within the limits; allow more memory: {problem}")
+
+
+def _interface(out: Path):
+    """Return nbgrader's interface to a course folder."""
+    from nbgrader.apps import NbGraderAPI
+    from traitlets.config import PyFileConfigLoader
+
+    return NbGraderAPI(config=PyFileConfigLoader(CONFIG_FILE, path=str(out)).load_config())
 
 
 def _done(result: dict, what: str) -> None:
@@ -234,28 +265,6 @@ def _why(result: dict) -> str:
     return found.group(1).strip() if found else "no reason given"
 
 
-def _grade_notebook(api, out: Path, student: str, name: str, path: Path | None, source: Path):
-    """Have one notebook of a student graded; return remarks."""
-    released = notebook_from(name, source)
-    book, remarks = received(path, released)
-    target = out / "submitted" / student / ASSIGNMENT / f"{name}.ipynb"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    api.coursedir.notebook_id = name
-    try:
-        if book is not None:
-            write(book, target)
-            result = api.autograde(ASSIGNMENT, student)
-            if result["success"]:
-                return remarks
-            remarks.append(f"it could not be graded: {_why(result)}")
-        released.metadata[NOT_RUN] = remarks[-1]
-        write(released, target)
-        _done(api.autograde(ASSIGNMENT, student), f"the grades of {student}, {name}")
-    finally:
-        api.coursedir.notebook_id = "*"
-    return [] if book is None else remarks  # else the reason is at every exercise
-
-
 def _export(api, out: Path) -> None:
     from nbgrader.plugins import CsvExportPlugin
 
@@ -265,7 +274,76 @@ def _export(api, out: Path) -> None:
         plugin.export(gradebook)
 
 
-# --- reasons -------------------------------------------------------------------------------------
+# --- in a process of its own ---------------------------------------------------------------------
+
+
+class _Worker(NamedTuple):
+    api: Any
+    gradebook: Any  # the lock: nbgrader's steps write into one SQLite file
+
+
+_worker: _Worker | None = None
+
+
+def _start_worker(out: Path, lock) -> Callable:
+    """Be ready to grade for the course folder `out`; return what ends the submissions that run."""
+    global _worker
+    from minitxl.course.execute import RunSubmission, end_kernels
+
+    @contextlib.contextmanager
+    def aside():
+        lock.release()
+        try:
+            yield
+        finally:
+            lock.acquire()
+
+    _quiet()
+    RunSubmission.aside = aside  # a submission runs while others use the gradebook
+    _worker = _Worker(_interface(out), lock)
+    return end_kernels
+
+
+def _grade_student(names: list[str], source: Path, student: tuple[str, Path]):
+    """Have a student's notebooks graded; return remarks (notebook, text)."""
+    who, folder = student
+    return [
+        (name, text)
+        for name in names
+        for text in _grade_notebook(who, name, find(folder, name), source)
+    ]
+
+
+def _grade_notebook(student: str, name: str, path: Path | None, source: Path) -> list[str]:
+    api = _worker.api
+    released = notebook_from(name, source)
+    book, remarks = received(path, released)
+    target = Path(api.coursedir.root, "submitted", student, ASSIGNMENT, f"{name}.ipynb")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    api.coursedir.notebook_id = name
+    try:
+        if book is not None:
+            write(book, target)
+            with _worker.gradebook:
+                result = api.autograde(ASSIGNMENT, student)
+            if result["success"]:
+                return remarks
+            remarks.append(f"it could not be graded: {_why(result)}")
+        released.metadata[NOT_RUN] = remarks[-1]
+        write(released, target)
+        with _worker.gradebook:
+            _done(api.autograde(ASSIGNMENT, student), f"the grades of {student}, {name}")
+    finally:
+        api.coursedir.notebook_id = "*"
+    return [] if book is None else remarks  # else the reason is at every exercise
+
+
+def _write_feedback(student: str) -> dict:
+    """Write a student's feedback pages. It only reads the gradebook: all may do it at once."""
+    return _worker.api.generate_feedback(ASSIGNMENT, student)
+
+
+# --- results -------------------------------------------------------------------------------------
 
 
 def _rows(api, out: Path, people: Iterable[str], names: list[str], source: Path):
@@ -277,8 +355,8 @@ def _rows(api, out: Path, people: Iterable[str], names: list[str], source: Path)
                 path = out / "autograded" / student / ASSIGNMENT / f"{name}.ipynb"
                 cells = nbformat.read(path, as_version=4).cells
                 for number, cell in enumerate(cells, 1):
-                    if any(e.ename == KERNEL_LOST for e in _errors(cell)):
-                        text = f"cell {number} was left out: {_error(cell)}"
+                    if any(e.ename == KERNEL_LOST for e in errors(cell)):
+                        text = f"cell {number} was left out: {last_error(cell)}"
                         remarks.append((student, name, text))
                 marked = {cell.metadata.get("nbgrader", {}).get("grade_id"): cell for cell in cells}
                 for exercise in exercises_of(name, source):
@@ -286,40 +364,3 @@ def _rows(api, out: Path, people: Iterable[str], names: list[str], source: Path)
                     why = "" if got.score == got.max_score else reason(exercise, marked)
                     rows.append(Row(student, name, exercise.id, got.score, got.max_score, why))
     return rows, remarks
-
-
-def reason(exercise: Exercise, cells: dict) -> str:
-    """Return in one line why an exercise has not all its points, from the outputs of its cells.
-
-    cells: of the graded notebook, by nbgrader's id.
-    """
-    check = cells[check_id(exercise.id)]
-    text = _error(check) or _printed(check) or "no reason found: see the feedback page"
-    # "AssertionError: ✗ wrong, 0 of 6 points | softmax_backward: the sum is missing [seed 1]"
-    text = re.sub(rf"^.* \| ({exercise.name}: )?|\s+\[seed \d+\]$", "", text, flags=re.DOTALL)
-    own = _error(cells[exercise.id]) if exercise.id in cells else ""
-    if own and own != text:
-        text = f"its cell: {own}; its check: {text}"
-    return " ".join(text.split())[:300]
-
-
-def _errors(cell) -> list:
-    return [o for o in cell.get("outputs", []) if o.output_type == "error"]
-
-
-def _error(cell) -> str:
-    """Return a cell's last error, ours without its name."""
-    errors = _errors(cell)
-    if not errors:
-        return ""
-    if errors[-1].ename in OURS:
-        return errors[-1].evalue
-    return f"{errors[-1].ename}: {errors[-1].evalue}".removesuffix(": ")
-
-
-def _printed(cell) -> str:
-    """Return the last line of text; stderr first: nbgrader gives nothing for a check with any."""
-    texts = {o.name: o.text.strip() for o in cell.get("outputs", []) if o.output_type == "stream"}
-    if texts.get("stderr"):
-        return f"the check wrote to stderr: {texts['stderr'].splitlines()[-1]}"
-    return texts["stdout"].splitlines()[-1] if texts.get("stdout") else ""

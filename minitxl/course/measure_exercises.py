@@ -244,7 +244,7 @@ def _gains(near, far, ratio, *, hard="best", floor="best", clipped=True, relativ
 RECL_GAIN = Exercise(
     id="recl-gain",
     title="One step of RECL",
-    points=5,
+    points=4,
     notebook="07_evaluation",
     head='''
 def recl_gain(near, far, ratio):

@@ -5,7 +5,7 @@ A notebook is written as a plain script, `notebooks/source/NAME.py`:
     # %%                  a code cell
     # %% [markdown]       a text cell, its lines commented out
     # %% exercise ID      the exercise's stub, or its solution; nothing of its own below
-    # %% check ID         `course.check("ID", NAME)`
+    # %% check ID         `course.check("ID")`
 
 Both versions carry the cell metadata of nbgrader, which therefore can release and grade them.
 """
@@ -24,10 +24,10 @@ from nbformat import NotebookNode
 import minitxl
 from minitxl.course import EXERCISES, Exercise
 from minitxl.errors import MinitxlError
+from minitxl.viz.explorer import VIEW as WIDGET
 
 ROOT = Path(minitxl.__file__).resolve().parents[1]  # the checkout
 SOURCE = ROOT / "notebooks" / "source"
-WIDGET = "application/vnd.jupyter.widget-view+json"
 TIMEOUT = 300  # seconds for one cell
 KEPT = ("nbgrader", "deletable", "editable")  # cell metadata
 
@@ -116,7 +116,8 @@ def execute(book: NotebookNode, folder: Path = SOURCE.parent) -> None:
     from nbclient import NotebookClient
 
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    with environment({"PYTHONPATH": os.pathsep.join(paths)}):
+    # One thread: two wait for each other where other work runs beside, ten times as long or more.
+    with environment({"PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1"}):
         client = NotebookClient(
             book,
             timeout=TIMEOUT,
@@ -179,8 +180,14 @@ def _with_solution(exercise: Exercise) -> str:
     return f"{head}    ### BEGIN SOLUTION\n{inside}    ### END SOLUTION\n"
 
 
+def check_sources(exercise: Exercise) -> tuple[str, ...]:
+    """Return what a check's cell says, and what it said in notebooks handed out earlier."""
+    now = f'from minitxl import course\n\ncourse.check("{exercise.id}")'
+    return now, f'course.check("{exercise.id}", {exercise.name})'
+
+
 def _check_cell(exercise: Exercise) -> NotebookNode:
-    source = f'course.check("{exercise.id}", {exercise.name})'
+    source = check_sources(exercise)[0]
     cell = nbformat.v4.new_code_cell(source, id=f"check-{exercise.id}")
     metadata = _nbgrader(check_id(exercise.id), grade=True, locked=True, points=exercise.points)
     cell.metadata = NotebookNode(deletable=False, editable=False, nbgrader=metadata)

@@ -211,7 +211,7 @@ def _overflowing(logits, targets):
 CROSS_ENTROPY = Exercise(
     id="cross-entropy-gradient",
     title="The gradient of the loss",
-    points=5,
+    points=4,
     notebook="06_training",
     head='''
 def cross_entropy_gradient(logits, targets):

@@ -37,7 +37,7 @@ def _positions(n_key, d_model, distances=None, step=2, sign=-1, interleaved=Fals
 POSITIONS = Exercise(
     id="relative-positions",
     title="Sinusoids of distances",
-    points=5,
+    points=4,
     notebook="03_relative_positions",
     head='''
 def relative_positions(n_key, d_model):

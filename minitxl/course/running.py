@@ -157,6 +157,8 @@ def _described(error: BaseException, answer) -> str:
         text = ""
     if isinstance(error, SystemExit):
         text = "leave exit() and sys.exit() out"
+    elif type(error) is NameError:  # not its subclass, of a local variable without a value
+        text += "; is it misspelt, or its cell not run?"
     frames = traceback.extract_tb(error.__traceback__)
     code = getattr(answer, "__code__", None) if isinstance(answer, types.FunctionType) else None
     own = [f for f in frames if code is not None and f.filename == code.co_filename]

@@ -13,8 +13,8 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from minitxl.course import EXERCISES
-from minitxl.course.notebooks import check_id
+from minitxl.course import EXERCISES, Exercise
+from minitxl.course.notebooks import check_id, check_sources
 from minitxl.errors import MinitxlError
 
 LARGEST = 50_000_000  # bytes of a notebook file
@@ -68,7 +68,7 @@ def received(path: Path | None, released: NotebookNode) -> tuple[NotebookNode | 
         kind = original.cell_type if original else cell["cell_type"]
         source = cell["source"]
         if original and original.metadata.nbgrader.locked:
-            if source.strip() != original.source.strip():
+            if source.strip() not in check_sources(_exercise(_grade_id(original))):
                 remarks.append(f"{_grade_id(original)}: the check was edited; the original counts")
             source = original.source
         new = nbformat.v4.new_code_cell if kind == "code" else nbformat.v4.new_markdown_cell
@@ -112,6 +112,11 @@ def _grade_id(cell: NotebookNode) -> str | None:
     return mark.get("grade_id") if isinstance(mark, dict) else None
 
 
+def _exercise(grade_id: str) -> Exercise:
+    """Return the exercise to which a cell of ours belongs."""
+    return next(e for e in EXERCISES.values() if grade_id in (e.id, check_id(e.id)))
+
+
 def _marks(book: NotebookNode, ours: dict[str, NotebookNode]) -> dict[int, str]:
     """Return which cells are ours: their number and nbgrader's id, each id once.
 
@@ -119,7 +124,7 @@ def _marks(book: NotebookNode, ours: dict[str, NotebookNode]) -> dict[int, str]:
     """
     marks: dict[int, str] = {}
     for grade_id, original in ours.items():
-        exercise = next(e for e in EXERCISES.values() if grade_id in (e.id, check_id(e.id)))
+        exercise = _exercise(grade_id)
         says = rf"^def {exercise.name}\("
         if original.metadata.nbgrader.locked:
             says = rf"\bcheck\(\s*[\"']{re.escape(exercise.id)}[\"']"

@@ -36,7 +36,7 @@ def draw_longer_memory(results: dict) -> Picture:
     low, high = min(-LINEAR, 1.4 * min(every)), max(10 * LINEAR, 1.6 * max(every))
     with styled():
         figure = new_figure(10.4, 6.6)
-        corners = [(x, y) for y in (0.575, 0.19) for x in (0.09, 0.58)]
+        corners = [(x, y) for y in (0.575, 0.19) for x in (0.095, 0.57)]
         for model, corner in zip(results["models"], corners, strict=True):
             ax = figure.add_axes((*corner, 0.26, 0.27))
             _scale(ax, low, high)  # the same for all: so they can be compared

@@ -20,11 +20,11 @@ from minitxl.viz.theme import (
 )
 
 ORANGE, BLUE, GREEN, PURPLE, *_ = SEGMENT_COLOURS
-LOOK = {
+LOOK = {  # as in the ablation's picture
     "xl": (BLUE, "o"),
-    "shaw": (GREEN, "s"),
-    "xl-alone": (PURPLE, "^"),
-    "abs-alone": (ORANGE, "D"),
+    "shaw": (ORANGE, "s"),
+    "xl-alone": (PURPLE, "D"),
+    "abs-alone": (GREEN, "^"),
 }
 IN_PAPER = {"xl": "Transformer-XL 128M"} | {n: LABELS[n] for n in LABELS if n != "xl"}
 FLOOR = 3e-4  # smaller gains, zero too, stand on the lower edge of the logarithmic axis
@@ -39,7 +39,7 @@ def draw_recl(results: dict) -> Picture:
     """
     with styled():
         figure = new_figure(10.4, 5.4)
-        _draw_gains(figure.add_axes((0.072, 0.27, 0.36, 0.55)), results)
+        _draw_gains(figure.add_axes((0.08, 0.27, 0.36, 0.55)), results)
         here = figure.add_axes((0.585, 0.27, 0.175, 0.55))
         paper = figure.add_axes((0.805, 0.27, 0.175, 0.55))
         _draw_lengths(here, results)

@@ -169,9 +169,10 @@ viz.gradient_explorer(model, passage, tgt_len=T)
 # > $(N-1)\,T\,\lceil M/T \rceil + M$ characters back. How many is that here?
 #
 # > **Common misconception: “no gradient, so the memory teaches nothing.”** No gradient goes *into*
-# > the cached states. But $k = \tilde h\,W_k$, so $\partial\,\mathrm{loss}/\partial W_k = \tilde
-# > h^\top\,\partial\,\mathrm{loss}/\partial k$ runs over *all* rows of $\tilde h$, the cached ones
-# > included. The model learns to read its memory; it is not taught to write it.
+# > the cached states. But $k = \tilde h\,W_k$, so
+# > $\partial\,\mathrm{loss}/\partial W_k = \tilde h^\top\,\partial\,\mathrm{loss}/\partial k$
+# > runs over *all* rows of $\tilde h$, the cached ones included. The model learns to read its
+# > memory; it is not taught to write it.
 
 # %% [markdown]
 # ## 5 What is the memory worth?
@@ -218,6 +219,13 @@ for token in generate(model, vocab, prompt, length=500, temperature=0.8, seed=7)
 # %% [markdown]
 # ## Where to go
 #
+# - **On through the course**, about four hours, with exercises that are checked in place:
+#   [1 what fixed segments cost](01_fragmentation.ipynb),
+#   [2 attention, forwards and backwards](02_attention_by_hand.ipynb),
+#   [3 relative positions](03_relative_positions.ipynb),
+#   [4 the memory and the stopped gradient](04_memory.ipynb), [5 reach](05_reach.ipynb),
+#   [6 training](06_training.ipynb), [7 evaluation](07_evaluation.ipynb) with a text to point at,
+#   [8 what came after](08_beyond.ipynb). Short of time? Read 4, 5 and the first half of 7.
 # - **Train your own** on two cores in about five minutes: `python -m minitxl train`, on your text
 #   with `--data book.txt`. Then `python -m minitxl generate RUN` and `python -m minitxl eval RUN`.
 # - **See every gradient proven**: `python -m pytest`.

@@ -14,7 +14,7 @@ import json
 import numpy as np
 
 import minitxl
-from minitxl import Inspection, TransformerXL, course, viz
+from minitxl import Inspection, TransformerXL, viz
 from minitxl.data import Stream, load_corpus, segments
 from minitxl.sliding import evaluate_sliding, windows
 from minitxl.viz import fragmentation

@@ -22,7 +22,7 @@ import inspect
 import numpy as np
 
 import minitxl
-from minitxl import attention, course, ops
+from minitxl import attention, ops
 from minitxl.backend import get_backend
 from minitxl.data import load_corpus
 from minitxl.gradcheck import check_op
@@ -64,7 +64,6 @@ dp = np.array([8.0, 0.0, 0.0])
 print("by eye      ", np.array([7, -2, -5]) / 8)
 print("matrix      ", jacobian @ dp)
 print("the library ", ops.softmax_backward(dp, cache, xp=np))
-print(inspect.getsource(ops.softmax_backward))
 
 # %% [markdown]
 # ### Exercise: softmax backwards
@@ -204,11 +203,9 @@ print("8 p =", 8 * attend.p.ravel(), "  o =", o.ravel())
 # | $k = \tilde h\,W_k$ | $dW_k = \tilde h^\top dk$, $\quad d\tilde h \mathrel{+}= dk\,W_k^\top$ |
 # | $v = \tilde h\,W_v$ | $dW_v = \tilde h^\top dv$, $\quad d\tilde h \mathrel{+}= dv\,W_v^\top$ |
 #
-# $dp = (8, 0, 0)$: the example from above once more. The library does the same in three functions;
-# here are the first two steps.
+# $dp = (8, 0, 0)$: the example from above once more. The library does the same in three functions.
 
 # %%
-print(inspect.getsource(attention.attend_backward))
 do = np.ones_like(o)
 ds, dv = attention.attend_backward(do, attend, xp=np)
 dq, dk = ds @ k, np.swapaxes(ds, -1, -2) @ q
@@ -278,7 +275,17 @@ print("segment's row         ", parts[n_mem:].sum(axis=0))
 # %% check attention-backward
 
 # %% [markdown]
-# ## 2.5 The whole block, checked
+# ## 2.5 The library's own
+#
+# The library's answer to the exercises: a hidden key comes in with the score $-\infty$, so its $p$
+# is 0, and the softmax's backward pass needs no mask to give $ds = 0$.
+
+# %%
+for function in (ops.softmax_backward, attention.attend_forward, attention.attend_backward):
+    print(inspect.getsource(function))
+
+# %% [markdown]
+# ## 2.6 The whole block, checked
 #
 # All of `attention_forward` with random numbers in float64: two heads, a memory of 3, relative
 # positions, $u$ and $v$ (notebook 3). `check_op` compares every gradient with finite differences.
@@ -324,7 +331,7 @@ for name in inputs:
 # > `dx + 0.01`: which line shows it?
 
 # %% [markdown]
-# ## 2.6 In the trained model
+# ## 2.7 In the trained model
 #
 # How much of $dW_k$ and $dW_v$ comes from cached rows in a real model? Read two segments, take the
 # loss of the second, and run the backward pass twice: as it is, and with the memory's rows of

@@ -13,7 +13,7 @@ import json
 import numpy as np
 
 import minitxl
-from minitxl import Inspection, attention, course, ops, viz
+from minitxl import Inspection, attention, ops, viz
 from minitxl.data import load_corpus
 from minitxl.encodings import sinusoid_table
 from minitxl.experiments.attention_spans import striking

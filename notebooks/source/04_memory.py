@@ -12,7 +12,7 @@
 import numpy as np
 
 import minitxl
-from minitxl import Config, Inspection, TrainConfig, TransformerXL, attention, course, viz
+from minitxl import Config, Inspection, TrainConfig, TransformerXL, attention, viz
 from minitxl.checkpoint import read_json
 from minitxl.data import Stream, load_corpus
 from minitxl.ops import softmax_forward

@@ -12,7 +12,7 @@
 import numpy as np
 
 import minitxl
-from minitxl import course, viz
+from minitxl import viz
 from minitxl.checkpoint import read_json
 from minitxl.data import load_corpus
 from minitxl.experiments.latch import N_TOKEN, cut, exact_reach, new_model

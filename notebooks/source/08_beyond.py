@@ -6,7 +6,7 @@
 # encodings of position fit with recurrence.
 #
 # **You need** notebooks 4 and 5, and some linear algebra (rank, least squares). **Time:** 30
-# minutes. **Exercises:** none with points; three questions.
+# minutes. **Exercises:** 1.
 #
 # The later models of this notebook are not part of the library. What is said of them are their
 # equations, and what follows from these; what is measured is measured here.
@@ -69,6 +69,15 @@ draw_reading_cost(LENGTHS, ms, flops, segment_len=SEGMENT)
 # the whole text would take $n^2 / 2$; but whoever wants $M$ to grow with the text is back at $n^2$.
 # This is the question that Transformer-XL leaves open: can what is far away cost less?
 #
+# Turn the sum round: a token may cost so many FLOPs; how long can the memory be? Whoever wants to
+# make memory cheaper has to know this first. The count above is of one layer, and the segment's own
+# keys are among the $K$.
+
+# %% exercise affordable-memory
+
+# %% check affordable-memory
+
+# %% [markdown]
 # ## 8.2 Two break-evens
 #
 # **Size.** A layer's memory of $M$ states has $M D$ numbers. The alternative of section 8.4 is one
