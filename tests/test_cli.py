@@ -410,7 +410,9 @@ def test_a_console_that_lacks_a_symbol_does_not_stop_it(home):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends Ctrl-C to the whole console")
 def test_ctrl_c_from_the_keyboard(home):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where it is ignored: nohup
     running = process(home, "generate", "chars", "--length", "100000")
+    signal.signal(signal.SIGINT, before)
     running.stdout.read(20)
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=30)

@@ -47,23 +47,27 @@ def test_every_exercise_has_its_mistake():
 
 
 @pytest.mark.parametrize("name", COURSE)
-def test_unsolved_wrong_and_right(name):
-    """Exercises and checks alone, nothing else of the notebook run: three times in one kernel."""
+def test_unsolved_wrong_right_and_the_lecturers_own(name):
+    """Exercises and checks alone, nothing else of the notebook run: four times in one kernel."""
     book = nb.notebook_from(name)
-    sheets = [ours(book), ours(answered(book, with_mistake)), ours(answered(book, source_of))]
+    books = [book, answered(book, with_mistake), answered(book, source_of)]
+    sheets = [ours(each) for each in (*books, nb.notebook_from(name, solved=True))]
     book.cells = [copy.deepcopy(cell) for sheet in sheets for cell in sheet]
     for number, cell in enumerate(book.cells):
         cell.id = f"cell-{number}"
         cell.outputs = []
     nb.execute(book)
     n = len(sheets[0])
-    unsolved, wrong, right = (verdicts(book.cells[i * n : (i + 1) * n]) for i in range(3))
+    unsolved, wrong, right, solved = (
+        verdicts(book.cells[i * n : (i + 1) * n]) for i in range(len(sheets))
+    )
     for exercise in nb.exercises_of(name):
         at = check_id(exercise.id)
         start = f"not solved yet, 0 of {exercise.points} points | {exercise.name}: "
         assert unsolved[at].startswith(f"… {start}the function still raises NotImplementedError")
         assert wrong[at][0] in "✗◐" and MISTAKES[exercise.id][2] in wrong[at]
         assert right[at] == full_marks(exercise) + "\n"
+        assert solved[at].startswith(full_marks(exercise))
 
 
 def test_no_cell_but_the_checks_was_run():
@@ -76,20 +80,12 @@ def test_no_cell_but_the_checks_was_run():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", COURSE)
-def test_lecturers_notebook_has_full_marks(name):
-    """All of it is run, so a solution's name does not stand in the way of a later cell."""
-    book = nb.notebook_from(name, solved=True)
+@pytest.mark.parametrize("solved", [False, True])
+def test_solved_notebook_runs_to_its_end(solved):
+    """No answer's name stands in the way of a later cell (test_course_grading.py runs them all)."""
+    book = nb.notebook_from(FAST, solved=solved)
+    book = book if solved else answered(book, source_of)
     nb.execute(book)
     found = verdicts(book.cells)
-    for exercise in nb.exercises_of(name):
+    for exercise in nb.exercises_of(FAST):
         assert found[check_id(exercise.id)].startswith(full_marks(exercise))
-
-
-@pytest.mark.slow
-def test_solved_notebook_runs_to_its_end():
-    book = answered(nb.notebook_from(FAST), source_of)
-    nb.execute(book)
-    assert list(verdicts(book.cells).values()) == [
-        full_marks(exercise) + "\n" for exercise in nb.exercises_of(FAST)
-    ]
