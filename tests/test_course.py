@@ -107,6 +107,78 @@ def test_a_known_mistake_is_named(exercise_id, n, monkeypatch):
         assert not any(other in verdict.message for other in others)
 
 
+@pytest.mark.parametrize(("exercise_id", "n"), MISTAKES)
+def test_a_mistake_costs_the_same_in_every_grading(exercise_id, n, monkeypatch):
+    """Shapes and numbers are drawn anew: no answer may be right by luck."""
+    monkeypatch.setattr(running, "PACKAGE", "\0")
+    wrong = EXERCISES[exercise_id].mistakes[n].wrong
+    assert len({judged(exercise_id, wrong, seed).score for seed in range(20)}) == 1
+
+
+def attends(hide):
+    """attention-forward with another way to hide keys: hide(scores, mask) -> probabilities."""
+
+    def attend(q, k, v, mask):
+        return hide(q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1]), mask) @ v
+
+    return attend
+
+
+def softmax(scores):
+    p = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return p / p.sum(axis=-1, keepdims=True)
+
+
+def renormalised(scores, mask):
+    p = np.where(mask, 0.0, softmax(scores))
+    return p / p.sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("hide", "score"),
+    [
+        (lambda scores, mask: softmax(np.where(mask, -1e9, scores)), 1.0),
+        (lambda scores, mask: softmax(scores - 1e9 * mask), 1.0),
+        (lambda scores, mask: softmax(np.where(mask, -100.0, scores)), 0.5),
+        (lambda scores, mask: softmax(np.where(mask, -1000.0, scores)), 0.5),
+        (renormalised, 0.5),  # exp of every visible score may be 0 beside a hidden one's
+    ],
+)
+def test_ways_to_hide_a_key_get_the_same_points_in_every_grading(hide, score):
+    for seed in range(40):
+        assert judged("attention-forward", attends(hide), seed).score == score
+
+
+def test_the_same_mistake_in_two_outputs_is_told_once():
+    def attention_backward(do, q, k, v, p):
+        dq, dk, dv = ANSWERS["attention-backward"](do, q, k, v, p)
+        return dq * math.sqrt(q.shape[-1]), dk * math.sqrt(q.shape[-1]), dv
+
+    message = judged("attention-backward", attention_backward).message
+    assert message.startswith("dq, dk: you forgot to divide") and message.endswith("; right: dv")
+    assert message.count("sqrt(d_head)") == 1
+
+
+def test_outputs_in_another_order_are_recognised():
+    def attention_backward(*args):
+        dq, dk, dv = ANSWERS["attention-backward"](*args)
+        return dk, dq, dv
+
+    message = judged("attention-backward", attention_backward).message
+    assert "dq: it is what dk should be: return dq, dk, dv, in this order" in message
+
+
+def test_a_mistake_is_recognised_by_the_ordinary_cases():
+    """h[:, -mem_len:] is everything with mem_len = 0, unlike the wrong version that is known."""
+    message = judged("memory-update", lambda mem, h, mem_len: h[:, -mem_len:]).message
+    assert message == "the old memory is gone: with T < mem_len a part of it is kept"
+
+
+def test_a_transpose_of_all_axes_is_recognised():
+    verdict = judged("attention-forward", lambda q, k, v, mask: q @ k.T @ v)
+    assert ".T turns all axes round, np.swapaxes(x, -1, -2) the last two" in verdict.message
+
+
 def test_two_mistakes_in_two_outputs_are_both_named():
     def two(dk, dv, h, w_k, w_v, n_mem):
         _, dw_k, _ = ANSWERS["the-stop"](
@@ -169,15 +241,6 @@ def test_general_hints(change, message):
 
 def test_an_input_returned_is_recognised():
     assert "it is p, unchanged" in judged("softmax-backward", lambda dp, p: p).message
-
-
-def test_minus_1e9_is_as_good_as_minus_inf():
-    def attend(q, k, v, mask):
-        scores = np.where(mask, -1e9, q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1]))
-        p = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        return p / p.sum(axis=-1, keepdims=True) @ v
-
-    assert judged("attention-forward", attend).passed
 
 
 # --- hostile answers ------------------------------------------------------------------------------

@@ -26,14 +26,24 @@ def _attention_arrays(rng, n_query, n_mem, b, h, dh):
 
 
 def _attention_cases(rng):
-    b, h, t, m, dh = sizes(rng, 5)
-    large = _attention_arrays(rng, t, m, b, h, dh)
+    b, h, t, m, dh = sizes(rng, 5, keys=(2, 3))
     return [
         Case(_attention_arrays(rng, t, m, b, h, dh), f"B = {b}, H = {h}, T = {t}, M = {m}"),
         Case(_attention_arrays(rng, t, 0, b, h, dh), "M = 0, no memory", edge=True),
         Case(_attention_arrays(rng, 1, m, b, h, dh), "T = 1", edge=True),
-        Case((1000 * large[0], *large[1:]), "scores of a thousand", edge=True),
+        Case(_large_scores(*_attention_arrays(rng, t, m, b, h, dh)), "large scores", edge=True),
     ]
+
+
+def _large_scores(q, k, v, mask):
+    """Scores of thousands. Of what the first query sees all are below -1000: no finite score of
+    that size hides a key from it."""
+    q, k = 1000 * q, k.copy()
+    seen = ~mask[0]
+    q[:, :, 0] = 0.0
+    q[:, :, 0, 0] = 1000 * math.sqrt(q.shape[-1])
+    k[:, :, seen, 0] = -1 - np.abs(k[:, :, seen, 0])
+    return q, k, v, mask
 
 
 def _attend(q, k, v, mask, scale=None, axis=-1, after=False):
@@ -41,6 +51,12 @@ def _attend(q, k, v, mask, scale=None, axis=-1, after=False):
     if after:
         return np.where(mask, 0.0, softmax(scores)) @ v
     return softmax(np.where(mask, -np.inf, scores), axis=axis) @ v
+
+
+def _attend_finite(q, k, v, mask, added=False):
+    """Hidden keys get the score -100, or 100 less than they have."""
+    scores = q @ _t(k) / math.sqrt(q.shape[-1])
+    return softmax(np.where(mask, scores - 100 if added else -100.0, scores)) @ v
 
 
 def _attend_overflowing(q, k, v, mask):
@@ -91,6 +107,10 @@ return o
             lambda q, k, v, mask: _attend(q, k, v, mask, 1 / math.sqrt(q.shape[-1] * q.shape[1])),
         ),
         Mistake(
+            "the scores are multiplied by sqrt(d_head), must be divided by it",
+            lambda q, k, v, mask: _attend(q, k, v, mask, math.sqrt(q.shape[-1])),
+        ),
+        Mistake(
             "the mask is not used: queries see the future",
             lambda q, k, v, mask: _attend(q, k, v, mask & False),
         ),
@@ -114,6 +134,14 @@ return o
             ),
         ),
         Mistake(
+            "hidden keys got a finite score, and some scores are lower still: it must be -inf",
+            _attend_finite,
+        ),
+        Mistake(
+            "something finite is taken off the hidden scores, which may be larger: put -inf there",
+            lambda *a: _attend_finite(*a, added=True),
+        ),
+        Mistake(
             "exp of large scores overflows: take each row's maximum off first, p stays the same",
             _attend_overflowing,
         ),
@@ -122,7 +150,7 @@ return o
 
 
 def _backward_cases(rng):
-    b, h, t, m, dh = sizes(rng, 5)
+    b, h, t, m, dh = sizes(rng, 5, keys=(2, 3))
 
     def arrays(t, m):
         q, k, v, mask = _attention_arrays(rng, t, m, b, h, dh)
@@ -136,11 +164,11 @@ def _backward_cases(rng):
     ]
 
 
-def _attend_backward(do, q, k, v, p, scale=None, softmax_backward=True, summed=True):
+def _attend_backward(do, q, k, v, p, scale=None, softmax_backward=True, summed=True, axis=-1):
     dp = do @ _t(v)
     ds = dp
     if softmax_backward:
-        ds = p * (dp - (dp * p).sum(axis=-1, keepdims=True)) if summed else p * dp
+        ds = p * (dp - (dp * p).sum(axis=axis, keepdims=True)) if summed else p * dp
     ds = ds * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
     return ds @ k, _t(ds) @ q, _t(p) @ do
 
@@ -210,6 +238,10 @@ return ds @ k, np.swapaxes(ds, -1, -2) @ q, dv
         Mistake(
             "softmax's backward lacks its sum: ds = p (dp - sum(dp p))",
             lambda *a: _attend_backward(*a, summed=False),
+        ),
+        Mistake(
+            "softmax's sum runs over the queries, must run over the keys, the last axis",
+            lambda *a: _attend_backward(*a, axis=-2),
         ),
         Mistake(
             "the memory's rows are 0; keys and values of the memory are read, so they have "

@@ -135,7 +135,8 @@ class Exercise:
             None if isinstance(g, Failed) else self._seen(g, case)
             for g, case in zip(got, cases, strict=True)
         ]
-        scores, right, messages = [], [], []
+        scores, right = [], []
+        messages: dict[str, list[str]] = {}  # what is wrong -> with which outputs
         for o, name in enumerate(self.outputs):
             bad = [n for n, f in enumerate(found) if f is None or not close(f[o], wanted[n][o])]
             edge_only = all(cases[n].edge for n in bad)
@@ -150,25 +151,40 @@ class Exercise:
             if text is None and found[n] is None:
                 text = got[n].message
             elif text is None:
-                hint = _hint(found[n][o], wanted[n][o], cases[n].args, self.model_solution)
-                text = f"it {hint}"
+                text = f"it {self._hint(o, found[n][o], wanted[n], cases[n])}"
             if edge_only:
                 text = f"right, but not for {cases[n].what}: {text}"
-            messages.append(text if len(self.outputs) == 1 else f"{name}: {text}")
+            messages.setdefault(text, []).append(name)
         if not messages:
             return Verdict(True, 1.0, "right")
-        if right:
-            messages.append(f"right: {', '.join(right)}")
-        return Verdict(False, float(np.mean(scores)), "; ".join(messages))
+        if len(self.outputs) == 1:
+            return Verdict(False, scores[0], next(iter(messages)))
+        parts = [f"{', '.join(names)}: {text}" for text, names in messages.items()]
+        parts += [f"right: {', '.join(right)}"] if right else []
+        return Verdict(False, float(np.mean(scores)), "; ".join(parts))
 
     def _mistake(self, o: int, cases: list[Case], found: list) -> str | None:
-        """Return the message of the known mistake that gives output o in every case."""
-        for mistake in self.mistakes:
-            pairs = zip(found, cases, strict=True)
-            # An edge case may break the answer and not the wrong version: it has no say then.
-            if all(f is None or close(f[o], self._results(mistake.wrong, c)[o]) for f, c in pairs):
-                return mistake.message
+        """Return the message of the known mistake that gives output o in every case.
+
+        If there is none, of one that gives it in the ordinary cases: two people who make the same
+        mistake may still differ in an edge case.
+        """
+        # An edge case may break the answer and not the wrong version: it has no say then.
+        pairs = [(f[o], case) for f, case in zip(found, cases, strict=True) if f is not None]
+        ordinary = [(value, case) for value, case in pairs if not case.edge]
+        for some in (pairs, ordinary):
+            for mistake in self.mistakes:
+                wrong = ((value, self._results(mistake.wrong, case)[o]) for value, case in some)
+                if all(close(value, result) for value, result in wrong):
+                    return mistake.message
         return None
+
+    def _hint(self, o: int, value: np.ndarray, wanted: tuple, case: Case) -> str:
+        """Say what is wrong with output o, which no known mistake explains."""
+        for name, other in zip(self.outputs, wanted, strict=True):
+            if name != self.outputs[o] and close(value, other):
+                return f"is what {name} should be: return {', '.join(self.outputs)}, in this order"
+        return _hint(value, wanted[o], case.args, self.model_solution)
 
     def _results(self, function, case: Case) -> tuple:
         """Outputs of one of our own functions."""
@@ -188,9 +204,17 @@ class Exercise:
         )
 
 
-def sizes(rng: np.random.Generator, n: int, low: int = 2, high: int = 9) -> list[int]:
-    """Draw n sizes, low <= size <= high, all different: two that are swapped are then seen."""
-    return rng.permutation(np.arange(low, high + 1))[:n].tolist()
+def sizes(
+    rng: np.random.Generator, n: int, low: int = 2, high: int = 9, keys: tuple[int, int] = (0, 0)
+) -> list[int]:
+    """Draw n sizes, low <= size <= high, all different: two that are swapped are then seen.
+
+    keys: the indices of T and M, if M + T is an axis too: it then differs from the others.
+    """
+    while True:
+        found = rng.permutation(np.arange(low, high + 1))[:n].tolist()
+        if keys == (0, 0) or found[keys[0]] + found[keys[1]] not in found:
+            return found
 
 
 def _clean(source: str) -> str:

@@ -86,7 +86,8 @@ def reach(n_layer, tgt_len, mem_len):
 def _influence_cases(rng):
     cases = []
     for shape, what, edge in _shapes(rng):
-        offset = int(rng.integers(0, shape[1]))
+        t = shape[1]  # neither end of the segment, where wrong counts may be right
+        offset = int(rng.integers(1, t - 1)) if t > 2 else int(rng.integers(0, t))
         what = f"N, T, M = {shape}, offset {offset}" + (f" ({what})" if what else "")
         cases.append(Case((*shape, offset), what, edge))
     return [*cases, Case((*cases[0].args[:3], 0), "offset 0", edge=True)]

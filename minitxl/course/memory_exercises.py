@@ -31,9 +31,13 @@ def _update_cases(rng):
     ]
 
 
-def _padded(mem, h, mem_len):
+def _update(mem, h, mem_len):
     both = np.concatenate([mem, h], axis=1)
-    kept = both[:, max(0, both.shape[1] - mem_len) :]
+    return both[:, max(0, both.shape[1] - mem_len) :]
+
+
+def _padded(mem, h, mem_len):
+    kept = _update(mem, h, mem_len)
     return np.pad(kept, [(0, 0), (mem_len - kept.shape[1], 0), (0, 0)])
 
 
@@ -81,14 +85,20 @@ return update_mems(both, n_mem=mem.shape[1], config=Config(n_token=1, mem_len=me
             lambda mem, h, n: np.concatenate([mem, h], axis=1),
         ),
         Mistake(
+            "one row too many is kept",
+            lambda mem, h, n: _update(mem, h, n + 1),
+        ),
+        Mistake(
+            "one row too few is kept",
+            lambda mem, h, n: _update(mem, h, max(0, n - 1)),
+        ),
+        Mistake(
             "the first rows are kept, must be the last, the newest",
             lambda mem, h, n: np.concatenate([mem, h], axis=1)[:, :n],
         ),
         Mistake(
             "the segment comes before the memory, must come after: the past first",
-            lambda mem, h, n: np.concatenate([h, mem], axis=1)[
-                :, max(0, mem.shape[1] + h.shape[1] - n) :
-            ],
+            lambda mem, h, n: _update(h, mem, n),
         ),
         Mistake(
             "the memory is filled up with zeros; these would be attended to: keep it short",
@@ -192,7 +202,7 @@ return attention.attention_mask(
 
 
 def _stop_cases(rng):
-    b, t, m, d, e = sizes(rng, 5)
+    b, t, m, d, e = sizes(rng, 5, keys=(1, 2))
 
     def arrays(t, m):
         dk, dv = rng.normal(size=(2, b, m + t, e))

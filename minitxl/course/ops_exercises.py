@@ -73,6 +73,14 @@ def softmax_backward(dp, p):
             lambda dp, p: p * (dp - (dp * p).sum(axis=-2, keepdims=True)),
         ),
         Mistake(
+            "the sum runs over the batch: the softmax was over the last axis",
+            lambda dp, p: p * (dp - (dp * p).sum(axis=0, keepdims=True)),
+        ),
+        Mistake(
+            "the factor p in front is missing",
+            lambda dp, p: dp - (dp * p).sum(axis=-1, keepdims=True),
+        ),
+        Mistake(
             "the sum runs over all rows; each row has a softmax of its own",
             lambda dp, p: p * (dp - (dp * p).sum()),
         ),
@@ -114,13 +122,15 @@ def _norm_wrong(change):
         x_hat = (x - mean) * rstd
         g = dy if change == "gamma" else dy * gamma
         dx = g.copy()
+        mean_of = np.sum if change == "sums" else np.mean
         if change not in ("constants", "mean"):
-            dx -= g.mean(axis=axis, keepdims=True)
+            dx -= mean_of(g, axis=axis, keepdims=True)
         if change not in ("constants", "variance"):
-            dx -= x_hat * (g * x_hat).mean(axis=axis, keepdims=True)
+            dx -= x_hat * mean_of(g * x_hat, axis=axis, keepdims=True)
         if change != "rstd":
             dx = dx * rstd
         seen = x if change == "x" else x - mean if change == "centred" else x_hat
+        dy = g if change == "twice" else dy
         dgamma, dbeta = (dy * seen).sum(axis=(0, 1)), dy.sum(axis=(0, 1))
         if change == "averaged":
             dgamma, dbeta = dgamma / (x.size / x.shape[-1]), dbeta / (x.size / x.shape[-1])
@@ -167,6 +177,8 @@ return ops.layer_norm_backward(dy, cache, xp=np)
             _norm_wrong("variance"),
         ),
         Mistake("gamma is missing: g = dy gamma", _norm_wrong("gamma")),
+        Mistake("sums over D were taken for the means", _norm_wrong("sums")),
+        Mistake("gamma is in it: dgamma sums dy x^, dbeta sums dy", _norm_wrong("twice")),
         Mistake("it is not divided by the standard deviation", _norm_wrong("rstd")),
         Mistake("you normalised over the wrong axis: it is the last one, D", _norm_wrong("axis")),
         Mistake("the variance divides by D - 1; LayerNorm divides by D", _norm_wrong("ddof")),

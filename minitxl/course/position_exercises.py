@@ -88,7 +88,7 @@ return sinusoid(np.arange(n_key - 1, -1, -1), w, xp=np)
 
 
 def _shift_cases(rng):
-    h, t, m = sizes(rng, 3, low=3)
+    h, t, m = sizes(rng, 3, low=3, keys=(1, 2))
 
     def scores(t, k):
         return (rng.normal(size=(h, t, k)),)
@@ -121,6 +121,16 @@ def _rolled(x, by):
     t = x.shape[-2]
     rows = [np.roll(x[..., i, :], -by(i, t), axis=-1) for i in range(t)]
     return np.stack(rows, axis=-2)
+
+
+def _rows_shifted(x, by):
+    """Shift row i left by by(i, T), with zeros behind it: what a loop over the rows does."""
+    out = np.zeros_like(x)
+    t, k = x.shape[-2:]
+    for i in range(t):
+        n = min(by(i, t), k)
+        out[..., i, : k - n] = x[..., i, n:]
+    return out
 
 
 def _unshifted(dy, first=1):
@@ -165,6 +175,14 @@ def rel_shift(x):
         Mistake(
             "row i is shifted by i, must be by T-1-i: the last query's row is in place already",
             lambda x: _rolled(x, lambda i, t: i),
+        ),
+        Mistake(
+            "row i is shifted by i, must be by T-1-i; and the corner is not zeros in rel-shift",
+            lambda x: _rows_shifted(x, lambda i, t: i),
+        ),
+        Mistake(
+            "row i is shifted by T-i, must be by T-1-i; and the corner is not zeros in rel-shift",
+            lambda x: _rows_shifted(x, lambda i, t: t - i),
         ),
         Mistake(
             "the rows are shifted to the right, must be to the left",
@@ -232,7 +250,7 @@ def rel_shift_backward(dy):
 
 
 def _term_cases(rng):
-    b, h, t, m, dh = sizes(rng, 5)
+    b, h, t, m, dh = sizes(rng, 5, keys=(2, 3))
 
     def arrays(t, m):
         q = rng.normal(size=(b, h, t, dh))

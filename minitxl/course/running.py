@@ -11,6 +11,7 @@ import contextlib
 import copy
 import linecache
 import os
+import re
 import sys
 import threading
 import traceback
@@ -166,6 +167,8 @@ def _described(error: BaseException, answer) -> str:
     if own:
         line = linecache.getline(own[-1].filename, own[-1].lineno).strip()
         where = f" in line {own[-1].lineno}" + (f", `{line}`" if line else "")
+        if isinstance(error, ValueError) and re.search(r"\.T\b", line):
+            text += "; .T turns all axes round, np.swapaxes(x, -1, -2) the last two"
     return f"{type(error).__name__}{where}: {text}".removesuffix(": ")
 
 
