@@ -74,7 +74,7 @@ def test_mistakes_are_told_in_one_line(explore, tmp_path):
     (tmp_path / "taken").write_text("")
     for argv, words in (
         (["--text", "too short"], "has 9 tokens, two segments of 64"),
-        (["--text", "none.txt"], "no file"),
+        (["--text", "none.txt"], "there is no file 'none.txt'"),
         (["--text", "π" * 200], "'π' at position 0"),
         (["--text", "latin.txt"], "latin.txt is not UTF-8"),
         (["--out", "taken/page.html"], "taken"),

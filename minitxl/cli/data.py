@@ -111,7 +111,7 @@ def _list(check: bool) -> int:
             except MinitxlError as error:
                 ready = "damaged"
                 damaged.append(error)
-        size = f"{dataset.n_bytes / 1e6:,.0f} MB" if dataset.n_bytes else "?"
+        size = f"{dataset.n_bytes / 1e6:,.0f} MB" if dataset.n_bytes else "unknown"
         fetched = "yes" if dataset.archive.is_file() else "-"
         print(f"{dataset.name:<14}{dataset.level:<7}{size:>9}  {fetched:<9}{ready:<10}{tokens}")
     print(f"in {data_folder()}")

@@ -86,6 +86,8 @@ def _text(loaded, text: str | None):
             tokens = loaded.vocab.encode(corpus.vocab.decode(tokens))
         return tokens, f"the test text of {corpus.name}"
     file = _file(text)
+    if file is None and Path(text).suffix and not any(c.isspace() for c in text):
+        raise MinitxlError(f"there is no file {text!r}; --text takes a file, or a passage")
     if file is None:
         return loaded.vocab.encode(text), "the --text, which is no file,"
     try:
