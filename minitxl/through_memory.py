@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from minitxl.errors import MinitxlError
-from minitxl.model import TransformerXL, kept_rows
+from minitxl.model import ModelCache, TransformerXL, kept_rows
 from minitxl.params import Params
 
 
@@ -83,3 +83,25 @@ def sequence_gradients(
         if through_memory:
             dmems = g.mems if past is None else [d + e for d, e in zip(g.mems, past, strict=True)]
     return SequenceGradients([nll for nll, _, _ in passes], total, hidden[::-1])
+
+
+def without_memory_rows(cache: ModelCache, *, xp) -> ModelCache:
+    """Return the cache of `model.forward` with the memory's rows of [memory ; segment] set to 0.
+
+    `model.backward` forms dW_k = h^T dk and dW_v = h^T dv over all K rows of h (sec. 3.2). Given
+    this cache it sums over the segment's T rows alone, and returns all other gradients as they
+    were: the difference is what the memory's rows give. The cache passed in stays as it is.
+    """
+    b, t = cache.shape
+
+    def segment_rows(linear):
+        rows = xp.reshape(linear.x, (b, -1, linear.x.shape[1]))  # (B*K, D) -> (B, K, D)
+        rows = xp.concat([xp.zeros_like(rows[:, :-t, :]), rows[:, -t:, :]], axis=1)
+        return linear._replace(x=xp.reshape(rows, linear.x.shape))
+
+    layers = []
+    for layer in cache.hidden.layers:
+        heads = layer.attn.heads
+        heads = heads._replace(k=segment_rows(heads.k), v=segment_rows(heads.v))
+        layers.append(layer._replace(attn=layer.attn._replace(heads=heads)))
+    return cache._replace(hidden=cache.hidden._replace(layers=layers))

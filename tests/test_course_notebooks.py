@@ -1,5 +1,6 @@
 """From script to notebook: the student's version, the lecturer's, and nbgrader's metadata."""
 
+import ast
 import re
 from collections import Counter
 
@@ -154,6 +155,59 @@ def test_unknown_notebook(source, tmp_path):
 def test_a_notebook_has_its_exercises(name):
     want = {e.id for e in EXERCISES.values() if e.notebook == name}
     assert {e.id for e in nb.exercises_of(name)} == want
+
+
+def bound(code):
+    """Names that a cell sets when it runs, at any depth: assigned, imported, looped over, defined.
+
+    Names of functions' arguments are none: they live in the function.
+    """
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store | ast.Del):
+            yield node.id
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from ((alias.asname or alias.name).split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
+            yield node.name
+        elif isinstance(node, ast.MatchMapping) and node.rest:
+            yield node.rest
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "f = 1",
+        "a, (b, *f) = c",
+        "f += 1",
+        "f: int = 1",
+        "for f in a: pass",
+        "[0 for f in a]",
+        "(f := 1)",
+        "def f(): pass",
+        "class f: pass",
+        "import f.g",
+        "import a as f",
+        "from a import f",
+        "with a as f: pass",
+        "try: pass\nexcept A as f: pass",
+        "match a:\n    case [f, *_]: pass",
+        "del f",
+    ],
+)
+def test_names_that_a_cell_sets(code):
+    assert "f" in set(bound(code))
+    assert "f" not in set(bound("a.f = g(f); a[f] = 1; import f_g; from f import a"))
+
+
+@pytest.mark.parametrize("name", COURSE)
+def test_no_other_cell_takes_the_name_of_an_exercise(name):
+    """Else a solved exercise turns wrong when cells are run again, out of order."""
+    answers = {e.name for e in nb.exercises_of(name)}
+    for kind, text in nb.cells_of((nb.SOURCE / f"{name}.py").read_text(encoding="utf-8")):
+        if kind == "code":
+            assert not answers & set(bound(text)), text
 
 
 def test_every_exercise_is_in_one_notebook_and_points_add_up():

@@ -378,6 +378,14 @@ def test_a_widget_carries_its_static_picture(model, vocab, tokens):
         assert (explorer.values(), explorer.image.value) == before
 
 
+def test_attention_explorer_fits_on_a_laptop(model, vocab, tokens):
+    """JupyterLab at 1366 x 768 shows a cell's output 934 px wide and 647 px high."""
+    explorer = viz.attention_explorer(model, vocab, tokens, tgt_len=T)
+    wide, high = explorer.figure.figure.get_size_inches()
+    controls = 2 * 32  # two rows of two sliders, each 28 px high with a margin of 2
+    assert len(explorer.controls) == 4 and controls + 934 / wide * high < 620
+
+
 def test_controls_are_labelled(model, vocab, tokens):
     explorer = viz.attention_explorer(model, vocab, tokens, tgt_len=T)
     assert all(control.description for control in explorer.controls.values())

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from minitxl.viz.explorer import VIEW as WIDGET
 ROOT = Path(minitxl.__file__).resolve().parents[1]  # the checkout
 SOURCE = ROOT / "notebooks" / "source"
 TIMEOUT = 300  # seconds for one cell
+SOCKET_PATH = 90  # characters: some systems end the path of a socket at 103, and "-ipc-5" is added
 KEPT = ("nbgrader", "deletable", "editable")  # cell metadata
 
 
@@ -124,7 +126,21 @@ def execute(book: NotebookNode, folder: Path = SOURCE.parent) -> None:
             resources={"metadata": {"path": str(folder)}},
             store_widget_state=False,
         )
-        client.execute()
+        with _private(client.create_kernel_manager()):
+            client.execute()
+
+
+@contextlib.contextmanager
+def _private(manager):
+    """Within it a kernel talks by sockets in a folder of its own, where the system has such.
+
+    By ports others on the machine might listen, of which the kernel warns whoever starts it.
+    """
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        path = os.path.join(folder, "k.json")
+        if os.name == "posix" and len(os.fsencode(path)) < SOCKET_PATH:
+            manager.transport, manager.connection_file = "ipc", path
+        yield
 
 
 @contextlib.contextmanager

@@ -80,12 +80,12 @@ class AttentionFigure(LiveFigure):
         self.tgt_len = tgt_len
         self.cached = len(self.symbols) - tgt_len  # the longest memory the passage can show
         with styled():
-            self.figure = new_figure(10.4, 6.7)
+            self.figure = new_figure(10.4, 6.05)
             self._draw_passage()
             self._draw_matrix()
             self._draw_distance()
-            self.title = self.figure.text(0.016, 0.955, "", size=13, weight="bold")
-            self.note = self.figure.text(0.016, 0.02, "", size=10)
+            self.title = self.figure.text(0.016, 0.952, "", size=13, weight="bold")
+            self.note = self.figure.text(0.016, 0.022, "", size=10)
         self.moving = [
             *self.passage.artists,
             *self.share_bars,
@@ -103,7 +103,7 @@ class AttentionFigure(LiveFigure):
         ]
 
     def _draw_passage(self) -> None:
-        ax = self.figure.add_axes((0.116, 0.525, 0.747, 0.375))
+        ax = self.figure.add_axes((0.116, 0.544, 0.747, 0.347))
         self.passage = Passage(ax, self.symbols, tgt_len=self.tgt_len, size=12)
         columns = self.passage.columns
         self.share_bars, self.share_texts = [], []
@@ -141,7 +141,7 @@ class AttentionFigure(LiveFigure):
 
     def _draw_matrix(self) -> None:
         t, cached = self.tgt_len, self.cached
-        ax = self.figure.add_axes((0.075, 0.135, 0.565, 0.275))
+        ax = self.figure.add_axes((0.075, 0.146, 0.565, 0.274))
         blank = np.ones((t, cached + t, 3))
         self.image = ax.imshow(
             blank, aspect="auto", extent=(-cached - 0.5, t - 0.5, t - 0.5, -0.5), zorder=1
@@ -167,7 +167,7 @@ class AttentionFigure(LiveFigure):
         ax.set_ylabel("query: position")
 
     def _draw_distance(self) -> None:
-        ax = self.figure.add_axes((0.722, 0.135, 0.258, 0.275))
+        ax = self.figure.add_axes((0.722, 0.146, 0.258, 0.274))
         ax.set_title("weight by distance", pad=19)
         ax.set_xscale("symlog", linthresh=1.0, linscale=0.5)
         ax.set_yscale("log")

@@ -29,7 +29,7 @@ from minitxl.viz.theme import (
     segment_name,
     styled,
 )
-from minitxl.viz.widgets import Explorer, _ipywidgets, _looks, _slider
+from minitxl.viz.widgets import Explorer, _buttons, _ipywidgets, _looks, _slider
 
 OUTPUTS = ("first", "middle", "last")  # of the segment's outputs, the one that is followed down
 MANY = 2000  # lines; beyond, those that the output does not depend on would be a grey smear
@@ -293,13 +293,7 @@ def span_explorer(
         for name, (low, high) in stops.items()
     }
     controls["output"] = _slider(widgets, "output followed", list(OUTPUTS), OUTPUTS[0])
-    controls["recurrence"] = widgets.ToggleButtons(
-        options=list(SHOWN),
-        value=recurrence,
-        description="recurrence",
-        style={"description_width": "140px", "button_width": "100px"},
-        layout=widgets.Layout(width="490px", max_width="100%"),
-    )
+    controls["recurrence"] = _buttons(widgets, "recurrence", list(SHOWN), recurrence, "96px")
     figure = DependencyFigure()
 
     def draw(*, recurrence: str, **shape) -> None:

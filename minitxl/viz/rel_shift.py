@@ -34,12 +34,12 @@ from minitxl.viz.theme import (
     shade,
     styled,
 )
-from minitxl.viz.widgets import Explorer, _ipywidgets, _looks, _slider
+from minitxl.viz.widgets import Explorer, _buttons, _ipywidgets, _looks, _slider
 
 N_STEP = 6
 LOW, HIGH = 2, 6  # ends of the sliders of T and M
 ZERO = 0  # the label of a padded zero, and of a gradient that is exactly 0
-DIRECTIONS = {"forward": False, "backward (adjoint)": True}
+DIRECTIONS = {"forward": False, "adjoint": True}
 FONT = FontProperties(family="DejaVu Sans")
 
 
@@ -361,11 +361,8 @@ def rel_shift_explorer(*, tgt_len: int = 3, mem_len: int = 3, step: int = 1) -> 
     lengths = dict(min=LOW, max=HIGH, **_looks(widgets))
     controls = {
         "step": _slider(widgets, "step", [(str(n), n) for n in range(1, N_STEP + 1)], step),
-        "direction": widgets.ToggleButtons(
-            options=list(DIRECTIONS),
-            description="direction",
-            style={"description_width": "140px", "button_width": "150px"},
-            layout=widgets.Layout(width="490px", max_width="100%"),
+        "direction": _buttons(
+            widgets, "direction", list(DIRECTIONS), next(iter(DIRECTIONS)), "135px"
         ),
         "tgt_len": widgets.IntSlider(value=tgt_len, description="segment T", **lengths),
         "mem_len": widgets.IntSlider(value=mem_len, description="memory M", **lengths),

@@ -46,14 +46,22 @@ class Explorer:
         self.image = widgets.Image(
             value=figure.png(),
             format="png",
-            layout=widgets.Layout(width=f"{width:.0f}px", max_width="100%", height="auto"),
+            layout=widgets.Layout(
+                width=f"{width:.0f}px", max_width="100%", height="auto", margin="0"
+            ),
         )
         for control in controls.values():
             control.tooltip = control.description
             control.observe(lambda _: self.refresh(), names="value")
         row = widgets.HBox(
             list(controls.values()),
-            layout=widgets.Layout(flex_flow="row wrap", width=f"{width:.0f}px", max_width="100%"),
+            layout=widgets.Layout(
+                flex_flow="row wrap",
+                width=f"{width:.0f}px",
+                max_width="100%",
+                margin="0",  # else 2 px, which max_width does not count
+                overflow="hidden",
+            ),
         )
         # the caption stands in the picture; this copy is for screen readers
         self.spoken = spoken_class()(
@@ -96,10 +104,18 @@ class Explorer:
 
 
 def _looks(widgets) -> dict:
-    """Width of a control and of its label: two controls side by side, labels aligned."""
+    """Width of a control and of its label: two controls side by side, labels aligned.
+
+    A control has 2 px of margin on each side. On a page too narrow for two they stand in a column.
+    """
     return {
         "style": {"description_width": "140px"},
-        "layout": widgets.Layout(width="490px", max_width="100%"),
+        "layout": widgets.Layout(
+            width="calc(50% - 4px)",
+            min_width="min(440px, 100% - 4px)",
+            max_width="490px",
+            margin="2px",
+        ),
     }
 
 
@@ -108,6 +124,14 @@ def _slider(widgets, description: str, options: list, value):
     return widgets.SelectionSlider(
         options=options, value=value, description=description, **_looks(widgets)
     )
+
+
+def _buttons(widgets, description: str, options: list, value, wide: str):
+    """Buttons of which one is pressed, beside their label as sliders are."""
+    looks = _looks(widgets)
+    looks["style"]["button_width"] = wide
+    looks["layout"].display = "flex"  # ipywidgets puts the label above
+    return widgets.ToggleButtons(options=options, value=value, description=description, **looks)
 
 
 def _nearest(options: list[int], value: int) -> int:
@@ -180,12 +204,8 @@ def gradient_explorer(model, tokens, *, tgt_len: int = 64, mem_len: int | None =
     lengths = [m for m in reading.mem_lens() if m > 0]
     start = _nearest(lengths, tgt_len if mem_len is None else mem_len)
     controls = {
-        "through": widgets.ToggleButtons(
-            options=[("stopped", False), ("let through", True)],
-            value=False,
-            description="gradient",
-            style={"description_width": "140px", "button_width": "150px"},
-            layout=widgets.Layout(width="490px", max_width="100%"),
+        "through": _buttons(
+            widgets, "gradient", [("stopped", False), ("let through", True)], False, "130px"
         ),
         "mem_len": _slider(widgets, "memory (characters)", [(str(m), m) for m in lengths], start),
         "loss": _slider(widgets, "loss on", list(LOSSES), LOSSES[0]),

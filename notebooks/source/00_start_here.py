@@ -13,7 +13,7 @@
 #
 # *About 20 minutes. You need matrices, the softmax and a first idea of attention. Run the cells
 # from top to bottom with Shift+Enter. The sliders also follow the keyboard: Tab to reach one, arrow
-# keys to move it.*
+# keys to move it. (Shift+Enter on a slider runs its cell again: the widget starts anew.)*
 
 # %%
 import numpy as np
@@ -168,11 +168,8 @@ viz.gradient_explorer(model, passage, tgt_len=T)
 # > state of the segment before read?) All $N$ layers together reach
 # > $(N-1)\,T\,\lceil M/T \rceil + M$ characters back. How many is that here?
 #
-# > **Common misconception: “no gradient, so the memory teaches nothing.”** No gradient goes *into*
-# > the cached states. But $k = \tilde h\,W_k$, so
-# > $\partial\,\mathrm{loss}/\partial W_k = \tilde h^\top\,\partial\,\mathrm{loss}/\partial k$
-# > runs over *all* rows of $\tilde h$, the cached ones included. The model learns to read its
-# > memory; it is not taught to write it.
+# > **Common misconception: “no gradient, so the memory teaches nothing.”** The model learns to read
+# > its memory; it is not taught to write it: [notebook 2](02_attention_by_hand.ipynb), section 2.4.
 
 # %% [markdown]
 # ## 5 What is the memory worth?

@@ -26,6 +26,7 @@ from minitxl import attention, ops
 from minitxl.backend import get_backend
 from minitxl.data import load_corpus
 from minitxl.gradcheck import check_op
+from minitxl.through_memory import without_memory_rows
 from minitxl.viz import by_hand
 
 np.set_printoptions(precision=4, suppress=True)
@@ -38,8 +39,8 @@ np.set_printoptions(precision=4, suppress=True)
 
 # %%
 s = np.log([1.0, 2.0, 5.0])
-p, cache = ops.softmax_forward(s, xp=np)
-print("8 p =", 8 * p, "   the cache:", cache)
+p, softmax_cache = ops.softmax_forward(s, xp=np)
+print("8 p =", 8 * p, "   the cache:", softmax_cache)
 
 # %% [markdown]
 # Raise one score, and *all* probabilities of its row move:
@@ -63,7 +64,7 @@ print(64 * jacobian)
 dp = np.array([8.0, 0.0, 0.0])
 print("by eye      ", np.array([7, -2, -5]) / 8)
 print("matrix      ", jacobian @ dp)
-print("the library ", ops.softmax_backward(dp, cache, xp=np))
+print("the library ", ops.softmax_backward(dp, softmax_cache, xp=np))
 
 # %% [markdown]
 # ### Exercise: softmax backwards
@@ -137,8 +138,8 @@ by_hand.draw_checks(rows, passes=1e-6)
 
 # %%
 x = np.array([1.0, 1.0, 5.0, 5.0])
-y, cache = ops.layer_norm_forward(x, np.ones(4), np.zeros(4), eps=0.0, xp=np)
-for name, value in cache._asdict().items():
+y, norm_cache = ops.layer_norm_forward(x, np.ones(4), np.zeros(4), eps=0.0, xp=np)
+for name, value in norm_cache._asdict().items():
     print(f"{name:6} {value}")
 
 # %% [markdown]
@@ -152,8 +153,9 @@ for name, value in cache._asdict().items():
 # $dx = \tfrac12 \big((3, -1, -1, -1) + (-1, -1, 1, 1)\big) = (1, -1, 0, 0)$.
 
 # %%
-dx, dgamma, dbeta = ops.layer_norm_backward(np.array([4.0, 0.0, 0.0, 0.0]), cache, xp=np)
-print("dx     ", dx, "  along the ones:", dx.sum(), "  along x^:", dx @ cache.x_hat)
+dy = np.array([4.0, 0.0, 0.0, 0.0])
+dx, dgamma, dbeta = ops.layer_norm_backward(dy, norm_cache, xp=np)
+print("dx     ", dx, "  along the ones:", dx.sum(), "  along x^:", dx @ norm_cache.x_hat)
 print("dgamma ", dgamma)
 print("dbeta  ", dbeta)
 
@@ -189,8 +191,8 @@ w_k, w_v, w_q = np.eye(3)[:, :1], np.eye(3)[:, 1:2], np.eye(3)[:, 2:]  # (D, H*D
 n_mem = 2
 q, k, v, heads = attention.heads_forward(h[:, n_mem:], h, w_q, w_k, w_v, n_head=1, xp=np)
 scores = q @ np.swapaxes(k, -1, -2)  # (B, H, T, K); sqrt(Dh) = 1
-o, attend = attention.attend_forward(scores, v, dropatt=0.0, rng=None, xp=np)
-print("8 p =", 8 * attend.p.ravel(), "  o =", o.ravel())
+o, attended = attention.attend_forward(scores, v, dropatt=0.0, rng=None, xp=np)
+print("8 p =", 8 * attended.p.ravel(), "  o =", o.ravel())
 
 # %% [markdown]
 # Backwards, line by line from the end. Let $do = 1$.
@@ -207,7 +209,7 @@ print("8 p =", 8 * attend.p.ravel(), "  o =", o.ravel())
 
 # %%
 do = np.ones_like(o)
-ds, dv = attention.attend_backward(do, attend, xp=np)
+ds, dv = attention.attend_backward(do, attended, xp=np)
 dq, dk = ds @ k, np.swapaxes(ds, -1, -2) @ q
 stopped = attention.heads_backward(dq, dk, dv, heads, memory_rows=False, xp=np)
 full = attention.heads_backward(dq, dk, dv, heads, memory_rows=True, xp=np)
@@ -218,9 +220,9 @@ print("dh without the stop", full[1].shape, "memory's rows:", full[1][0, :n_mem]
 # %%
 forward = [
     ("$k$", r"$\tilde h\, W_k$", k.ravel()),
-    ("$p$", r"softmax$(q\, k^T)$", attend.p.ravel()),
+    ("$p$", r"softmax$(q\, k^T)$", attended.p.ravel()),
     ("$v$", r"$\tilde h\, W_v$", v.ravel()),
-    ("$p\\,v$", "what each key gives to o", (attend.p.ravel() * v.ravel())),
+    ("$p\\,v$", "what each key gives to o", (attended.p.ravel() * v.ravel())),
 ]
 backward = [
     ("$dv$", r"$p^T\, do$", dv.ravel()),
@@ -312,7 +314,7 @@ def block_backward(dy, cache):
     return dx, dh, *dw
 
 
-def without_memory_rows(dy, cache):
+def forgetful_backward(dy, cache):
     """The planted mistake: dW_k lacks the memory's rows."""
     rows = cache.heads.k.x.reshape(B, M + T, D).copy()
     rows[:, :M] = 0.0
@@ -321,7 +323,7 @@ def without_memory_rows(dy, cache):
 
 
 right = check_op(block_forward, block_backward, inputs, backend)
-wrong = check_op(block_forward, without_memory_rows, inputs, backend)
+wrong = check_op(block_forward, forgetful_backward, inputs, backend)
 print("relative error of   as it is   without the memory's rows in dW_k")
 for name in inputs:
     print(f"d{name:17} {right[name]:9.1e} {wrong[name]:13.1e}")
@@ -335,7 +337,8 @@ for name in inputs:
 #
 # How much of $dW_k$ and $dW_v$ comes from cached rows in a real model? Read two segments, take the
 # loss of the second, and run the backward pass twice: as it is, and with the memory's rows of
-# $\tilde h$ set to 0 where $dW$ is formed. The difference is the memory's part.
+# $\tilde h$ set to 0 where $dW$ is formed (`without_memory_rows`). The difference is the memory's
+# part.
 
 # %%
 pretrained = minitxl.load_pretrained("war-and-peace")
@@ -344,26 +347,12 @@ T, B = 128, 4
 tokens = np.stack([text[i * 5000 : i * 5000 + 2 * T + 1] for i in range(B)])  # (B, 2T + 1)
 _, mems = model.score(tokens[:, :T], tokens[:, 1 : T + 1])
 _, _, cache = model.forward(tokens[:, T:-1], tokens[:, T + 1 :], mems)
-
-
-def forgetful(linear, n_mem):
-    """The cache of k = h W_k (or v) with the memory's rows of h set to 0."""
-    rows = linear.x.reshape(B, -1, linear.x.shape[1]).copy()  # (B*K, D) -> (B, K, D)
-    rows[:, :n_mem] = 0.0
-    return linear._replace(x=rows.reshape(linear.x.shape))
-
-
-layers = []
-for layer in cache.hidden.layers:
-    heads = layer.attn.heads
-    heads = heads._replace(k=forgetful(heads.k, T), v=forgetful(heads.v, T))
-    layers.append(layer._replace(attn=layer.attn._replace(heads=heads)))
-segment_only = cache._replace(hidden=cache.hidden._replace(layers=layers))
-
-whole, part = model.backward(cache), model.backward(segment_only)
+whole = model.backward(cache)
+part = model.backward(without_memory_rows(cache, xp=model.backend.xp))
 shares = {}
 for name in ("w_k", "w_v"):
-    pairs = [(whole[key := f"layers.{n}.attn.{name}"], part[key]) for n in range(len(layers))]
+    keys = [f"layers.{n}.attn.{name}" for n in range(model.config.n_layer)]
+    pairs = [(whole[key], part[key]) for key in keys]
     lengths = [(np.linalg.norm(all_ - own), np.linalg.norm(own)) for all_, own in pairs]
     shares[rf"$W_{name[-1]}$"] = np.array([a / (a + b) for a, b in lengths])
 others = [n for n in whole if not n.endswith(("w_k", "w_v"))]

@@ -16,7 +16,7 @@ from minitxl import Config, Inspection, TrainConfig, TransformerXL, attention, v
 from minitxl.checkpoint import read_json
 from minitxl.data import Stream, load_corpus
 from minitxl.ops import softmax_forward
-from minitxl.through_memory import sequence_gradients
+from minitxl.through_memory import sequence_gradients, without_memory_rows
 from minitxl.train import Trainer
 from minitxl.viz.make_figures import DATA  # where stored results of experiments lie
 from minitxl.viz.memory_rows import draw_kept_rows, draw_masks, draw_stale_states
@@ -32,9 +32,9 @@ to_numpy = model.backend.to_numpy
 # ## 4.1 What the memory holds
 #
 # Layer $n$ reads $\tilde h = [\mathrm{SG}(m)\,;\,h]$, its memory and its inputs for this segment
-# (paper, section 3.2). What it leaves for the next segment is the end of the same rows:
-#
-# $$m' = \tilde h_{\,K-M \ldots K-1} \qquad K = M + T$$
+# (paper, section 3.2): $K = M + T$ rows, where $M$ is the present length of the memory. What it
+# leaves for the next segment is the end of the same rows: the last `mem_len` rows of
+# $[\,m\,;\,h\,]$, or all of them while there are fewer.
 #
 # `Inspection` takes notes of the hidden states $h_0$ (the embedding) to $h_N$ (the top). Compare
 # them with the memory that comes out.
@@ -62,17 +62,17 @@ for n, memory in enumerate(mems):
 # > layer $n$ computed is $h_n$; what it reads there is its memory, $h_{n-1}$: the output of the
 # > layer *below*. The reuse shifts down by one layer for each segment, and $h_N$ is never kept.
 #
-# $M$ and $T$ need not be equal. If the memory is longer than a segment, it holds parts of several;
-# if it is shorter, the oldest tokens of a segment are dropped at once. At a stream's start it is
-# short, and is used short: rows of zeros in its place would be keys like any other, and take weight
-# in the softmax.
+# `mem_len` and $T$ need not be equal. If the memory is longer than a segment, it holds parts of
+# several; if it is shorter, the oldest tokens of a segment are dropped at once. At a stream's start
+# it is short, and is used short: rows of zeros in its place would be keys like any other, and take
+# weight in the softmax.
 
 # %%
 draw_kept_rows(tgt_len=4, mem_len=6)
 
 # %% [markdown]
 # **Exercise.** Write this update for one layer. The first three rows of the picture are the cases
-# to get right; then think of $M < T$, and of no memory at all.
+# to get right; then think of `mem_len` $< T$, and of no memory at all.
 
 # %% exercise memory-update
 
@@ -207,28 +207,28 @@ sizes = dict(n_layer=3, d_model=64, n_head=2, d_head=32, d_inner=128, tgt_len=32
 sizes |= dict(pre_lnorm=True, dropout=0.0)  # without dropout: the weights alone make a difference
 pupil = TransformerXL(Config(n_token=vocab.n_token, **sizes), device="cpu")
 trainer = Trainer(pupil, TrainConfig(steps=STEPS, batch_size=16, lr=3e-3, warmup=20, threads=1))
-stream = Stream(corpus.train, batch_size=16, tgt_len=32)
-differences, losses = [], []
-(tokens, targets, fresh), past = stream.next(), None
+lessons = Stream(corpus.train, batch_size=16, tgt_len=32)
+differences, costs = [], []
+lesson, past = lessons.next(), None  # tokens, targets, fresh
 for step in range(1, STEPS + 1):
-    following = stream.next()
-    trainer.step(tokens, targets, fresh)
+    following = lessons.next()
+    trainer.step(*lesson)
     old = trainer.mems[0]  # left by the weights before this update
     if step in LOOK:
-        _, new = pupil.score(tokens, targets, past)  # the same, by the weights after it
+        _, new = pupil.score(*lesson[:2], past)  # the same, by the weights after it
         off = [np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(old, new, strict=True)]
         differences.append(off)
-        losses.append([float(pupil.score(*following[:2], m)[0].mean()) for m in (old, new)])
-    (tokens, targets, fresh), past = following, old
+        costs.append([float(pupil.score(*following[:2], m)[0].mean()) for m in (old, new)])
+    lesson, past = following, old
 
-draw_stale_states(LOOK, differences, losses)
+draw_stale_states(LOOK, differences, costs)
 
 # %% [markdown]
 # > **Common misconception: “the cached states are what the model would compute now.”** In training
-# > they are one update old, and in a memory of several segments several. As a rule, the deeper the
-# > layer, the more its inputs have moved, as all the layers below moved too. The difference is
-# > largest while the model learns fastest, and costs little even then. At evaluation the weights
-# > stand still, and it is exact.
+# > they are one update old, in a memory of several segments up to as many updates old. As a rule,
+# > the deeper the layer, the more its inputs have moved, as all the layers below moved too. The
+# > difference is largest while the model learns fastest, and costs little even then. At evaluation
+# > the weights stand still, and it is exact.
 #
 # > **Try this.** Take five times the learning rate, or end the schedule's decline (`lr_end=1.0` in
 # > `TrainConfig`). What happens to the difference at the end?
@@ -240,10 +240,11 @@ draw_stale_states(LOOK, differences, losses)
 #
 # $$\frac{\partial\,\mathrm{loss}}{\partial W_k} = \sum_{j=0}^{K-1} \tilde h_j^\top g_{k,j}
 # \qquad\qquad
-# \frac{\partial\,\mathrm{loss}}{\partial h_j} \mathrel{+}= g_{k,j} W_k^\top + g_{v,j} W_v^\top
+# \frac{\partial\,\mathrm{loss}}{\partial h_{j-M}} \mathrel{+}= g_{k,j} W_k^\top + g_{v,j} W_v^\top
 # \quad \text{for } j \ge M \text{ only}$$
 #
-# The left sum runs over all rows, the right one is cut. The picture shows what the cut does to the
+# For $j \ge M$ row $j$ of $\tilde h$ and row $j - M$ of $h$ are the same row, of the segment. The
+# left sum runs over all $K$ rows, the right one is cut. The picture shows what the cut does to the
 # hidden states; the numbers to the left of the memory's edge are not small, they are 0.
 
 # %%
@@ -252,43 +253,30 @@ viz.gradient_explorer(model, corpus.test[begin : begin + 4 * 64 + 1], tgt_len=64
 
 # %% [markdown]
 # Now the left sum, split at the memory's edge. The cache of a layer holds the rows that its $W_k$
-# and $W_v$ multiplied. With the memory's rows replaced by zeros there, `backward` gives the sum
-# over the segment's rows alone, and all else unchanged.
+# and $W_v$ multiplied. `without_memory_rows` puts zeros there for the memory's rows: `backward`
+# then gives the sum over the segment's rows alone, and all else unchanged. What is missing came
+# from the memory; its share is measured along the whole gradient: the two shares add up to 1.
 
 # %%
-stream, mems = Stream(corpus.test, batch_size=8, tgt_len=T), None
+third, kept = Stream(corpus.test, batch_size=8, tgt_len=T), None
 for _ in range(3):
-    tokens, targets, _ = stream.next()
-    nll, mems, cache = model.forward(tokens, targets, mems)
+    *pair, _ = third.next()
+    _, kept, cache = model.forward(*pair, kept)
 
-
-def only_segment(linear):
-    rows = linear.x.reshape(8, -1, linear.x.shape[1]).copy()  # (B*K, D) -> (B, K, D)
-    rows[:, :T, :] = 0  # M = T: the first T rows are the memory's
-    return linear._replace(x=rows.reshape(linear.x.shape))
-
-
-layers = []
-for layer in cache.hidden.layers:
-    heads = layer.attn.heads
-    heads = heads._replace(k=only_segment(heads.k), v=only_segment(heads.v))
-    layers.append(layer._replace(attn=layer.attn._replace(heads=heads)))
-blind = cache._replace(hidden=cache.hidden._replace(layers=layers))
-
-full, segment = model.backward(cache), model.backward(blind)
-print("share of the memory's rows in the gradient, along the whole of it")
+full = model.backward(cache)
+segment = model.backward(without_memory_rows(cache, xp=model.backend.xp))
+print("how much of the gradient the memory's rows give: <memory, whole> / <whole, whole>")
 for n in range(N):
     line = f"layer {n + 1}"
     for name in ("w_k", "w_v"):
-        whole = full[f"layers.{n}.attn.{name}"]
-        memory = whole - segment[f"layers.{n}.attn.{name}"]
-        line += f"   d{name}: {(memory * whole).sum() / (whole * whole).sum():6.1%}"
+        whole_dw = full[f"layers.{n}.attn.{name}"]
+        memory_dw = whole_dw - segment[f"layers.{n}.attn.{name}"]
+        line += f"   d{name}: {(memory_dw * whole_dw).sum() / (whole_dw * whole_dw).sum():6.1%}"
     print(line)
 
 # %% [markdown]
-# > **Common misconception: “no gradient into the memory, so $W_k$ and $W_v$ learn nothing from
-# > it.”** They get a contribution from each of its rows. What is held fixed are the states, not how
-# > they are read. Forgetting these rows is a bug that still trains; a numeric derivative finds it.
+# > **Common misconception: “no gradient, so the memory teaches nothing.”** What is held fixed are
+# > the states, not how they are read: [notebook 2](02_attention_by_hand.ipynb), section 2.4.
 #
 # **Exercise.** Write the backward pass of $k = \tilde h W_k$, $v = \tilde h W_v$, with the stop.
 
@@ -351,17 +339,18 @@ for name, g in gradient.items():
 
 # %%
 short = model.with_options(tgt_len=64, mem_len=64)
-stream = Stream(corpus.test, batch_size=8, tgt_len=64)
-pieces = [stream.next()[:2] for _ in range(4)]
-upstream = [np.full((8, 64), 1 / (4 * 8 * 64), dtype=np.float32)] * 4
-a, b = (sequence_gradients(short, pieces, upstream, way).params.flat for way in (False, True))
+pages = Stream(corpus.test, batch_size=8, tgt_len=64)
+four = [pages.next()[:2] for _ in range(4)]
+mean = [np.full((8, 64), 1 / (4 * 8 * 64), dtype=np.float32)] * 4
+a, b = (sequence_gradients(short, four, mean, way).params.flat for way in (False, True))
 print(f"norm: stopped {np.linalg.norm(a):.3f}, full {np.linalg.norm(b):.3f}")
 print(f"cosine of the angle between them: {a @ b / np.linalg.norm(a) / np.linalg.norm(b):.3f}")
 
 # %% [markdown]
 # Nearly the same direction, at least for this model, which was trained with the stop. A task in
 # which everything hangs on what is written for later shows what the stop can cost: a marker, then
-# fillers, then one question for the marker, up to three segments later, and no other loss.
+# fillers, then one question for the marker, up to three segments later, and no other loss. In
+# `C . . . . ?` the right answer to `?` is `C`.
 # `python -m minitxl experiment stop-gradient` trains models on it with the stop and without; here
 # are its results.
 
@@ -375,7 +364,7 @@ draw_stop_gradient(results)
 # within a segment the gradient does flow. What is useful now is then found in the memory.
 #
 # > **Common misconception: “the stop makes it impossible to learn dependencies longer than a
-# > segment.”** Reading is trained across the edge. Writing is not, but is learned by the way.
+# > segment.”** Reading is trained across the edge. Writing is not, but is learned as a by-product.
 #
 # ## Questions
 #

@@ -37,10 +37,12 @@ viz.span_explorer(n_layer=2, tgt_len=4, mem_len=4)
 # > With recurrence on, take $T = 4$ and let $M$ go from 4 to 8 in steps of one. When does the reach
 # > make a leap? Follow the first output, then the last: does the left end move?
 #
-# **Exercise.** Find the formula behind the picture: how many tokens before the segment's start can
-# change an output in it? For $M = T$ it is easy. Then take $M = T + 1$ and ask for one cached
-# state: which segment was it computed in, and what did *that* segment see? The formula stands under
-# the picture; work out why it must be so, before you write it down.
+# **Exercise.** How many tokens before the segment's start can change an output in it? A formula
+# stands under the picture; do not copy it, count. Begin at layer $N$ and the present segment. In
+# which segment was the oldest state of its memory computed, and where does *that* segment begin? Go
+# there, one layer down, and ask again, as far as layer 1, which has embeddings in its memory: a
+# loop over the layers. Try it with $M = T$ and $M = T + 1$: your count tells where the formula's
+# ceiling comes from, and why it multiplies $N - 1$, not $N$.
 
 # %% exercise reach
 
@@ -112,10 +114,15 @@ draw_changes(changes.T, n_layer=N, tgt_len=T, mem_len=M)
 # ## 5.3 Does a trained model use it all?
 #
 # Where it must, yes. In the experiment `reach` a marker, one of 8, stands in the first segment;
-# then come fillers, and at every distance the model is asked for the marker. Theory leaves no
-# freedom: an output that sees the marker can be right, one that does not has to guess. A query at
-# offset $o$ of its segment sees the distance $d$ if $d \le R + o$. Offsets are equally frequent, so
-# that the best accuracy is
+# then come fillers, and at every distance the model is asked for the marker. With `C` for the
+# marker, `.` for a filler and a bar at a segment's end:
+#
+#     reads    . . C . . . . . | . . . . . . . . | . . .
+#     answers        C C C C C | C C C C C C C C | C C C
+#
+# Theory leaves no freedom: an output that sees the marker can be right, one that does not has to
+# guess. A query at offset $o$ of its segment sees the distance $d$ if $d \le R + o$. Offsets are
+# equally frequent, so that the best accuracy is
 #
 # $$s + \frac{1 - s}{8} \qquad s = 1 - \frac{d - R}{T}, \text{ within } 0 \ldots 1$$
 #

@@ -34,7 +34,8 @@ D, DH = c.d_model, c.d_head
 #
 # Reading $S$ new tokens with $K = M + S$ keys takes, for each token and layer, $6 K D$ FLOPs of
 # attention ($q k^\top$, $q r^\top$, $p v$) and a part that does not depend on $M$ if keys and
-# values are kept: $8 D^2$ for the projections, $4 D F$ for the feed-forward block. Let the shipped
+# values are kept: $8 D^2$ for the projections, $4 D F$ for the feed-forward block, where $F$ is its
+# inner width (`d_inner`). Let the shipped
 # model read with memories of up to 4,096 characters, and take the time.
 
 # %%
@@ -160,9 +161,15 @@ draw_compression(n_fine=24, n_coarse=24, rate=4)
 # \qquad A_\mathrm{mem} = \frac{\phi(Q)\, S}{\phi(Q)\, z}$$
 #
 # The **delta rule** (Schlag et al., 2021) first looks what the matrix would answer, and stores only
-# what is new: $S \leftarrow S + \phi(K)^\top \big(V - \tfrac{\phi(K) S}{\phi(K) z}\big)$.
-# **Infini-attention** (2024) puts such a memory beside the attention within a segment, with a
-# learned gate for each head:
+# what is new, token by token and with a learned strength $\eta_t$ between 0 and 1. The features
+# are scaled to add up to 1, and there is no $z$:
+#
+# $$S \leftarrow S + \eta_t\, \phi(k_t)^\top \big(v_t - \phi(k_t)\, S\big)$$
+#
+# **Infini-attention** (Munkhdalai et al., 2024) writes a whole segment at once, by the sum above or
+# by its own variant of the delta rule, which keeps $z$ and has no $\eta$:
+# $S \leftarrow S + \phi(K)^\top \big(V - \tfrac{\phi(K) S}{\phi(K) z}\big)$. It puts this memory
+# beside the attention within a segment, with a learned gate for each head:
 # $A = \sigma(\beta) A_\mathrm{mem} + (1 - \sigma(\beta)) A_\mathrm{dot}$. A token then costs the
 # same after a million tokens as after a thousand.
 #
@@ -170,6 +177,11 @@ draw_compression(n_fine=24, n_coarse=24, rate=4)
 # any values, and no more: of $n > d$ random pairs even the best one leaves the share $1 - d/n$ of
 # the values' variance as error. Measure it: keys and values at random, of length 1; store $n$
 # pairs; ask for each.
+#
+# The code has neither $\phi$ nor $z$. The random keys stand for the features $\phi(k)$; and what is
+# asked is which value is nearest, which no positive divisor changes. The delta rule is that of
+# Schlag et al. with $\eta = 1$: as a key has length 1, the pair just written is then answered
+# exactly.
 
 
 # %%
