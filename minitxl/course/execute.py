@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 import signal
 import subprocess
 import tempfile
@@ -25,7 +24,7 @@ from nbgrader.preprocessors import Execute
 from traitlets import Float, Integer
 
 from minitxl.course import kernel
-from minitxl.course.notebooks import ROOT, environment
+from minitxl.course.notebooks import ROOT, by_sockets, environment
 from minitxl.course.reasons import KERNEL_LOST, NOT_JUDGED, NOT_RUN
 
 LOST_MOST = 5  # cells of a notebook that may end the kernel before the rest is left
@@ -53,10 +52,7 @@ class GradingManager(AsyncKernelManager):
 
     async def start_kernel(self, **settings):
         """Start a kernel, which says nothing in the terminal of the one who grades."""
-        if os.name == "posix":  # no ports: two kernels that start at once may choose the same
-            self.transport = "ipc"
-            name = f"kernel-{secrets.token_hex(4)}.json"
-            self.connection_file = os.path.join(tempfile.gettempdir(), name)
+        by_sockets(self, tempfile.gettempdir())
         await super().start_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **settings)
         if group := getattr(self.provisioner, "pgid", None):  # not on Windows
             _groups.append(group)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import secrets
 import tempfile
 import textwrap
 from pathlib import Path
@@ -126,21 +127,20 @@ def execute(book: NotebookNode, folder: Path = SOURCE.parent) -> None:
             resources={"metadata": {"path": str(folder)}},
             store_widget_state=False,
         )
-        with _private(client.create_kernel_manager()):
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as sockets:
+            by_sockets(client.create_kernel_manager(), sockets)
             client.execute()
 
 
-@contextlib.contextmanager
-def _private(manager):
-    """Within it a kernel talks by sockets in a folder of its own, where the system has such.
+def by_sockets(manager, folder: str) -> None:
+    """Have a kernel that is to be started talk by sockets in a folder, where the system has such.
 
-    By ports others on the machine might listen, of which the kernel warns whoever starts it.
+    By ports others on the machine might listen, of which the kernel warns whoever starts it; and
+    two that start at once may choose the same.
     """
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        path = os.path.join(folder, "k.json")
-        if os.name == "posix" and len(os.fsencode(path)) < SOCKET_PATH:
-            manager.transport, manager.connection_file = "ipc", path
-        yield
+    path = os.path.join(folder, f"k{secrets.token_hex(4)}.json")
+    if os.name == "posix" and len(os.fsencode(path)) < SOCKET_PATH:
+        manager.transport, manager.connection_file = "ipc", path
 
 
 @contextlib.contextmanager
