@@ -1,15 +1,39 @@
-"""minitxl: Transformer-XL with hand-written gradients, on NumPy and CuPy, made to be read."""
+"""minitxl: Transformer-XL with hand-written gradients, on NumPy and CuPy, made to be read.
+
+The rooms of the house, from the ground up. Each imports only from the lines above its own, and the
+tests hold it to that (they read this table):
+
+    errors config files    mistakes in one line; every setting; files that are always whole
+    backend                NumPy or CuPy, threads, and fast twins of the hot operations
+    data                   text in, batches out
+    model                  the paper; in model/family what stands beside it
+    storage                checkpoints and run folders
+    inference              reading with kept keys and values, evaluation, sampling
+    pretrained             the models that ship
+    interop viz            foreign weights; pictures, widgets, the explorer
+    training               optimizer, trainer, `train`, presets, cost
+    experiments tools      questions, measurements, their pictures; doctor and bench
+    course                 exercises and their grading
+    cli                    the commands
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from minitxl.attention import Inspection
+    from minitxl import course, interop, viz
     from minitxl.config import Config, TrainConfig
+    from minitxl.data.stream import Stream
+    from minitxl.data.text import load_corpus
     from minitxl.errors import MinitxlError
-    from minitxl.model import TransformerXL
-    from minitxl.presets import PRESETS
-    from minitxl.runs import load_pretrained
+    from minitxl.inference.evaluate import evaluate
+    from minitxl.inference.generate import generate
+    from minitxl.model import attention, gradcheck, ops
+    from minitxl.model.attention import Inspection
+    from minitxl.model.transformer_xl import TransformerXL
+    from minitxl.storage.run_folder import load_pretrained
+    from minitxl.training.presets import PRESETS
+    from minitxl.training.trainer import Trainer
 
 __version__ = "0.1.0"
 
@@ -18,20 +42,44 @@ __all__ = [
     "Config",
     "Inspection",
     "MinitxlError",
+    "Stream",
     "TrainConfig",
+    "Trainer",
     "TransformerXL",
+    "attention",
+    "course",
+    "evaluate",
+    "generate",
+    "gradcheck",
+    "interop",
+    "load_corpus",
     "load_pretrained",
+    "ops",
+    "viz",
 ]
 
+# Where a public name lives: the module that it is taken from, or that it is.
 _HOME = {
-    "Inspection": "attention",
-    "PRESETS": "presets",
+    "PRESETS": "training.presets",
     "Config": "config",
-    "TrainConfig": "config",
+    "Inspection": "model.attention",
     "MinitxlError": "errors",
-    "TransformerXL": "model",
-    "load_pretrained": "runs",
+    "Stream": "data.stream",
+    "TrainConfig": "config",
+    "Trainer": "training.trainer",
+    "TransformerXL": "model.transformer_xl",
+    "attention": "model.attention",
+    "course": "course",
+    "evaluate": "inference.evaluate",
+    "generate": "inference.generate",
+    "gradcheck": "model.gradcheck",
+    "interop": "interop",
+    "load_corpus": "data.text",
+    "load_pretrained": "storage.run_folder",
+    "ops": "model.ops",
+    "viz": "viz",
 }
+_MODULES = {"attention", "course", "gradcheck", "interop", "ops", "viz"}  # public as a whole
 
 
 def __getattr__(name: str):
@@ -41,5 +89,10 @@ def __getattr__(name: str):
     """
     if name not in _HOME:
         raise AttributeError(f"module 'minitxl' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"minitxl.{_HOME[name]}"), name)
+    home = import_module(f"minitxl.{_HOME[name]}")
+    value = globals()[name] = home if name in _MODULES else getattr(home, name)
     return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

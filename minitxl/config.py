@@ -103,7 +103,7 @@ class Config(_Settings):
     attn_type: int = RELATIVE
     ext_len: int = 0  # tokens of the segment before that are read again, with gradient
     max_klen: int = 0  # rows of a learned table (types 1, 3); 0: tgt_len + ext_len + mem_len
-    # --- words: large vocabularies, the frequent words first (sec. 4.1; adaptive.py) ---
+    # --- words: large vocabularies, the frequent words first (sec. 4.1; model/family/) ---
     d_embed: int = 0  # E: width of the embedding; 0: d_model. Another width needs a projection
     cutoffs: tuple = ()  # ids where the softmax's rarer clusters begin; (): one plain softmax
     div_val: int = 1  # cluster i has vectors of width E // div_val^i; 1: all of width E
@@ -139,7 +139,7 @@ class Config(_Settings):
 
     @property
     def is_plain(self) -> bool:
-        """Whether one tied table serves as embedding and softmax (`vocabulary.py`)."""
+        """Whether one tied table serves as embedding and softmax (model/embedding.py)."""
         return self.tie_weight and not self.cutoffs and not self.has_projections
 
     def ties_projection(self, cluster: int) -> bool:

@@ -6,7 +6,7 @@ python tests/bench_gpu.py --shapes small --steps 50
 
 A step is forward, backward, clipping and Adam, with the memory full, and ends when the GPU has done
 it. Each contender has the GPU for itself: plain is minitxl without its twins, fused with them,
-PyTorch the model of `minitxl/bench_torch.py` in eager mode.
+PyTorch the model of `minitxl/tools/bench_torch.py` in eager mode.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import numpy as np
 from minitxl import Config, MinitxlError, TrainConfig, TransformerXL
 from minitxl.backend import get_backend
 from minitxl.backend.cupy_launch import wants_tf32
-from minitxl.train import Trainer
+from minitxl.training.trainer import Trainer
 
 LEARNING_RATE, CLIP = 2.5e-4, 0.25
 SHAPES = {  # n_layer, d_model, n_head, d_head, d_inner, tgt_len = mem_len, batch, n_token
@@ -141,7 +141,7 @@ def time_torch(config, batch, steps) -> tuple[list[float], float]:
     """The same for PyTorch, from the same weights."""
     import torch
 
-    from minitxl.bench_torch import TorchTrainer, TorchTransformerXL
+    from minitxl.tools.bench_torch import TorchTrainer, TorchTransformerXL
 
     torch.backends.cuda.matmul.allow_tf32 = wants_tf32()
     torch.cuda.empty_cache()

@@ -25,7 +25,7 @@ def tokens_of(n_token, shape, seed):
 def measure(job):
     """Run one job and print what it took."""
     from minitxl import Config, TrainConfig, TransformerXL
-    from minitxl.train import Trainer
+    from minitxl.training.trainer import Trainer
 
     config = Config.from_dict(job["config"])
     model = TransformerXL(config, device="cpu")
@@ -57,7 +57,7 @@ def measure(job):
 
 def main():
     from minitxl.cli.train import read_settings
-    from minitxl.presets import PRESETS
+    from minitxl.training.presets import PRESETS
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--preset", default="wt103-base", choices=PRESETS)

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from minitxl.bench import needed_flops
-from minitxl.bench_torch import CLIP, LEARNING_RATE, TorchTrainer, TorchTransformerXL
+from minitxl.tools.bench import needed_flops
+from minitxl.tools.bench_torch import CLIP, LEARNING_RATE, TorchTrainer, TorchTransformerXL
 
 
 def random_batches(config, batch_size, count):
@@ -34,7 +34,7 @@ def build(args, dropout):
     """The config, and trainers of minitxl and PyTorch that start from the same weights."""
     from minitxl import Config, TransformerXL
     from minitxl.config import TrainConfig
-    from minitxl.train import Trainer
+    from minitxl.training.trainer import Trainer
 
     config = Config(
         n_token=args.n_token,

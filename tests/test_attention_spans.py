@@ -21,8 +21,8 @@ from minitxl.experiments.attention_spans import (
     summary,
     with_terms,
 )
+from minitxl.experiments.attention_spans_figure import draw_attention_spans
 from minitxl.viz.attention import weight_by_distance
-from minitxl.viz.attention_spans import draw_attention_spans
 
 CPU = get_backend("cpu", "float64")
 

@@ -7,8 +7,10 @@ import sys
 
 import pytest
 
-from minitxl import Config, MinitxlError, bench, bench_report, checkpoint, cli
-from minitxl.bench import Case, Results, Row, Shape
+from minitxl import Config, MinitxlError, cli
+from minitxl.storage import checkpoint
+from minitxl.tools import bench, bench_report
+from minitxl.tools.bench import Case, Results, Row, Shape
 
 VARIANTS = ("fused", "plain")
 TINY = Config(
@@ -179,7 +181,7 @@ def test_results_go_through_json(tmp_path):
 def test_same_losses_as_pytorch():
     """What is compared in speed computes the same."""
     pytest.importorskip("torch", reason='needs PyTorch: pip install -e ".[torch]"')
-    from minitxl.bench_torch import TorchTrainer, TorchTransformerXL
+    from minitxl.tools.bench_torch import TorchTrainer, TorchTransformerXL
 
     shape = Shape(TINY, 2, 3, "tiny")
     model = bench.models(shape, "cpu")["fused"]

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from conftest import B, M, T, V, make_model, make_tokens
 
-from minitxl import Config, MinitxlError, TransformerXL, cached
+from minitxl import Config, MinitxlError, TransformerXL
 from minitxl.backend import get_backend
-from minitxl.cached import CachedReader, PlainReader, reader_of
-from minitxl.evaluate import evaluate
-from minitxl.generate import generate, sample_token
+from minitxl.inference import cached
+from minitxl.inference.cached import CachedReader, PlainReader, reader_of
+from minitxl.inference.evaluate import evaluate
+from minitxl.inference.generate import generate, sample_token
 
 CPU = get_backend("cpu", "float64")
 OPTIONS = [

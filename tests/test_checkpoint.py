@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from minitxl import checkpoint, files
-from minitxl.checkpoint import load, load_tensors, read_json, save, write_json, write_text
+from minitxl import files
 from minitxl.errors import MinitxlError
+from minitxl.storage import checkpoint
+from minitxl.storage.checkpoint import load, load_tensors, read_json, save, write_json, write_text
 
-ROOT = Path(checkpoint.__file__).parents[1]
+ROOT = Path(checkpoint.__file__).parents[2]
 DTYPES = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split()
 EXAMPLE = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.array(7, dtype=np.int64)}
 
@@ -123,7 +124,7 @@ def test_equal_input_gives_equal_bytes_in_another_process(tmp_path):
     save(tmp_path / "a", EXAMPLE, state)
     script = """
         import sys, numpy as np
-        from minitxl.checkpoint import load, save
+        from minitxl.storage.checkpoint import load, save
         save(sys.argv[2], *load(sys.argv[1]))
     """
     start(script, tmp_path / "a", tmp_path / "b").wait(60)
@@ -447,7 +448,7 @@ def test_death_at_each_step_leaves_the_old_file(target, moment):
     script = """
         import os, sys
         import numpy as np
-        from minitxl import checkpoint
+        from minitxl.storage import checkpoint
         def die(*args): os._exit(7)
         if sys.argv[2] == "half written":
             whole = checkpoint.serialize
@@ -474,7 +475,7 @@ def test_kill_in_a_loop_of_saves_always_leaves_a_saved_state(tmp_path):
     script = """
         import sys
         import numpy as np
-        from minitxl.checkpoint import save
+        from minitxl.storage.checkpoint import save
         step = int(sys.argv[2])
         while True:
             step += 1

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minitxl.checkpoint import load, load_tensors, read_json, save, write_json
 from minitxl.errors import MinitxlError
+from minitxl.storage.checkpoint import load, load_tensors, read_json, save, write_json
 
 pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, given, settings

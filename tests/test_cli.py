@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from minitxl import cli, doctor
+from minitxl import cli
 from minitxl.cli import train
 from minitxl.config import Config
-from minitxl.doctor import Check
 from minitxl.errors import MinitxlError
-from minitxl.presets import PRESETS
+from minitxl.tools import doctor
+from minitxl.tools.doctor import Check
+from minitxl.training.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = "".join(f"Line {i}: the café closes at {i % 12 + 1}.\n" for i in range(150))
@@ -218,7 +219,7 @@ def test_train_does_not_overwrite_a_run(fails, at_home):
 
 
 def test_train_hands_over_what_was_asked_for_and_nothing_else(monkeypatch):
-    from minitxl import run
+    from minitxl.training import run
 
     asked = {}
     monkeypatch.setattr(run, "train", lambda **options: asked.update(options))

@@ -8,7 +8,9 @@ import pytest
 
 from minitxl import Config, TrainConfig, TransformerXL
 from minitxl.backend import get_backend
-from minitxl.cost import (
+from minitxl.inference.evaluate import evaluate
+from minitxl.model.params import Params
+from minitxl.training.cost import (
     count_parameters,
     evaluation_memory,
     forward_flops,
@@ -16,9 +18,7 @@ from minitxl.cost import (
     training_memory,
     zipf_shares,
 )
-from minitxl.evaluate import evaluate
-from minitxl.params import Params
-from minitxl.train import Trainer
+from minitxl.training.trainer import Trainer
 
 PLAIN = get_backend("cpu", "float32", fused=False)  # what is counted; twins take less
 TINY = dict(n_token=300, n_layer=3, d_model=24, n_head=3, d_head=8, d_inner=40)

@@ -16,10 +16,11 @@ import pytest
 from course_answers import ANSWERS, source_of
 from nbclient import NotebookClient
 
-from minitxl import MinitxlError, attention, course, ops
+from minitxl import MinitxlError, course
 from minitxl.course import EXERCISES, exercise, running
 from minitxl.course.notebooks import check_sources
 from minitxl.data.stream import Stream
+from minitxl.model import attention, ops
 
 SEEDS = range(5)
 IDS = sorted(EXERCISES)
@@ -330,16 +331,16 @@ async def coroutine(dp, p):
         (in_place, "it changes its argument dp in place"),
         (leaving, "SystemExit in line"),
         (unwatched, "leave sys.setprofile alone"),
-        (Lazy, "it calls minitxl.ops.softmax_backward: write it yourself"),
+        (Lazy, "it calls minitxl.model.ops.softmax_backward: write it yourself"),
         (ops.softmax_backward, "missing 1 required keyword-only argument"),
         (coroutine, "ds is of type coroutine"),
         (
             lambda dp, p: EXERCISES["softmax-backward"].model_solution(dp, p),
-            "it calls minitxl.ops.softmax_backward",
+            "it calls minitxl.model.ops.softmax_backward",
         ),
         (
             lambda dp, p: EXERCISES["softmax-backward"].mistakes[0].wrong(dp, p) * 0,
-            "it calls minitxl.course.ops_exercises.",
+            "it calls minitxl.course.exercises.ops.",
         ),
     ],
 )
@@ -370,7 +371,10 @@ def test_a_thread_is_watched_too():
         thread.join()
         return out[0]
 
-    assert "it calls minitxl.ops.softmax_backward" in judged("softmax-backward", threaded).message
+    assert (
+        "it calls minitxl.model.ops.softmax_backward"
+        in judged("softmax-backward", threaded).message
+    )
 
 
 def test_a_stop_by_hand_goes_through():
@@ -443,7 +447,7 @@ def test_check_lets_the_model_solution_pass_while_learning(capsys):
     assert capsys.readouterr().out.startswith("✓ right, 6 of 6 points | rel_shift: this is the lib")
     # Nothing else that calls the library.
     course.check("rel-shift", lambda x: ops.rel_shift_forward(x, xp=np)[0])
-    assert "it calls minitxl.ops.rel_shift_forward" in capsys.readouterr().out
+    assert "it calls minitxl.model.ops.rel_shift_forward" in capsys.readouterr().out
 
 
 def test_check_is_the_same_at_every_try(capsys):
@@ -518,7 +522,10 @@ def test_points_in_grading(grading, capsys):
     for answer, message in [
         (lambda dp, p: p * dp, "✗ wrong, 0 of 6 points .*the sum is missing"),
         (None, "… not solved yet, 0 of 6 points"),
-        (EXERCISES["softmax-backward"].model_solution, "it calls minitxl.ops.softmax_backward"),
+        (
+            EXERCISES["softmax-backward"].model_solution,
+            "it calls minitxl.model.ops.softmax_backward",
+        ),
     ]:
         with pytest.raises(AssertionError, match=message):
             course.check("softmax-backward", answer)

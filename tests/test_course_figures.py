@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from minitxl.errors import MinitxlError
-from minitxl.viz import by_hand, fragmentation
-from minitxl.viz.four_terms import draw_four_terms, draw_leak
-from minitxl.viz.make_figures import DATA
+from minitxl.experiments.figures import DATA
+from minitxl.viz.lessons import by_hand, fragmentation
+from minitxl.viz.lessons.four_terms import draw_four_terms, draw_leak
 
 rng = np.random.default_rng(0)
 

@@ -8,7 +8,8 @@ from course_answers import MISTAKES, source_of, with_mistake
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbgrader", reason="nbgrader is not installed (extra lecturer)")
 
-from minitxl.course import EXERCISES, grading, reasons  # noqa: E402
+from minitxl.course import EXERCISES  # noqa: E402
+from minitxl.course.grading import grading, reasons  # noqa: E402
 from minitxl.course.notebooks import exercises_of, known, notebook_from, write  # noqa: E402
 
 FEW = ["02_attention_by_hand", "03_relative_positions", "05_reach"]  # the fast ones

@@ -104,7 +104,7 @@ def test_lecturer_gets_the_solution_between_marks(source, exercise):
 def test_lecturer_sees_the_library(source):
     book = nb.notebook_from(NAME, source(), solved=True)
     listing = next(c for c in book.cells if c.id == "library-softmax-backward")
-    assert "minitxl.ops.softmax_backward" in listing.source
+    assert "minitxl.model.ops.softmax_backward" in listing.source
     assert "def softmax_backward(" in listing.source
     without = nb.notebook_from(NAME, source(), solved=True, listing=False)
     assert [c for c in book.cells if c is not listing] == without.cells

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from minitxl.course.processes import processes
+from minitxl.course.grading.processes import processes
 from minitxl.errors import MinitxlError
 
 PLACE = []  # in each process: the folder for temporary files

@@ -13,11 +13,11 @@ from minitxl import MinitxlError, viz
 from minitxl.backend import get_backend
 from minitxl.data import CharVocab
 from minitxl.experiments.latch import exact_reach
-from minitxl.ops import rel_shift_backward, rel_shift_forward
-from minitxl.viz import memory_length
-from minitxl.viz.dependencies import reads, receptive_field
-from minitxl.viz.memory_length import LengthReading
-from minitxl.viz.rel_shift import RelShiftFigure, hidden_keys, meaning, steps
+from minitxl.model.ops import rel_shift_backward, rel_shift_forward
+from minitxl.viz.widgets import memory_length
+from minitxl.viz.widgets.dependencies import reads, receptive_field
+from minitxl.viz.widgets.memory_length import LengthReading
+from minitxl.viz.widgets.rel_shift import RelShiftFigure, hidden_keys, meaning, steps
 
 SIZES = [(t, m) for t in (2, 3, 6) for m in (2, 5, 6)]
 

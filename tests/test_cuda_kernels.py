@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from conftest import make_model, make_tokens
 
-from minitxl import TrainConfig, attention, layers, ops, optim
+from minitxl import TrainConfig
 from minitxl.backend import cupy_launch, get_backend
-from minitxl.train import Trainer
+from minitxl.model import attention, layers, ops
+from minitxl.training import optim
+from minitxl.training.trainer import Trainer
 
 SIZES = {  # B, H, T, M, Dh: all different; M = 0, M > T, M < T, T = 1; the last takes several warps
     "first segment": (2, 3, 5, 0, 4),

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from minitxl import doctor
 from minitxl.backend import cupy_backend
-from minitxl.doctor import Check
+from minitxl.tools import doctor
+from minitxl.tools.doctor import Check
 
 Version = collections.namedtuple("Version", "major minor micro releaselevel serial")
 
@@ -76,7 +76,7 @@ def test_numpy_without_threadpoolctl_still_names_its_blas(monkeypatch):
 
 
 def test_slow_blas_threads_are_only_a_remark(monkeypatch):
-    from minitxl.train import Trainer
+    from minitxl.training.trainer import Trainer
 
     times = iter([1, 1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.1])
     clock = [0.0]
@@ -94,7 +94,7 @@ def test_slow_blas_threads_are_only_a_remark(monkeypatch):
 
 
 def test_a_step_that_gives_nan_is_broken(monkeypatch):
-    from minitxl.train import Trainer
+    from minitxl.training.trainer import Trainer
 
     monkeypatch.setattr(Trainer, "step", lambda self, tokens, targets: float("nan"))
     check = doctor.check_training_step()

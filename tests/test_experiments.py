@@ -3,7 +3,6 @@
 import copy
 import json
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +10,11 @@ import pytest
 from minitxl import MinitxlError, cli
 from minitxl.experiments import evaluation_speed
 from minitxl.experiments.evaluation_speed import PAPER, Settings, flops, run, summary
-from minitxl.experiments.machine import machine_facts
-from minitxl.viz.evaluation_speed import draw_evaluation_speed
+from minitxl.experiments.evaluation_speed_figure import draw_evaluation_speed
+from minitxl.experiments.figures import DATA
+from minitxl.training.machine import machine_facts
 
-STORED = Path(__file__).parents[1] / "figures" / "data" / "evaluation_speed.json"
+STORED = DATA / "evaluation_speed.json"
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from test_explorer import Letters
 
 from minitxl import cli, load_pretrained
 from minitxl.backend import get_backend
-from minitxl.runs import save_imported
+from minitxl.storage.run_folder import save_imported
 from minitxl.viz import Reading
 from minitxl.viz.explorer import looking_far, token_explorer
 

@@ -10,7 +10,7 @@ from test_model import read
 
 from minitxl import Config, Inspection, MinitxlError, TransformerXL
 from minitxl.backend import get_backend
-from minitxl.gradcheck import check_model
+from minitxl.model.gradcheck import check_model
 
 CPU = get_backend("cpu", "float64")
 ENCODINGS = [
@@ -192,7 +192,7 @@ def test_clusters_that_no_word_is_in(options):
 
 def test_adaptive_with_one_cluster_is_plain():
     """Without cutoffs, projections or ties to break, both kinds compute the same."""
-    from minitxl.vocabulary import ADAPTIVE, PLAIN
+    from minitxl.model.embedding import ADAPTIVE, PLAIN
 
     plain = make_model(CPU)
     params = dict(plain.params)

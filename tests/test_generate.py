@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_info
 
 from minitxl.config import SINUSOID
 from minitxl.errors import MinitxlError
-from minitxl.generate import generate, sample_token
+from minitxl.inference.generate import generate, sample_token
 
 
 def log_of(*probabilities):

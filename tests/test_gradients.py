@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from conftest import DH, B, D, F, H, M, T, V, make_model, make_tokens
 
-from minitxl import absolute, attention, layers, ops, shaw
 from minitxl.backend import get_backend
-from minitxl.gradcheck import RTOL, check_model, check_op
-from minitxl.weights import layer_weights
+from minitxl.model import attention, layers, ops
+from minitxl.model.family import absolute, shaw
+from minitxl.model.gradcheck import RTOL, check_model, check_op
+from minitxl.model.weights import layer_weights
 
 
 def arrays(backend, **shapes):

@@ -14,7 +14,7 @@ import pytest
 nbformat = pytest.importorskip("nbformat")
 
 from minitxl.cli import main  # noqa: E402
-from minitxl.course import grading, submissions  # noqa: E402
+from minitxl.course.grading import grading, submissions  # noqa: E402
 from minitxl.course.notebooks import notebook_from, write  # noqa: E402
 from minitxl.errors import MinitxlError  # noqa: E402
 
@@ -207,7 +207,7 @@ CASES = {  # student: points, part of the reason
     "memory": (0, "MemoryError"),
     "empty": (0, "is an empty file"),
     "missing": (0, "no notebook was handed in"),
-    "library": (0, "it calls minitxl.ops.softmax_backward"),
+    "library": (0, "it calls minitxl.model.ops.softmax_backward"),
     "flood": (0, "printed more than 100,000 characters"),
     "environment": (6, None),
     "replaced": (0, "`course` was replaced"),
@@ -350,7 +350,7 @@ def test_an_end_leaves_nothing_behind(source, tmp_path, how):
     command += ["--out", str(tmp_path / "out"), "--source", str(source), "--jobs", "2"]
     process = subprocess.Popen(
         command,
-        cwd=Path(grading.__file__).parents[2],
+        cwd=Path(grading.__file__).parents[3],
         env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
         stderr=subprocess.PIPE,
         text=True,

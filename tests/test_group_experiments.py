@@ -13,14 +13,14 @@ import pytest
 from minitxl import MinitxlError, TransformerXL, cli
 from minitxl.config import RELATIVE, SHAW, SINUSOID
 from minitxl.data import load_corpus
-from minitxl.evaluate import evaluate
 from minitxl.experiments import ablation, group, longer_memory
+from minitxl.experiments.ablation_figure import draw_ablation
 from minitxl.experiments.group import MEMBERS, Shape, settings_of_member, trained
+from minitxl.experiments.longer_memory_figure import draw_longer_memory
 from minitxl.experiments.parts import Parts
-from minitxl.runs import LoadedRun
-from minitxl.train import Trainer
-from minitxl.viz.ablation import draw_ablation
-from minitxl.viz.longer_memory import draw_longer_memory
+from minitxl.inference.evaluate import evaluate
+from minitxl.storage.run_folder import LoadedRun
+from minitxl.training.trainer import Trainer
 
 TINY = replace(Shape.quick(), corpus="tiny-shakespeare", steps=6, tgt_len=8, n_layer=1, d_model=8)
 N_TOKENS = 403  # no whole number of segments

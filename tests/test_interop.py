@@ -85,7 +85,7 @@ def test_official_round_trip(path):
 
 @pytest.mark.parametrize("suffix", [".pt", ".npz", ".safetensors"])
 def test_state_from_a_file(suffix, tmp_path):
-    from minitxl.checkpoint import save_tensors
+    from minitxl.storage.checkpoint import save_tensors
 
     golden = Golden(GOLDEN / "released" / "div_val.npz")
     model = interop.load_official(golden.state, golden.arguments)
@@ -308,7 +308,7 @@ def test_a_published_folder():
     import math
 
     from minitxl.interop.huggingface import config_of
-    from minitxl.weights import param_shapes
+    from minitxl.model.weights import param_shapes
 
     config = config_of(settings)
     shapes = param_shapes(config)

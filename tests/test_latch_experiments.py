@@ -14,9 +14,9 @@ from minitxl.config import TrainConfig
 from minitxl.experiments import latch, reach, stop_gradient
 from minitxl.experiments.latch import FILLER, N_MARKER, QUERY, Latch
 from minitxl.experiments.parts import Parts
-from minitxl.through_memory import hidden_gradients, sequence_gradients
-from minitxl.viz.reach import draw_reach_by_distance
-from minitxl.viz.stop_gradient import draw_stop_gradient
+from minitxl.experiments.reach_figure import draw_reach_by_distance
+from minitxl.experiments.stop_gradient_figure import draw_stop_gradient
+from minitxl.model.through_memory import hidden_gradients, sequence_gradients
 
 CPU = get_backend("cpu", "float64")
 

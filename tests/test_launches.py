@@ -18,7 +18,7 @@ from conftest import make_model, make_tokens
 
 from minitxl import TrainConfig
 from minitxl.backend import cupy_backend, get_backend
-from minitxl.train import Trainer
+from minitxl.training.trainer import Trainer
 
 PIECES = dict(batch_size=4, accumulate=2, threads=1, clip=0.25, lr=0.01, warmup=0)
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from minitxl.attention import attention_mask
 from minitxl.errors import MinitxlError
-from minitxl.viz.beyond import draw_break_evens, draw_compression, draw_reading_cost
-from minitxl.viz.influence import draw_changes, draw_learned_reach
-from minitxl.viz.memory_rows import draw_kept_rows, draw_masks, draw_stale_states
+from minitxl.model.attention import attention_mask
+from minitxl.viz.lessons.beyond import draw_break_evens, draw_compression, draw_reading_cost
+from minitxl.viz.lessons.influence import draw_changes, draw_learned_reach
+from minitxl.viz.lessons.memory_rows import draw_kept_rows, draw_masks, draw_stale_states
 
 
 def mask(max_keys):

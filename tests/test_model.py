@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from conftest import DH, B, D, F, H, M, T, V, make_model, make_tokens
 
-from minitxl import Config, Inspection, MinitxlError, TransformerXL, attention, ops, vocabulary
+from minitxl import Config, Inspection, MinitxlError, TransformerXL
 from minitxl.backend import get_backend
-from minitxl.through_memory import hidden_gradients
+from minitxl.model import attention, embedding, ops
+from minitxl.model.through_memory import hidden_gradients
 
 CPU = get_backend("cpu", "float64")
 
@@ -306,7 +307,7 @@ def test_gradient_through_the_memory(pre_lnorm, monkeypatch):
     segments = [(make_tokens(B, T, seed=s), make_tokens(B, T, seed=s + 50)) for s in range(3)]
     full = hidden_gradients(model, segments, through_memory=True)
     direction = np.random.default_rng(0).normal(size=(B, T, D))
-    original = vocabulary.embedding_forward
+    original = embedding.embedding_forward
 
     def loss(segment, e):
         calls = iter(range(3))
@@ -315,7 +316,7 @@ def test_gradient_through_the_memory(pre_lnorm, monkeypatch):
             y, cache = original(tokens, w, xp=xp)
             return (y + e * direction.reshape(-1, D) if next(calls) == segment else y), cache
 
-        monkeypatch.setattr(vocabulary, "embedding_forward", nudged)
+        monkeypatch.setattr(embedding, "embedding_forward", nudged)
         mems = None
         for tokens, targets in segments:
             nll, mems, _ = model.forward(tokens, targets, mems)

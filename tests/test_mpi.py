@@ -18,11 +18,14 @@ import numpy as np
 import pytest
 from conftest import make_model, make_tokens
 
-from minitxl import MinitxlError, TrainConfig, checkpoint, parallel, workers
+from minitxl import MinitxlError, TrainConfig
+from minitxl.backend import threads
 from minitxl.data import Stream
-from minitxl.parallel import Group, joined, launched
-from minitxl.runs import read_metrics
-from minitxl.train import Trainer
+from minitxl.storage import checkpoint
+from minitxl.storage.run_folder import read_metrics
+from minitxl.training import parallel
+from minitxl.training.parallel import Group, joined, launched
+from minitxl.training.trainer import Trainer
 
 # --- processes played by threads ---
 
@@ -153,8 +156,8 @@ def test_resumed_in_another_number_of_processes(backend):
 
 def test_number_of_threads(backend, monkeypatch):
     """The cores of a machine are shared by the processes on it."""
-    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda pid: range(6), raising=False)
-    assert [workers.threads_for(12, n) for n in (1, 2, 3, 4, 12)] == [6, 3, 2, 1, 1]
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda pid: range(6), raising=False)
+    assert [threads.threads_for(12, n) for n in (1, 2, 3, 4, 12)] == [6, 3, 2, 1, 1]
     settings = TrainConfig(batch_size=12)
     cpu = backend.name == "cpu"
     for n_local, expected in ((1, 12), (2, 6)):
@@ -270,7 +273,7 @@ TINY |= dict(eval_every=8, save_every=4, log_every=1, seed=3)
 STARTER = """
 import os, signal, sys
 from minitxl.cli import main
-from minitxl.train import Trainer
+from minitxl.training.trainer import Trainer
 
 how, at, step = sys.argv[1], int(sys.argv[2]), Trainer.step
 

@@ -8,9 +8,9 @@ import pytest
 from conftest import M, T, make_model
 from test_gradients import second_segment
 
-from minitxl import attention, layers, model, ops, vocabulary
 from minitxl.backend import get_backend
-from minitxl.gradcheck import RTOL, check_model
+from minitxl.model import attention, embedding, layers, ops, transformer_xl
+from minitxl.model.gradcheck import RTOL, check_model
 
 
 def without_u(do, cache, *, xp):
@@ -81,8 +81,8 @@ BUGS = [  # (bug, module, function, a parameter that the checker must name)
     (layer_norm_without_mean, layers, "layer_norm_backward", "layers.1.ff.w_2"),
     (relu_that_lets_all_through, layers, "relu_backward", "layers.1.ff.w_1"),
     (dropout_forgotten, layers, "dropout_backward", "layers.1.ff.w_2"),
-    (embedding_not_added, vocabulary, "embedding_backward", "word_emb"),
-    (residual_forgotten, model, "layer_backward", "word_emb"),
+    (embedding_not_added, embedding, "embedding_backward", "word_emb"),
+    (residual_forgotten, transformer_xl, "layer_backward", "word_emb"),
 ]
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from minitxl.cli import main
-from minitxl.cost import count_parameters, training_memory
 from minitxl.data.datasets import DATASETS
 from minitxl.errors import MinitxlError
-from minitxl.presets import PRESETS, find_preset, merge_options, settings_of
-from minitxl.run import train
+from minitxl.training.cost import count_parameters, training_memory
+from minitxl.training.presets import PRESETS, find_preset, merge_options, settings_of
+from minitxl.training.run import train
 
 RELEASED = {name: preset for name, preset in PRESETS.items() if preset.released}
 
@@ -174,7 +174,7 @@ def dry_run(capsys, monkeypatch, empty_place):
     def forbidden(*_, **__):
         raise AssertionError("a dry run must not do that")
 
-    monkeypatch.setattr("minitxl.model.init_params", forbidden)
+    monkeypatch.setattr("minitxl.model.transformer_xl.init_params", forbidden)
     monkeypatch.setattr("urllib.request.urlopen", forbidden)
 
     def run(*options):

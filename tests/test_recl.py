@@ -24,7 +24,7 @@ from minitxl.experiments.recl import (
     run,
     summary,
 )
-from minitxl.viz.recl import draw_recl
+from minitxl.experiments.recl_figure import draw_recl
 
 CPU = get_backend("cpu", "float64")
 rng = np.random.default_rng(0)

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 import minitxl
-from minitxl import MinitxlError, checkpoint
+from minitxl import MinitxlError
 from minitxl.data import load_corpus
-from minitxl.evaluate import evaluate
 from minitxl.experiments.group import Shape, settings_of_member
-from minitxl.generate import generate
-from minitxl.models.__main__ import pack
-from minitxl.runs import load_run, models_folder, shipped_models
+from minitxl.inference.evaluate import evaluate
+from minitxl.inference.generate import generate
+from minitxl.pretrained.__main__ import pack
+from minitxl.storage import checkpoint
+from minitxl.storage.run_folder import load_run, models_folder, shipped_models
 
 
 def test_it_knows_the_book():

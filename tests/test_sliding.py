@@ -7,9 +7,9 @@ from conftest import V, make_model, make_tokens
 from minitxl import MinitxlError, TrainConfig
 from minitxl.backend import get_backend
 from minitxl.data.stream import Stream, segments
-from minitxl.evaluate import evaluate
-from minitxl.sliding import evaluate_sliding, windows
-from minitxl.train import Trainer
+from minitxl.inference.evaluate import evaluate
+from minitxl.inference.sliding import evaluate_sliding, windows
+from minitxl.training.trainer import Trainer
 
 CPU = get_backend("cpu", "float64")
 

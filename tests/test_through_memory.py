@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minitxl import Config, TransformerXL
-from minitxl.through_memory import without_memory_rows
+from minitxl.model.through_memory import without_memory_rows
 
 B, T, M = 2, 3, 4
 

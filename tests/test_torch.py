@@ -19,7 +19,7 @@ from torch_reference import (  # noqa: E402  (needs torch)
 )
 
 from minitxl import Config, Inspection, TransformerXL  # noqa: E402
-from minitxl.through_memory import hidden_gradients  # noqa: E402
+from minitxl.model.through_memory import hidden_gradients  # noqa: E402
 
 torch.set_num_threads(1)  # the models are tiny; threads would only wait for each other
 

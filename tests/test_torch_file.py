@@ -21,10 +21,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from minitxl import checkpoint
 from minitxl.errors import MinitxlError
 from minitxl.interop import unpickle
 from minitxl.interop.torch_file import read_state_dict, read_torch, read_vocab_pickle, write_torch
+from minitxl.storage import checkpoint
 
 GOLDEN = Path(__file__).parent / "golden" / "torch_files"
 LAYOUTS = ["zip", "legacy"]
@@ -370,7 +370,7 @@ def test_no_opcode_reaches_another_object(tmp_path, monkeypatch, layout, body):
         "torch.FloatStorage __class__",
         "collections.OrderedDict __init__",
         "collections Counter.__class__",
-        "minitxl.checkpoint save",
+        "minitxl.storage.checkpoint save",
         "torch.storage _load_from_bytes",
         "collections defaultdict",
     ],

@@ -14,15 +14,17 @@ from conftest import make_model, make_tokens
 from strict_backend import StrictBackend
 from threadpoolctl import threadpool_info
 
-from minitxl import Config, MinitxlError, TrainConfig, TransformerXL, checkpoint, run
+from minitxl import Config, MinitxlError, TrainConfig, TransformerXL
 from minitxl.backend import get_backend
-from minitxl.curve import loss_curve
+from minitxl.backend.threads import one_blas_thread
 from minitxl.data import Stream
-from minitxl.evaluate import evaluate
-from minitxl.optim import Adam, clip_by_norm, learning_rate
-from minitxl.runs import read_metrics
-from minitxl.train import Trainer
-from minitxl.workers import one_blas_thread
+from minitxl.inference.evaluate import evaluate
+from minitxl.storage import checkpoint
+from minitxl.storage.run_folder import read_metrics
+from minitxl.training import run
+from minitxl.training.optim import Adam, clip_by_norm, learning_rate
+from minitxl.training.trainer import Trainer
+from minitxl.viz.loss_curve import loss_curve
 
 CPU = get_backend("cpu", "float64")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from minitxl.errors import MinitxlError
+from minitxl.viz.lessons.learning import LiveCurves, draw_learning, trailing_mean
 from minitxl.viz.theme import DPI
-from minitxl.viz.training import LiveCurves, draw_learning, trailing_mean
 
 NAMES = ("with memory", "without memory")
 
@@ -86,9 +86,9 @@ def test_an_interrupt_ends_the_loop_and_loses_nothing_and_other_errors_pass(caps
 
 LOOP = """
 import numpy as np
-from minitxl.viz import training
-training.PAUSE = training.PATIENCE = 0.0  # a picture for every step
-live = training.LiveCurves(["with memory"], steps=4)
+from minitxl.viz.lessons import learning
+learning.PAUSE = learning.PATIENCE = 0.0  # a picture for every step
+live = learning.LiveCurves(["with memory"], steps=4)
 with live:
     while live.done < live.steps:
         live.add("with memory", np.full((2, 4), 3.0))

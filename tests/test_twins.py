@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from conftest import make_tokens
 
-from minitxl import Config, Inspection, TransformerXL, attention, layers, ops
+from minitxl import Config, Inspection, TransformerXL
 from minitxl.backend import get_backend, numpy_twins
 from minitxl.backend.twins import Namespace, has_twin
-from minitxl.optim import Adam
+from minitxl.model import attention, layers, ops
+from minitxl.training.optim import Adam
 
 TOLERANCE = {"float64": 1e-12, "float32": 3e-5}  # of the largest entry
 

@@ -12,10 +12,12 @@ from matplotlib.colors import to_rgb
 
 from minitxl import Config, Inspection, MinitxlError, TransformerXL, cli, viz
 from minitxl.data import CharVocab
-from minitxl.through_memory import hidden_gradients
-from minitxl.viz import idea, make_figures, theme
+from minitxl.experiments import figures
+from minitxl.experiments.lead_figure import draw_reach
+from minitxl.model.through_memory import hidden_gradients
+from minitxl.viz import theme
 from minitxl.viz.attention import distance_bins
-from minitxl.viz.lead import draw_reach
+from minitxl.viz.lessons import idea
 from minitxl.viz.passage import Passage
 from minitxl.viz.reading import LOSSES
 
@@ -316,13 +318,13 @@ FIGURES = Path(__file__).parents[1] / "figures"
 def test_every_figure_is_committed_and_nothing_else():
     stored = {path.stem for path in FIGURES.iterdir() if path.suffix in (".png", ".svg")}
     recorded = {"explorer", "explorer_dark"}  # by figures/record_explorer.py, in a browser
-    assert stored == recorded | set(make_figures.FIGURES)
+    assert stored == recorded | set(figures.FIGURES)
 
 
 SLOW = {"attention_over_memory", "training_small"}  # search the book, run the compressors
 
 
-@pytest.mark.parametrize("name", sorted(set(make_figures.FIGURES) - SLOW))
+@pytest.mark.parametrize("name", sorted(set(figures.FIGURES) - SLOW))
 def test_figures_are_drawn_from_stored_results(name, tmp_path, capsys):
     drawn = []
     for folder in ("once", "again"):  # (the stored ones were drawn by another matplotlib, perhaps)

@@ -3,7 +3,7 @@
 The plain versions write every step of a chain into a new array in main memory. These work on a
 block at a time, small enough to stay in the second-level cache from the first step to the last,
 and the attention core leaves out the keys that causality hides from a whole block of queries.
-Threads are not their affair: each piece of the batch runs them on its own (`workers.py`).
+Threads are not their affair: each piece of the batch runs them on its own (`threads.py`).
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def _explain(error: Exception) -> tuple[str, int]:
         less = "--batch-size, tgt_len, mem_len, d_model or n_layer"
         return f"out of memory; a smaller {less} needs less", 2
     if isinstance(error, ModuleNotFoundError):
-        from minitxl.doctor import install_command
+        from minitxl.tools.doctor import install_command
 
         return f"the package {error.name} is not installed: {install_command()}", 2
     if isinstance(error, OSError):

@@ -28,8 +28,9 @@ def add(commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure, print, write, compare; after Ctrl-C print what there is, and write nothing."""
-    from minitxl import bench, bench_report, checkpoint
     from minitxl.errors import MinitxlError
+    from minitxl.storage import checkpoint
+    from minitxl.tools import bench, bench_report
 
     for name in options.shape or ():
         if name not in bench.SHAPES:

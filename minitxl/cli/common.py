@@ -53,7 +53,7 @@ def add_device(parser: Parser) -> None:
 
 def load(options: argparse.Namespace):
     """Load the run that the options name."""
-    from minitxl.runs import load_run
+    from minitxl.storage.run_folder import load_run
 
     return load_run(
         options.folder,

@@ -41,9 +41,10 @@ def run_import(options: argparse.Namespace) -> int:
     """Import a model and say what it is."""
     from pathlib import Path
 
-    from minitxl import checkpoint, interop
+    from minitxl import interop
     from minitxl.errors import MinitxlError
-    from minitxl.runs import check_new, save_imported
+    from minitxl.storage import checkpoint
+    from minitxl.storage.run_folder import check_new, save_imported
 
     check_new(Path(options.out))
     path = Path(options.path)
@@ -76,8 +77,9 @@ def run_export(options: argparse.Namespace) -> int:
     """Export a model and say where to."""
     from pathlib import Path
 
-    from minitxl import checkpoint, interop
-    from minitxl.runs import check_new
+    from minitxl import interop
+    from minitxl.storage import checkpoint
+    from minitxl.storage.run_folder import check_new
 
     folder = Path(options.out)
     check_new(folder)

@@ -72,7 +72,7 @@ def _write(options: argparse.Namespace) -> int:
 
 
 def _grade(options: argparse.Namespace) -> int:
-    from minitxl.course import grading
+    from minitxl.course.grading import grading
     from minitxl.course.notebooks import SOURCE
 
     rows, remarks = grading.grade(

@@ -13,7 +13,7 @@ def add(commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from minitxl import doctor
+    from minitxl.tools import doctor
 
     found = doctor.checks()
     print(doctor.report(found))

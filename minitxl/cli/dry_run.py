@@ -8,7 +8,7 @@ import textwrap
 import time
 
 from minitxl.errors import MinitxlError
-from minitxl.presets import Preset, find_preset, merge_options, settings_of
+from minitxl.training.presets import Preset, find_preset, merge_options, settings_of
 
 # An update's time over that of its products alone, at the rate of `_rate`: from 1.4 (D 1024) to
 # 2.4 (D 128, words) where it was measured, in float32 on two cores.
@@ -17,9 +17,9 @@ RARE = 1_000_000  # words of a text that are looked at to see how many are rare
 
 
 def dry_run(asked: dict) -> int:
-    """Print the cost of the run that `minitxl.run.train(**asked)` would start."""
+    """Print the cost of the run that `minitxl.training.run.train(**asked)` would start."""
     from minitxl.backend import get_backend
-    from minitxl.workers import threads_for
+    from minitxl.backend.threads import threads_for
 
     if "resume" in asked:
         raise MinitxlError("--dry-run is about a new run; leave --resume away")
@@ -57,8 +57,8 @@ def _text(preset: Preset, data: str | None, level: str | None) -> tuple:
     """
     from minitxl.data.datasets import DATASETS
     from minitxl.data.prepared import is_prepared
-    from minitxl.presets import PRESETS
-    from minitxl.run import corpus_of
+    from minitxl.training.presets import PRESETS
+    from minitxl.training.run import corpus_of
 
     name = preset.data if data is None else data
     if name in DATASETS and not is_prepared(DATASETS[name]):
@@ -94,7 +94,7 @@ def _amount(n: float, unit: str) -> str:
 
 
 def _parameters(preset: Preset, config, text: str) -> None:
-    from minitxl.cost import count_parameters
+    from minitxl.training.cost import count_parameters
 
     parts, released = count_parameters(config), preset.released
     print()
@@ -111,7 +111,7 @@ def _parameters(preset: Preset, config, text: str) -> None:
 
 
 def _memory(preset: Preset, config, settings, threads, backend, shares) -> None:
-    from minitxl.cost import evaluation_memory, training_memory
+    from minitxl.training.cost import evaluation_memory, training_memory
 
     itemsize = 8 if backend.dtype_name == "float64" else 4
     parts = training_memory(config, settings, threads, itemsize, shares)
@@ -132,7 +132,7 @@ def _memory(preset: Preset, config, settings, threads, backend, shares) -> None:
 
 
 def _work(config, settings, threads, backend, shares, n_train) -> None:
-    from minitxl.cost import step_flops
+    from minitxl.training.cost import step_flops
 
     parts = step_flops(config, settings, threads, shares)
     n, steps = sum(parts.values()), settings.steps
@@ -157,7 +157,7 @@ def _work(config, settings, threads, backend, shares, n_train) -> None:
 
 def _rate(config, settings, threads: int, backend, seconds: float = 0.7) -> float:
     """Measure FLOPs per second of the feed-forward's product, in as many threads as a run has."""
-    from minitxl.workers import Workers
+    from minitxl.backend.threads import Workers
 
     xp = backend.xp
     rows = settings.batch_size * config.tgt_len // (settings.accumulate * threads)

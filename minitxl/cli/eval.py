@@ -79,8 +79,8 @@ def run(options: argparse.Namespace) -> int:
 def _measured(model, tokens, options: argparse.Namespace):
     """Return the Evaluation and the settings that it was made with."""
     from minitxl.errors import MinitxlError
-    from minitxl.evaluate import evaluate
-    from minitxl.sliding import evaluate_sliding
+    from minitxl.inference.evaluate import evaluate
+    from minitxl.inference.sliding import evaluate_sliding
 
     common = dict(batch_size=options.batch_size, max_tokens=options.max_tokens)
     common["progress"] = sys.stderr.isatty() and not options.json
@@ -109,7 +109,7 @@ def _tokens_to_evaluate(loaded, data: str | None, split: str):
     import numpy as np
 
     from minitxl.data.text import load_corpus
-    from minitxl.runs import load_corpus_of
+    from minitxl.storage.run_folder import load_corpus_of
 
     if data is None:
         corpus = load_corpus_of(loaded.info)

@@ -73,7 +73,7 @@ def _passage(loaded, options: argparse.Namespace):
 def _text(loaded, text: str | None):
     """Return tokens in the model's own vocabulary, and a name for them."""
     from minitxl.errors import MinitxlError
-    from minitxl.runs import load_corpus_of
+    from minitxl.storage.run_folder import load_corpus_of
 
     if text is None:
         if not loaded.info["data"]:

@@ -12,14 +12,16 @@ def add(commands) -> None:
     """Add the command and its options."""
     parser = add_command(commands, "figures", run, "draw all figures anew from stored results")
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these (default: all)")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="results (default: figures/data)")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="results (default: those that ship)"
+    )
     parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to write to")
 
 
 def run(options: argparse.Namespace) -> int:
     """Write the pictures and print their paths."""
     from minitxl.errors import MinitxlError
-    from minitxl.viz.make_figures import DATA, FIGURES, write
+    from minitxl.experiments.figures import DATA, FIGURES, write
 
     unknown = [name for name in options.names if name not in FIGURES]
     if unknown:

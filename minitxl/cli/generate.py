@@ -27,7 +27,7 @@ def add(commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the prompt, then what the model writes, token by token."""
-    from minitxl.generate import generate, printable
+    from minitxl.inference.generate import generate, printable
 
     loaded = load(options)
     names = ("prompt", "length", "temperature", "top_k", "top_p", "seed", "mem_len")

@@ -10,9 +10,9 @@ import textwrap
 from minitxl.cli.common import add_command, add_device
 from minitxl.config import Config, TrainConfig
 from minitxl.errors import MinitxlError
-from minitxl.presets import PRESETS
+from minitxl.training.presets import PRESETS
 
-# What goes to minitxl.run.train under the same name; --set and the rest need work first.
+# What goes to minitxl.training.run.train under the same name; --set and the rest need work first.
 TRAIN_OPTIONS = (
     "preset data level out steps device dtype seed resume batch_size learning_rate threads "
     "eval_every save_every quiet"
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
         from minitxl.cli.dry_run import dry_run
 
         return dry_run(asked)
-    from minitxl.run import train
+    from minitxl.training.run import train
 
     train(**asked)
     return 0

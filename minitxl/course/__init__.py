@@ -21,18 +21,9 @@ from types import MappingProxyType, ModuleType
 
 import numpy as np
 
-from minitxl.course import (
-    attention_exercises,
-    beyond_exercises,
-    exercise,
-    measure_exercises,
-    memory_exercises,
-    ops_exercises,
-    position_exercises,
-    running,
-    stream_exercises,
-)
+from minitxl.course import exercise, running
 from minitxl.course.exercise import Exercise, Verdict
+from minitxl.course.exercises import attention, beyond, measure, memory, ops, position, stream
 from minitxl.errors import MinitxlError
 
 __all__ = ["EXERCISES", "Exercise", "Verdict", "check", "in_grading"]
@@ -42,13 +33,13 @@ SEED = 0  # of the shapes and numbers while learning: the same at every try
 SEED_VARIABLE = "MINITXL_COURSE_SEED"
 
 GROUPS = (
-    stream_exercises,
-    ops_exercises,
-    attention_exercises,
-    position_exercises,
-    memory_exercises,
-    measure_exercises,
-    beyond_exercises,
+    stream,
+    ops,
+    attention,
+    position,
+    memory,
+    measure,
+    beyond,
 )
 EXERCISES = MappingProxyType(
     {e.id: e for e in sorted((e for g in GROUPS for e in g.EXERCISES), key=lambda e: e.notebook)}

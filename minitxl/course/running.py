@@ -46,8 +46,10 @@ class Watch:
         code = frame.f_code
         if event != "call" or not code.co_filename.startswith(PACKAGE):
             return
-        # Not this file itself, nor the wrapper of `has_twin`: what it wraps comes next.
-        if code.co_filename != __file__ and "<locals>" not in code.co_qualname:
+        # Not this file itself, nor the package's own names that are imported when they are used,
+        # nor the wrapper of `has_twin`: what it wraps comes next.
+        passing = code.co_filename in (__file__, minitxl.__file__) or "<locals>" in code.co_qualname
+        if not passing:
             self.entered.append(f"{frame.f_globals.get('__name__')}.{code.co_qualname}")
 
     def __enter__(self):

@@ -24,13 +24,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from tqdm import tqdm
 
-from minitxl.cached import reader_of
 from minitxl.data.stream import segments
 from minitxl.data.text import load_corpus
 from minitxl.experiments.group import ENCODINGS, MEMBERS, Shape, trained
-from minitxl.experiments.machine import machine_facts
 from minitxl.experiments.parts import Parts
-from minitxl.units import bits
+from minitxl.inference.cached import reader_of
+from minitxl.inference.units import bits
+from minitxl.training.machine import machine_facts
 
 # Table 6, perplexity of words on WikiText-103, 128 M parameters, evaluated at the trained length.
 # Its last row, absolute positions learned for every layer (31.16), has no member here.

@@ -22,16 +22,16 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from tqdm import tqdm
 
-from minitxl.attention import Inspection
 from minitxl.config import RELATIVE
 from minitxl.data.text import load_corpus
 from minitxl.errors import MinitxlError
-from minitxl.evaluate import evaluate
-from minitxl.experiments.machine import machine_facts
 from minitxl.experiments.parts import Parts
-from minitxl.model import TransformerXL
-from minitxl.ops import softmax_forward
-from minitxl.runs import load_pretrained
+from minitxl.inference.evaluate import evaluate
+from minitxl.model.attention import Inspection
+from minitxl.model.ops import softmax_forward
+from minitxl.model.transformer_xl import TransformerXL
+from minitxl.storage.run_folder import load_pretrained
+from minitxl.training.machine import machine_facts
 
 TERMS = "abcd"
 SUBSETS = ("a", "b", "c", "d", "ac", "bd")  # ac: all of content, bd: all of position

@@ -7,7 +7,7 @@ the ways to predict a text are timed side by side, with one set of weights:
   half-window   stride of half a window: a token has half a window or more
   chunks        stride of a window: fixed segments, each begun from nothing
   xl            memory and segment, all of the memory projected again (as the released code does)
-  xl-cached     keys and values kept (`minitxl.cached`)
+  xl-cached     keys and values kept (`minitxl.inference.cached`)
 Attention length A counts what a prediction may look at: the window's tokens, or memory plus
 segment (M + S = A). Where two ways must predict the same, that is checked before they are timed.
 
@@ -31,15 +31,15 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from minitxl.cached import CachedReader, can_cache
+from minitxl.backend.threads import Workers, one_blas_thread, threads_for
 from minitxl.config import RELATIVE, SINUSOID, Config
-from minitxl.cost import forward_flops
 from minitxl.data.text import load_corpus
 from minitxl.errors import MinitxlError
-from minitxl.experiments.machine import machine_facts
 from minitxl.experiments.parts import Parts
-from minitxl.model import TransformerXL
-from minitxl.workers import Workers, one_blas_thread, threads_for
+from minitxl.inference.cached import CachedReader, can_cache
+from minitxl.model.transformer_xl import TransformerXL
+from minitxl.training.cost import forward_flops
+from minitxl.training.machine import machine_facts
 
 PAPER = {800: 363, 1800: 773, 2800: 1409, 3800: 1874}  # attention length -> speed-up (table 9)
 WINDOWS = ("window", "window-absolute")

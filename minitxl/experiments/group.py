@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from minitxl.config import RELATIVE, SHAW, SINUSOID, Config, TrainConfig
 from minitxl.errors import MinitxlError
-from minitxl.presets import find_preset, settings_of
-from minitxl.run import train
-from minitxl.runs import LoadedRun, load_run, read_info
+from minitxl.storage.run_folder import LoadedRun, load_run, read_info
+from minitxl.training.presets import find_preset, settings_of
+from minitxl.training.run import train
 
 
 class Member(NamedTuple):

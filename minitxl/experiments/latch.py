@@ -21,9 +21,9 @@ from typing import NamedTuple
 import numpy as np
 
 from minitxl.config import Config, TrainConfig
-from minitxl.model import TransformerXL
-from minitxl.optim import Adam, clip_by_norm, learning_rate
-from minitxl.through_memory import sequence_gradients
+from minitxl.model.through_memory import sequence_gradients
+from minitxl.model.transformer_xl import TransformerXL
+from minitxl.training.optim import Adam, clip_by_norm, learning_rate
 
 N_MARKER = 8
 FILLER, QUERY = N_MARKER, N_MARKER + 1

@@ -28,12 +28,12 @@ from tqdm import tqdm
 from minitxl.config import SHAW
 from minitxl.data.text import load_corpus
 from minitxl.errors import MinitxlError
-from minitxl.evaluate import evaluate
 from minitxl.experiments.ablation import spread
 from minitxl.experiments.group import ENCODINGS, Shape, trained
-from minitxl.experiments.machine import machine_facts
 from minitxl.experiments.parts import Parts
-from minitxl.runs import load_pretrained
+from minitxl.inference.evaluate import evaluate
+from minitxl.storage.run_folder import load_pretrained
+from minitxl.training.machine import machine_facts
 
 OPTIONS = ("plain", "clamp_len", "same_length", "both")
 SHIPPED = "war-and-peace"

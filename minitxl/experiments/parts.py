@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from minitxl.checkpoint import read_json
 from minitxl.errors import MinitxlError
 from minitxl.files import write_atomically
+from minitxl.storage.checkpoint import read_json
 
 
 class Parts:

@@ -31,8 +31,8 @@ from minitxl.experiments.latch import (
     new_model,
     train,
 )
-from minitxl.experiments.machine import machine_facts
 from minitxl.experiments.parts import Parts
+from minitxl.training.machine import machine_facts
 
 EDGE = 0.9  # an accuracy below it is beyond the edge: on the ramp the first below 1 is .89, or less
 

@@ -38,15 +38,15 @@ from itertools import pairwise
 import numpy as np
 from tqdm import tqdm
 
-from minitxl.cached import reader_of
+from minitxl.backend.threads import Workers, threads_for
 from minitxl.config import RELATIVE
 from minitxl.data.text import load_corpus
 from minitxl.errors import MinitxlError
 from minitxl.experiments.group import MEMBERS, Shape, trained
-from minitxl.experiments.machine import machine_facts
 from minitxl.experiments.parts import Parts
-from minitxl.units import bits
-from minitxl.workers import Workers, threads_for
+from minitxl.inference.cached import reader_of
+from minitxl.inference.units import bits
+from minitxl.training.machine import machine_facts
 
 PAPER = {  # table 8: r -> RECL in tokens, of WikiText-103; two groups, compared within themselves
     "Transformer-XL 151M": (900, 800, 700),

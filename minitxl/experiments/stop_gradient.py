@@ -36,9 +36,9 @@ from minitxl.experiments.latch import (
     new_model,
     train,
 )
-from minitxl.experiments.machine import machine_facts
 from minitxl.experiments.parts import Parts
-from minitxl.through_memory import sequence_gradients
+from minitxl.model.through_memory import sequence_gradients
+from minitxl.training.machine import machine_facts
 
 WAYS = ("stopped", "full")
 NEAR = 0.1  # nats above the floor: so near counts as learned

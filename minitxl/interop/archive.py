@@ -14,8 +14,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from minitxl.checkpoint import DTYPES
 from minitxl.interop.storages import fill
+from minitxl.storage.checkpoint import DTYPES
 
 # What an archive may unpack to: 64 MiB, or 10 times its size. Packing takes a tenth off weights; a
 # bomb of zeros grows a thousandfold.

@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from minitxl import checkpoint
 from minitxl.config import RELATIVE, Config
 from minitxl.data.words import WordVocab
 from minitxl.errors import MinitxlError
 from minitxl.interop.names import HUGGING_FACE, build, refuse_unless, to_theirs
 from minitxl.interop.torch_file import read_state_dict, read_vocab_pickle
-from minitxl.model import TransformerXL
+from minitxl.model.transformer_xl import TransformerXL
+from minitxl.storage import checkpoint
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 VOCABULARIES = ("vocab.json", "vocab.bin", "vocab.pkl")

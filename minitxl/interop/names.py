@@ -15,10 +15,10 @@ from minitxl.backend import get_backend
 from minitxl.config import LEARNED, RELATIVE, SHAW, SINUSOID, Config
 from minitxl.errors import MinitxlError
 from minitxl.files import one_line
-from minitxl.model import TransformerXL
-from minitxl.params import Params
-from minitxl.train import load_params
-from minitxl.weights import empty_params, param_shapes
+from minitxl.model.params import Params
+from minitxl.model.transformer_xl import TransformerXL
+from minitxl.model.weights import empty_params, param_shapes
+from minitxl.training.trainer import load_params
 
 
 class Style(NamedTuple):

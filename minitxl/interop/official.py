@@ -20,8 +20,8 @@ from minitxl.config import LEARNED, RELATIVE, SHAW, SINUSOID, Config
 from minitxl.errors import MinitxlError
 from minitxl.interop.names import RELEASED, build, refuse_unless, to_theirs
 from minitxl.interop.torch_file import read_state_dict, write_torch
-from minitxl.model import TransformerXL
-from minitxl.params import Params
+from minitxl.model.params import Params
+from minitxl.model.transformer_xl import TransformerXL
 
 _SAME_NAME = (
     "n_token n_layer n_head d_model d_head d_inner dropout dropatt tie_weight div_val pre_lnorm "

@@ -38,12 +38,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from minitxl.checkpoint import checked_state, parse_safetensors, storable
 from minitxl.errors import MinitxlError
 from minitxl.files import one_line, reading, write_atomically
 from minitxl.interop.archive import is_npz, opening_zip, read_npz
 from minitxl.interop.storages import DTYPES, Storages, fill
 from minitxl.interop.unpickle import MAX_PICKLE
+from minitxl.storage.checkpoint import checked_state, parse_safetensors, storable
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _BIG_ENDIAN = "is not little-endian; load it with PyTorch and save it again on another computer"

@@ -5,15 +5,15 @@ The drawing functions take plain arrays; `Reading` gets them from a model; the e
 
 from minitxl.viz.attention import AttentionFigure, nearest_first, span, weight_by_distance
 from minitxl.viz.by_position import bits_by_position
-from minitxl.viz.dependencies import span_explorer
 from minitxl.viz.explorer import token_explorer
 from minitxl.viz.gradient import GradientFigure, colour_limits, gradient_norms
-from minitxl.viz.idea import draw_idea
-from minitxl.viz.memory_length import memory_length_explorer
+from minitxl.viz.lessons.idea import draw_idea
 from minitxl.viz.reading import Reading, memory_share
-from minitxl.viz.rel_shift import rel_shift_explorer
 from minitxl.viz.theme import Picture
-from minitxl.viz.widgets import Explorer, attention_explorer, gradient_explorer
+from minitxl.viz.widgets.dependencies import span_explorer
+from minitxl.viz.widgets.explorers import Explorer, attention_explorer, gradient_explorer
+from minitxl.viz.widgets.memory_length import memory_length_explorer
+from minitxl.viz.widgets.rel_shift import rel_shift_explorer
 
 __all__ = [
     "AttentionFigure",

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from minitxl.attention import Inspection
+from minitxl.backend.threads import one_blas_thread
 from minitxl.errors import MinitxlError
-from minitxl.through_memory import hidden_gradients
+from minitxl.model.attention import Inspection
+from minitxl.model.through_memory import hidden_gradients
 from minitxl.viz.gradient import gradient_norms
-from minitxl.workers import one_blas_thread
 
 LOSSES = ("the whole segment", "the first character", "the last character")
 

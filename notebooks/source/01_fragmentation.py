@@ -16,9 +16,9 @@ import numpy as np
 import minitxl
 from minitxl import Inspection, TransformerXL, viz
 from minitxl.data import Stream, load_corpus, segments
-from minitxl.sliding import evaluate_sliding, windows
-from minitxl.viz import fragmentation
-from minitxl.viz.make_figures import DATA  # where stored results of experiments lie
+from minitxl.experiments.figures import DATA  # where stored results of experiments lie
+from minitxl.inference.sliding import evaluate_sliding, windows
+from minitxl.viz.lessons import fragmentation
 
 pretrained = minitxl.load_pretrained("war-and-peace")
 model, vocab = pretrained.model, pretrained.vocab

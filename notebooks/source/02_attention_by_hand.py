@@ -22,12 +22,12 @@ import inspect
 import numpy as np
 
 import minitxl
-from minitxl import attention, ops
 from minitxl.backend import get_backend
 from minitxl.data import load_corpus
-from minitxl.gradcheck import check_op
-from minitxl.through_memory import without_memory_rows
-from minitxl.viz import by_hand
+from minitxl.model import attention, ops
+from minitxl.model.gradcheck import check_op
+from minitxl.model.through_memory import without_memory_rows
+from minitxl.viz.lessons import by_hand
 
 np.set_printoptions(precision=4, suppress=True)
 
@@ -256,7 +256,8 @@ print("segment's row         ", parts[n_mem:].sum(axis=0))
 # > **Common misconception: “keys and values are cached.”** The rows of $\tilde h$ are hidden
 # > states. That is why $k = \tilde h\,W_k$ stands inside the differentiated part: $W_k$ meets the
 # > cached states anew in every segment. (A cache of keys would make $W_k$'s share from the memory
-# > disappear. At evaluation, where nobody differentiates, one may keep keys: `minitxl.cached`.)
+# > disappear. At evaluation, where nobody differentiates, one may keep keys:
+# > `minitxl.inference.cached`.)
 #
 # ### Exercise: attention forwards
 #

@@ -13,14 +13,15 @@ import json
 import numpy as np
 
 import minitxl
-from minitxl import Inspection, attention, ops, viz
+from minitxl import Inspection, viz
 from minitxl.data import load_corpus
-from minitxl.encodings import sinusoid_table
 from minitxl.experiments.attention_spans import striking
-from minitxl.viz import four_terms as pictures
-from minitxl.viz.attention_spans import draw_attention_spans
-from minitxl.viz.make_figures import DATA  # where stored results of experiments lie
-from minitxl.weights import layer_weights
+from minitxl.experiments.attention_spans_figure import draw_attention_spans
+from minitxl.experiments.figures import DATA  # where stored results of experiments lie
+from minitxl.model import attention, ops
+from minitxl.model.family.encodings import sinusoid_table
+from minitxl.model.weights import layer_weights
+from minitxl.viz.lessons import four_terms as pictures
 
 np.set_printoptions(precision=3, suppress=True, linewidth=110)
 pretrained = minitxl.load_pretrained("war-and-peace")
@@ -60,9 +61,9 @@ print("              of this segment", scores[T:])
 # > only: above it, the cached states were *computed* under other numbers than they are read with.
 #
 # The paper leaves out what this costs. The group of small models that you met in notebook 1 has the
-# missing cell, built as soundly as it can be (`minitxl/absolute.py`: positions count over memory
-# and segment, and nothing is added to what is cached). What is the memory worth under each
-# encoding?
+# missing cell, built as soundly as it can be (`minitxl/model/family/absolute.py`: positions count
+# over memory and segment, and nothing is added to what is cached). What is the memory worth under
+# each encoding?
 
 # %%
 ablation = json.loads((DATA / "ablation.json").read_text())

@@ -12,15 +12,16 @@
 import numpy as np
 
 import minitxl
-from minitxl import Config, Inspection, TrainConfig, TransformerXL, attention, viz
-from minitxl.checkpoint import read_json
+from minitxl import Config, Inspection, TrainConfig, TransformerXL, viz
 from minitxl.data import Stream, load_corpus
-from minitxl.ops import softmax_forward
-from minitxl.through_memory import sequence_gradients, without_memory_rows
-from minitxl.train import Trainer
-from minitxl.viz.make_figures import DATA  # where stored results of experiments lie
-from minitxl.viz.memory_rows import draw_kept_rows, draw_masks, draw_stale_states
-from minitxl.viz.stop_gradient import draw_stop_gradient
+from minitxl.experiments.figures import DATA  # where stored results of experiments lie
+from minitxl.experiments.stop_gradient_figure import draw_stop_gradient
+from minitxl.model import attention
+from minitxl.model.ops import softmax_forward
+from minitxl.model.through_memory import sequence_gradients, without_memory_rows
+from minitxl.storage.checkpoint import read_json
+from minitxl.training.trainer import Trainer
+from minitxl.viz.lessons.memory_rows import draw_kept_rows, draw_masks, draw_stale_states
 
 pretrained = minitxl.load_pretrained("war-and-peace")
 model, vocab = pretrained.model, pretrained.vocab
@@ -55,8 +56,8 @@ for n, memory in enumerate(mems):
 # %% [markdown]
 # > **Common misconception: “the memory holds keys and values.”** It holds each layer's *inputs*,
 # > bit for bit. Keys and values are made from them when they are read. (A reader whose weights stay
-# > as they are may keep keys and values beside them, to save work: `minitxl.cached` does, and gets
-# > the same numbers.)
+# > as they are may keep keys and values beside them, to save work: `minitxl.inference.cached` does,
+# > and gets the same numbers.)
 #
 # > **Common misconception: “layer $n$ reads what layer $n$ computed in the segment before.”** What
 # > layer $n$ computed is $h_n$; what it reads there is its memory, $h_{n-1}$: the output of the

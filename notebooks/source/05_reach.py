@@ -13,13 +13,13 @@ import numpy as np
 
 import minitxl
 from minitxl import viz
-from minitxl.checkpoint import read_json
 from minitxl.data import load_corpus
+from minitxl.experiments.figures import DATA  # where stored results of experiments lie
 from minitxl.experiments.latch import N_TOKEN, cut, exact_reach, new_model
 from minitxl.experiments.reach import perturbed_reach
-from minitxl.viz.influence import draw_changes, draw_learned_reach
-from minitxl.viz.make_figures import DATA  # where stored results of experiments lie
-from minitxl.viz.reach import draw_reach_by_distance
+from minitxl.experiments.reach_figure import draw_reach_by_distance
+from minitxl.storage.checkpoint import read_json
+from minitxl.viz.lessons.influence import draw_changes, draw_learned_reach
 
 # %% [markdown]
 # ## 5.1 Layers times memory

@@ -13,16 +13,16 @@
 import numpy as np
 
 from minitxl import Config, TransformerXL
-from minitxl.checkpoint import read_json
+from minitxl.backend.threads import one_blas_thread
 from minitxl.config import TrainConfig
 from minitxl.data import load_corpus
 from minitxl.data.stream import Stream
-from minitxl.optim import Adam, clip_by_norm, learning_rate
-from minitxl.viz.ablation import draw_ablation
-from minitxl.viz.make_figures import DATA  # where stored results of experiments lie
-from minitxl.viz.stop_gradient import draw_stop_gradient
-from minitxl.viz.training import LiveCurves
-from minitxl.workers import one_blas_thread
+from minitxl.experiments.ablation_figure import draw_ablation
+from minitxl.experiments.figures import DATA  # where stored results of experiments lie
+from minitxl.experiments.stop_gradient_figure import draw_stop_gradient
+from minitxl.storage.checkpoint import read_json
+from minitxl.training.optim import Adam, clip_by_norm, learning_rate
+from minitxl.viz.lessons.learning import LiveCurves
 
 # %% [markdown]
 # ## 6.1 Where the gradient begins
@@ -113,8 +113,8 @@ print(f"{learner.model.n_params:,} parameters; a uniform guess among {config.n_t
       f"costs ln {config.n_token} = {np.log(config.n_token):.3f} nats")  # fmt: skip
 
 # %% [markdown]
-# `minitxl.train.Trainer` does the same, on several threads or machines, and can be stopped and
-# resumed to the same bits.
+# `minitxl.Trainer` does the same, on several threads or machines, and can be stopped and resumed to
+# the same bits.
 #
 # > **Question 1.** The first loss of a new model is always close to $\ln V$. Why, and what would be
 # > wrong with a model for which it is three times as much?

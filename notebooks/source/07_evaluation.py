@@ -15,16 +15,16 @@ import numpy as np
 
 import minitxl
 from minitxl import viz
-from minitxl.cached import CachedReader
-from minitxl.checkpoint import read_json
+from minitxl.backend.threads import one_blas_thread
 from minitxl.data import load_corpus
 from minitxl.data.baselines import PPMD, compression_bpc
-from minitxl.evaluate import evaluate
-from minitxl.viz.evaluation_speed import draw_evaluation_speed
-from minitxl.viz.longer_memory import draw_longer_memory
-from minitxl.viz.make_figures import DATA  # where stored results of experiments lie
-from minitxl.viz.recl import draw_recl
-from minitxl.workers import one_blas_thread
+from minitxl.experiments.evaluation_speed_figure import draw_evaluation_speed
+from minitxl.experiments.figures import DATA  # where stored results of experiments lie
+from minitxl.experiments.longer_memory_figure import draw_longer_memory
+from minitxl.experiments.recl_figure import draw_recl
+from minitxl.inference.cached import CachedReader
+from minitxl.inference.evaluate import evaluate
+from minitxl.storage.checkpoint import read_json
 
 pretrained = minitxl.load_pretrained("war-and-peace")
 model, vocab = pretrained.model, pretrained.vocab

@@ -17,12 +17,17 @@ import time
 import numpy as np
 
 import minitxl
-from minitxl.cached import CachedReader
-from minitxl.cost import forward_flops
+from minitxl.backend.threads import one_blas_thread
 from minitxl.data import load_corpus
-from minitxl.ops import sinusoid
-from minitxl.viz.beyond import draw_break_evens, draw_compression, draw_reading_cost, draw_recall
-from minitxl.workers import one_blas_thread
+from minitxl.inference.cached import CachedReader
+from minitxl.model.ops import sinusoid
+from minitxl.training.cost import forward_flops
+from minitxl.viz.lessons.beyond import (
+    draw_break_evens,
+    draw_compression,
+    draw_reading_cost,
+    draw_recall,
+)
 
 pretrained = minitxl.load_pretrained("war-and-peace", device="cpu")
 model, text = pretrained.model, load_corpus("war-and-peace").test
@@ -318,5 +323,5 @@ for name, score in scores.items():
 # 3. The gradient stops at the memory. Why can the compression be trained all the same, and why does
 #    its gradient not flow into the states that are compressed?
 #
-# **To go on:** a memory of your own. `update_mems` in `minitxl/model.py` decides in three lines
-# what is kept; notebook 6 trains, and notebook 7 measures.
+# **To go on:** a memory of your own. `update_mems` in `minitxl/model/transformer_xl.py` decides in
+# three lines what is kept; notebook 6 trains, and notebook 7 measures.

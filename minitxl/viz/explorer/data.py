@@ -14,15 +14,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minitxl.attention import Inspection, heads_forward, split_heads
+from minitxl.backend.threads import one_blas_thread
 from minitxl.config import RELATIVE, SHAW
-from minitxl.encodings import encoding_of
 from minitxl.errors import MinitxlError
-from minitxl.ops import last_rows_forward, layer_norm_forward
+from minitxl.model.attention import Inspection, heads_forward, split_heads
+from minitxl.model.family.encodings import encoding_of
+from minitxl.model.ops import last_rows_forward, layer_norm_forward
+from minitxl.model.weights import layer_weights
 from minitxl.viz.reading import Reading
 from minitxl.viz.theme import HIDDEN, INK, MUTED, PAPER, SEGMENT_COLOURS, printable, spoken
-from minitxl.weights import layer_weights
-from minitxl.workers import one_blas_thread
 
 # The theme's colours for a dark page: the same hues, lightened until they read on dark paper.
 DARK_PAPER, DARK_INK, DARK_MUTED, DARK_HIDDEN = "#16191D", "#ECEAE4", "#A9AFB7", "#22262B"

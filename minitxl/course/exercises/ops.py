@@ -1,0 +1,275 @@
+"""Exercises: softmax, LayerNorm and cross entropy backwards."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minitxl.course.exercise import Case, Exercise, Mistake, sizes
+from minitxl.model import ops
+
+LIBRARY = (ops,)
+
+
+def softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
+    """exp(x) / sum exp(x), for the wrong versions."""
+    p = np.exp(x - x.max(axis=axis, keepdims=True))
+    return p / p.sum(axis=axis, keepdims=True)
+
+
+# --- softmax ------------------------------------------------------------------------------------
+
+
+def _softmax_cases(rng):
+    b, t, k = sizes(rng, 3)
+    masked = rng.normal(size=(b, t, k))
+    masked[..., -1] = -np.inf
+    return [
+        Case(
+            (rng.normal(size=(b, t, k)), softmax(rng.normal(size=(b, t, k)))), f"{t} x {k} scores"
+        ),
+        Case((rng.normal(size=(b, t, k)), softmax(masked)), "masked keys, p = 0", edge=True),
+        Case((rng.normal(size=(b, t, 1)), np.ones((b, t, 1))), "a single key", edge=True),
+    ]
+
+
+SOFTMAX = Exercise(
+    id="softmax-backward",
+    title="Softmax backwards",
+    points=6,
+    notebook="02_attention_by_hand",
+    head='''
+def softmax_backward(dp, p):
+    """Return ds = dLoss/ds of p = softmax(s), over the last axis.
+
+    dp, p (B, T, K): dLoss/dp, and the probabilities that the forward pass returned.
+    dp_k / ds_j = p_k (1 if k == j else 0) - p_k p_j
+    """
+''',
+    imports="import numpy as np\n\nfrom minitxl import ops\n",
+    body="return ops.softmax_backward(dp, ops.SoftmaxCache(p), xp=np)",
+    shown=(ops.softmax_backward,),
+    outputs=("ds",),
+    cases=_softmax_cases,
+    mistakes=(
+        Mistake(
+            "the sum is missing: p_k falls where s_j rises, so ds_j collects from all k",
+            lambda dp, p: p * dp,
+        ),
+        Mistake(
+            "only the diagonal p_k (1 - p_k) is there, which is the sigmoid's derivative; a score "
+            "moves all probabilities of its row",
+            lambda dp, p: p * (1 - p) * dp,
+        ),
+        Mistake(
+            "the sum of dp must be weighted by p",
+            lambda dp, p: p * (dp - dp.sum(axis=-1, keepdims=True)),
+        ),
+        Mistake(
+            "a mean was taken for the sum over k",
+            lambda dp, p: p * (dp - (dp * p).mean(axis=-1, keepdims=True)),
+        ),
+        Mistake(
+            "the sum runs over the wrong axis: the softmax was over the last one",
+            lambda dp, p: p * (dp - (dp * p).sum(axis=-2, keepdims=True)),
+        ),
+        Mistake(
+            "the sum runs over the batch: the softmax was over the last axis",
+            lambda dp, p: p * (dp - (dp * p).sum(axis=0, keepdims=True)),
+        ),
+        Mistake(
+            "the factor p in front is missing",
+            lambda dp, p: dp - (dp * p).sum(axis=-1, keepdims=True),
+        ),
+        Mistake(
+            "the sum runs over all rows; each row has a softmax of its own",
+            lambda dp, p: p * (dp - (dp * p).sum()),
+        ),
+    ),
+)
+
+
+# --- layer normalisation ------------------------------------------------------------------------
+
+
+def _norm_cases(rng):
+    b, t, d = sizes(rng, 3)
+
+    def arrays(b, t, d):
+        dy, x = rng.normal(size=(2, b, t, d))
+        eps = rng.uniform(0.05, 0.2)  # large, so that it shows where it is put
+        return dy, 2 * x + 1, rng.normal(size=d) + 1, eps
+
+    return [
+        Case(arrays(b, t, d), f"B = {b}, T = {t}, D = {d}"),
+        Case(arrays(b, 1, d), "T = 1", edge=True),
+    ]
+
+
+def _norm_wrong(change):
+    """A wrong LayerNorm backward: `change` puts one piece of the right one out of order."""
+
+    def wrong(dy, x, gamma, eps):
+        axis = -2 if change == "axis" else -1
+        mean = x.mean(axis=axis, keepdims=True)
+        var = x.var(axis=axis, keepdims=True)
+        if change == "ddof":
+            var = x.var(axis=axis, keepdims=True, ddof=1)
+        rstd = 1 / np.sqrt(var + eps)
+        if change == "eps":
+            rstd = 1 / (np.sqrt(var) + eps)
+        if change == "no eps":
+            rstd = 1 / np.sqrt(var)
+        x_hat = (x - mean) * rstd
+        g = dy if change == "gamma" else dy * gamma
+        dx = g.copy()
+        mean_of = np.sum if change == "sums" else np.mean
+        if change not in ("constants", "mean"):
+            dx -= mean_of(g, axis=axis, keepdims=True)
+        if change not in ("constants", "variance"):
+            dx -= x_hat * mean_of(g * x_hat, axis=axis, keepdims=True)
+        if change != "rstd":
+            dx = dx * rstd
+        seen = x if change == "x" else x - mean if change == "centred" else x_hat
+        dy = g if change == "twice" else dy
+        dgamma, dbeta = (dy * seen).sum(axis=(0, 1)), dy.sum(axis=(0, 1))
+        if change == "averaged":
+            dgamma, dbeta = dgamma / (x.size / x.shape[-1]), dbeta / (x.size / x.shape[-1])
+        if change == "first":
+            dgamma, dbeta = (dy * x_hat).sum(axis=0), dy.sum(axis=0)
+        return dx, dgamma, dbeta
+
+    return wrong
+
+
+LAYER_NORM = Exercise(
+    id="layer-norm-backward",
+    title="LayerNorm backwards",
+    points=7,
+    notebook="02_attention_by_hand",
+    head='''
+def layer_norm_backward(dy, x, gamma, eps):
+    """Return dx (B, T, D), dgamma (D,) and dbeta (D,) of y = gamma x^ + beta.
+
+    x^ = (x - mean) / sqrt(var + eps), mean and var over the last axis; dy, x (B, T, D), gamma (D,).
+    mean and var depend on x too: with g = dy gamma and rstd = 1 / sqrt(var + eps),
+    dx = rstd (g - mean(g) - x^ mean(g x^))
+    """
+''',
+    imports="import numpy as np\n\nfrom minitxl import ops\n",
+    body="""
+_, cache = ops.layer_norm_forward(x, gamma, np.zeros_like(gamma), eps=eps, xp=np)
+return ops.layer_norm_backward(dy, cache, xp=np)
+""",
+    shown=(ops.layer_norm_forward, ops.layer_norm_backward),
+    outputs=("dx", "dgamma", "dbeta"),
+    cases=_norm_cases,
+    mistakes=(
+        Mistake(
+            "mean and variance are treated as constants, but they depend on x",
+            _norm_wrong("constants"),
+        ),
+        Mistake(
+            "it lacks - mean(g), by which x moves the mean",
+            _norm_wrong("mean"),
+        ),
+        Mistake(
+            "it lacks - x^ mean(g x^), by which x moves the variance",
+            _norm_wrong("variance"),
+        ),
+        Mistake("gamma is missing: g = dy gamma", _norm_wrong("gamma")),
+        Mistake("sums over D were taken for the means", _norm_wrong("sums")),
+        Mistake("gamma is in it: dgamma sums dy x^, dbeta sums dy", _norm_wrong("twice")),
+        Mistake("it is not divided by the standard deviation", _norm_wrong("rstd")),
+        Mistake("you normalised over the wrong axis: it is the last one, D", _norm_wrong("axis")),
+        Mistake("the variance divides by D - 1; LayerNorm divides by D", _norm_wrong("ddof")),
+        Mistake("eps belongs under the root: sqrt(var + eps)", _norm_wrong("eps")),
+        Mistake("eps is missing: sqrt(var + eps)", _norm_wrong("no eps")),
+        Mistake("y is gamma times x^, so dgamma sums dy x^, not dy x", _norm_wrong("x")),
+        Mistake("x is centred, but not divided by sqrt(var + eps)", _norm_wrong("centred")),
+        Mistake(
+            "it is a mean, must be the sum: gamma and beta serve all B T rows",
+            _norm_wrong("averaged"),
+        ),
+        Mistake("it is summed over B only: sum over T as well", _norm_wrong("first")),
+    ),
+)
+
+
+# --- cross entropy ------------------------------------------------------------------------------
+
+
+def _loss_cases(rng):
+    n, v = sizes(rng, 2, low=3)
+
+    def arrays(n, scale=1.0):
+        return scale * rng.normal(size=(n, v)), rng.integers(0, v, n)
+
+    return [
+        Case(arrays(n), f"{n} tokens, {v} symbols"),
+        Case(arrays(1), "one token", edge=True),
+        Case(arrays(n, 2000.0), "logits of a thousand", edge=True),
+    ]
+
+
+def _one_hot(targets, v):
+    return (targets[:, None] == np.arange(v)).astype(float)
+
+
+def _overflowing(logits, targets):
+    p = np.exp(logits)
+    return (p / p.sum(axis=-1, keepdims=True) - _one_hot(targets, logits.shape[1])) / len(logits)
+
+
+CROSS_ENTROPY = Exercise(
+    id="cross-entropy-gradient",
+    title="The gradient of the loss",
+    points=4,
+    notebook="06_training",
+    head='''
+def cross_entropy_gradient(logits, targets):
+    """Return dLoss/dlogits (N, V); Loss = the *mean* over N tokens of -log softmax(logits)[target].
+
+    logits (N, V), of any size; targets (N,) integers.
+    """
+''',
+    imports="import numpy as np\n\nfrom minitxl import ops\n",
+    body="""
+nll, cache = ops.cross_entropy_forward(logits, targets, xp=np)
+return ops.cross_entropy_backward(np.full(nll.shape, 1 / nll.size), cache, xp=np)
+""",
+    shown=(ops.cross_entropy_forward, ops.cross_entropy_backward),
+    outputs=("dlogits",),
+    cases=_loss_cases,
+    mistakes=(
+        Mistake(
+            "the loss is the mean over the tokens: divide by N",
+            lambda x, y: softmax(x) - _one_hot(y, x.shape[1]),
+        ),
+        Mistake(
+            "it is divided by N V: the mean is over the N tokens only",
+            lambda x, y: (softmax(x) - _one_hot(y, x.shape[1])) / x.size,
+        ),
+        Mistake(
+            "1 must be taken off at each token's target",
+            lambda x, y: softmax(x) / len(x),
+        ),
+        Mistake(
+            "the sign is wrong: the loss is *minus* the log-probability, so it is p - one_hot",
+            lambda x, y: (_one_hot(y, x.shape[1]) - softmax(x)) / len(x),
+        ),
+        Mistake(
+            "the softmax runs over the tokens, must run over the V symbols of each",
+            lambda x, y: (softmax(x, axis=0) - _one_hot(y, x.shape[1])) / len(x),
+        ),
+        Mistake(
+            "logits were taken for probabilities: a softmax is missing",
+            lambda x, y: (x - _one_hot(y, x.shape[1])) / len(x),
+        ),
+        Mistake(
+            "exp of large logits overflows: take each row's maximum off first, p stays the same",
+            _overflowing,
+        ),
+    ),
+)
+
+EXERCISES = (SOFTMAX, LAYER_NORM, CROSS_ENTROPY)

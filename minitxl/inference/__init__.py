@@ -1,0 +1,1 @@
+"""A trained model in use: reading with kept keys and values, evaluation, sampling."""

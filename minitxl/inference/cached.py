@@ -1,0 +1,383 @@
+"""Reading without waste: keys and values of the memory are kept, not projected again.
+
+The released code stores hidden states and projects all of [memory ; segment] for every segment:
+for one token after a memory of 3,800 that is 3,801 keys and values of which 3,800 were known. A
+key k = h W_k depends on its state h alone (under pre_lnorm on LN(h)), and a relative encoding adds
+nothing to it that changes as the text moves on; so here every layer keeps
+  k, v        of the tokens in memory and in the segment, beside the states themselves
+  W_kR R      (or the rows of a learned table) for all distances, once
+and only the new tokens are projected. The numbers are those of `TransformerXL.predict` and `score`
+up to the last digit. Absolute positions (attn_type 2 and 3) are added to the states when they are
+read, and differ each time: there nothing can be kept, and `PlainReader` reads as ever.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from typing import Any
+
+from minitxl.backend.threads import Workers, one_blas_thread, threads_for
+from minitxl.config import RELATIVE, SHAW
+from minitxl.errors import MinitxlError
+from minitxl.model.attention import (
+    additive_mask,
+    attention_mask,
+    heads_forward,
+    merge_heads,
+    split_heads,
+)
+from minitxl.model.embedding import vocabulary_of
+from minitxl.model.family.encodings import encoding_of
+from minitxl.model.layers import Attention, LayerSettings, LayerWeights, layer_forward
+from minitxl.model.ops import last_rows_forward, layer_norm_forward, linear_forward
+from minitxl.model.transformer_xl import TransformerXL, kept_rows
+from minitxl.model.weights import layer_weights
+
+Array = Any
+
+# Scores that are worked on at a time on a CPU: 256 kB of float32, a part of the second-level cache.
+BLOCK = 1 << 16
+MIN_QUERIES = 128  # of a block, if there are so many: fewer would starve the matrix product
+
+
+def can_cache(config) -> bool:
+    """Whether keys and values stay true as the text moves on: for the relative encodings."""
+    return config.attn_type in (RELATIVE, SHAW)
+
+
+def reader_of(model: TransformerXL, batch_size: int = 1, threads: int = 1):
+    """Return a `CachedReader`, or a `PlainReader` for a model whose keys cannot be kept."""
+    if can_cache(model.config):
+        return CachedReader(model, batch_size, threads=threads)
+    return PlainReader(model, batch_size)
+
+
+class PlainReader:
+    """The interface of `CachedReader` around `model.predict` and `model.score`."""
+
+    def __init__(self, model: TransformerXL, batch_size: int = 1):
+        self.model = model
+        self.batch_size = batch_size
+        self.reset()
+
+    def reset(self) -> None:
+        """Go back to a stream's start."""
+        self._mems = None
+
+    @property
+    def mems(self) -> list:
+        """The memory, as the model takes it."""
+        return self.model.start_mems(self.batch_size) if self._mems is None else self._mems
+
+    def read(self, tokens, last=None):
+        """As `CachedReader.read`."""
+        log_probs, self._mems = self.model.predict(tokens, self._mems, last=last)
+        return log_probs
+
+    def score(self, tokens, targets):
+        """As `CachedReader.score`."""
+        nll, self._mems = self.model.score(tokens, targets, self._mems)
+        return nll
+
+
+class CachedReader:
+    """A stream of text in reading: a model, and what it has kept of the text so far.
+
+    >>> reader = CachedReader(model)
+    >>> log_probs = reader.read(tokens, last=1)  # (1, T) -> (1, 1, V)
+    >>> nll = reader.score(more, targets)  # goes on where the last call ended
+
+    batch_size: rows that are read side by side. lengths: mem_len, clamp_len, same_length, ext_len,
+    where they are to differ from the model's. threads: that share the work of long segments on a
+    CPU; None: one for each core. The parameters must stay as they are: after an update make a new
+    reader. Raises `MinitxlError` for an encoding whose keys cannot be kept.
+    """
+
+    def __init__(
+        self, model: TransformerXL, batch_size: int = 1, threads: int | None = 1, **lengths
+    ):
+        self.model = model.with_options(**lengths)
+        c = self.config = self.model.config
+        if not can_cache(c):
+            raise MinitxlError(
+                f"attn_type={c.attn_type} adds positions to the states when they are read, so "
+                "their keys cannot be kept; use PlainReader (cached=False)"
+            )
+        if batch_size < 1:
+            raise MinitxlError(f"batch_size={batch_size} must be at least 1")
+        self.batch_size = batch_size
+        on_cpu = self.model.backend.name == "cpu"
+        if threads is None:
+            threads = threads_for(batch_size * c.n_head) if on_cpu else 1
+        self._workers = Workers(threads)
+        self._block = BLOCK if on_cpu else None
+        self._settings = LayerSettings(
+            Attention(self._attend, None),
+            c.pre_lnorm,
+            c.layer_norm_epsilon,
+            0.0,
+            0.0,
+            c.raw_queries,
+        )
+        weights = [layer_weights(self.model.params, n, c) for n in range(c.n_layer)]
+        self._layers = [_Layer(self.model, w, batch_size) for w in weights]
+        self._reach = 0  # L: for how many distances the positions are known
+        self.reset()
+
+    @classmethod
+    def from_mems(cls, model: TransformerXL, mems, threads: int | None = 1, **lengths):
+        """Return a reader that goes on from the memory that model.predict or score returned."""
+        reader = cls(model, mems[0].shape[0], threads, **lengths)
+        reader.mems = mems
+        return reader
+
+    # --- the memory -----------------------------------------------------------------------------
+
+    def reset(self) -> None:
+        """Go back to a stream's start."""
+        self.mems = self.model.start_mems(self.batch_size)
+
+    @property
+    def mems(self) -> list:
+        """The memory as the model takes it: for each layer its inputs (B, M, D), copied."""
+        xp = self.model.backend.xp
+        return [
+            xp.asarray(layer.states[:, self._first : self._stop, :], copy=True)
+            for layer in self._layers
+        ]
+
+    @mems.setter
+    def mems(self, mems) -> None:
+        mems = self.model.checked_mems(mems, self.batch_size)
+        self._first, self._stop = 0, mems[0].shape[1]
+        self._capacity = self._length_for(self._stop, self.config.tgt_len)
+        for layer, mem in zip(self._layers, mems, strict=True):
+            layer.load(mem, self._capacity)
+
+    def _length_for(self, n_mem: int, t: int) -> int:
+        """How long buffers are made for M kept and T new tokens.
+
+        With room for half a memory more: so what is kept moves to the front of new buffers once in
+        so many tokens, which is two rows for every token read, however long the memory.
+        """
+        return n_mem + t + max(t, self.config.mem_len // 2)
+
+    def _make_room(self, t: int) -> None:
+        """See to it that T more tokens fit, and that positions are known for all distances."""
+        n_mem = self._stop - self._first
+        if n_mem == 0:  # nothing to keep, as ever with mem_len 0: begin at the front again
+            self._first = self._stop = 0
+        if self._stop + t > self._capacity:
+            self._capacity = self._length_for(n_mem, t)
+            for layer in self._layers:
+                layer.move(self._first, self._stop, self._capacity)
+            self._first, self._stop = 0, n_mem
+        if n_mem + t > self._reach:
+            self._reach = self.config.mem_len + t
+            for layer in self._layers:
+                layer.r_t = _positions(layer.w.attn, self._reach, self.model)
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def read(self, tokens, last=None):
+        """Read tokens (B, T) and return log-probabilities (B, last or T, V) of each next token.
+
+        T is free. last: how many positions, counted from the end, are wanted; None: all T.
+        """
+        tokens = self.model.checked_ids(tokens, "tokens")
+        t, c, xp = tokens.shape[1], self.config, self.model.backend.xp
+        n = t if last is None else min(last, t)
+        with one_blas_thread():
+            h = self._hidden(tokens, n)
+            log_p = vocabulary_of(c).log_probs(self.model.params, h, c, xp=xp)
+        return xp.reshape(log_p, (self.batch_size, n, -1))
+
+    def score(self, tokens, targets):
+        """Read tokens (B, T) and return nll (B, S) in nats of targets (B, S), the last S."""
+        tokens = self.model.checked_ids(tokens, "tokens")
+        targets = self.model.checked_ids(targets, "targets")
+        shape, c, xp = tuple(targets.shape), self.config, self.model.backend.xp
+        if shape[0] != tokens.shape[0] or shape[1] > tokens.shape[1]:
+            raise MinitxlError(
+                f"targets has shape {shape}, tokens {tuple(tokens.shape)}; they must match, or the "
+                "targets be shorter: those of the last positions"
+            )
+        with one_blas_thread():
+            h = self._hidden(tokens, shape[1])
+            flat = xp.reshape(targets, (-1,))
+            nll, _ = vocabulary_of(c).nll_forward(self.model.params, h, flat, c, xp=xp)
+        return xp.reshape(nll, shape)
+
+    def _hidden(self, tokens, n_last: int):
+        """Read tokens (B, T) -> h_N of the last n positions (B*n, D); the memory moves on."""
+        params, c, xp = self.model.params, self.config, self.model.backend.xp
+        b, t = tokens.shape
+        if b != self.batch_size:
+            raise MinitxlError(
+                f"tokens has {b} rows, the reader {self.batch_size}: row b goes on where row b of "
+                "the call before ended; make a reader of that batch_size"
+            )
+        self._make_room(t)
+        n_mem = self._stop - self._first
+        self._keys = slice(self._first, self._stop + t)  # [memory ; segment] in the buffers
+        h, _ = vocabulary_of(c).embed_forward(params, xp.reshape(tokens, (-1,)), c, xp=xp)
+        h = xp.reshape(h, (b, t, c.d_model)) * math.sqrt(c.d_model)  # (B*T, D) -> (B, T, D)
+        for layer in self._layers:
+            layer.states[:, self._stop : self._stop + t, :] = h
+            # The layer is told of the segment alone: its memory is what `layer` has kept.
+            h, _ = layer_forward(h, layer, layer.w, None, self._settings, n_mem=0, rng=None, xp=xp)
+        first, stop = kept_rows(n_mem=n_mem, n_new=t, config=c)
+        self._first, self._stop = self._first + first, self._first + stop
+        return xp.reshape(h[:, t - n_last :, :], (-1, c.d_model))
+
+    def _attend(self, x, h, layer: _Layer, w, mask, *, dropatt, rng, xp, inspect=None):
+        """Attention in the form that a layer calls; x, h (B, T, D) are the segment -> (B, T, D)."""
+        c = self.config
+        q, k, v, _ = heads_forward(x, h, w.w_q, w.w_k, w.w_v, n_head=c.n_head, xp=xp)
+        t, scale = q.shape[2], 1.0 / math.sqrt(c.d_head)
+        layer.write(k, v, self._keys.stop - t)
+        q_u = (q + w.r_w_bias[:, None, :]) * scale
+        if c.attn_type == RELATIVE:
+            q_v = (q + w.r_r_bias[:, None, :]) * scale
+        else:
+            ones = xp.ones((*q.shape[:3], 1), dtype=q.dtype, device=q.device)
+            q_v = xp.concat([q, ones], axis=-1) * scale  # -> (B, H, T, Dh + 1); see `_positions`
+        k_t, v = layer.k_t[..., self._keys], layer.v[:, :, self._keys, :]
+        n_mem = k_t.shape[3] - t
+        max_keys = c.mem_len + c.same_length_extra if c.same_length else None
+        o = xp.empty(q.shape, dtype=q.dtype, device=q.device)
+
+        def work(piece) -> None:
+            b, heads, queries = piece
+            # No query of the piece sees a later key, with max_keys none an earlier one either.
+            first = 0 if max_keys is None else max(0, n_mem + queries.start + 1 - max_keys)
+            keys = slice(first, n_mem + queries.stop)
+            o[b, heads, queries, :] = attend_to_kept(
+                q_u[b, heads, queries, :],
+                q_v[b, heads, queries, :],
+                k_t[b, heads, :, keys],
+                v[b, heads, keys, :],
+                layer.r_t[heads, ...],
+                max_keys=max_keys,
+                xp=xp,
+            )
+
+        pieces = list(_pieces(*q.shape[:3], n_mem + t, self._block))
+        if len(pieces) == 1:
+            work(pieces[0])
+        else:
+            self._workers.map(work, pieces)
+        return linear_forward(merge_heads(o, xp=xp), w.w_o, xp=xp)  # (B, H, T, Dh) -> (B, T, D)
+
+
+class _Layer:
+    """What one layer keeps. n is the length of its buffers; the reader knows what is in use."""
+
+    states: Array  # (B, n, D) the layer's inputs
+    k_t: Array  # (B, H, Dh, n) keys, transposed: so a product with few queries is faster
+    v: Array  # (B, H, n, Dh)
+    r_t: Array  # (H, Dh, L+1) of the positions; see `_positions`
+
+    def __init__(self, model: TransformerXL, w: LayerWeights, batch_size: int):
+        self.config, self._back = model.config, model.backend
+        self.w, self.batch_size = w, batch_size
+
+    def load(self, mem, n: int) -> None:
+        """Make buffers of length n that begin with a memory (B, M, D)."""
+        c, w, xp = self.config, self.w, self._back.xp
+        self._allocate(n)
+        self.states[:, : mem.shape[1], :] = mem
+        if c.pre_lnorm:
+            mem, _ = layer_norm_forward(
+                mem, w.attn_gamma, w.attn_beta, eps=c.layer_norm_epsilon, xp=xp
+            )
+        k, v = (linear_forward(mem, x, xp=xp)[0] for x in (w.attn.w_k, w.attn.w_v))
+        self.write(*(split_heads(y, n_head=c.n_head, xp=xp) for y in (k, v)), 0)
+
+    def move(self, first: int, stop: int, n: int) -> None:
+        """Make buffers of length n that begin with what stood from first to stop."""
+        kept = slice(first, stop)
+        states, k_t, v = self.states, self.k_t, self.v
+        self._allocate(n)
+        self.states[:, : stop - first, :] = states[:, kept, :]
+        self.write(self._back.xp.matrix_transpose(k_t[..., kept]), v[:, :, kept, :], 0)
+
+    def write(self, k, v, at: int) -> None:
+        """Put keys and values (B, H, L, Dh) at a place."""
+        to = slice(at, at + k.shape[2])
+        self.k_t[..., to] = self._back.xp.matrix_transpose(k)
+        self.v[:, :, to, :] = v
+
+    def _allocate(self, n: int) -> None:
+        b, c, back = self.batch_size, self.config, self._back
+        where = dict(dtype=back.dtype, device=back.device)
+        self.states = back.xp.empty((b, n, c.d_model), **where)
+        self.k_t = back.xp.empty((b, c.n_head, c.d_head, n), **where)
+        self.v = back.xp.empty((b, c.n_head, n, c.d_head), **where)
+
+
+def _positions(w, n_row: int, model: TransformerXL):
+    """Return r_t (H, Dh, L+1) of an attention's weights: column c for distance L-1-c, then zeros.
+
+    A learned table's f goes with e as one more row: (q, 1) . (e_d, f_d) = q . e_d + f_d.
+    """
+    c, xp = model.config, model.backend.xp
+    pos = encoding_of(c).positions(n_row, model.params, c, rng=None, xp=xp)
+    if c.attn_type == RELATIVE:
+        r = split_heads((pos @ w.w_r)[None, :, :], n_head=c.n_head, xp=xp)[0, ...]  # (H, L, Dh)
+    else:
+        e, f = (
+            last_rows_forward(table, n_row=n_row, clamp_len=pos, xp=xp)[0]
+            for table in (w.r_emb, w.r_bias)
+        )
+        r = xp.concat([e, f[:, :, None]], axis=-1)  # (L, H, Dh), (L, H, 1) -> (L, H, Dh + 1)
+        r = xp.permute_dims(r, (1, 0, 2))  # -> (H, L, Dh + 1)
+    n_head, _, width = r.shape
+    # Written into an array of its own: what `concat` returns may keep the layout from before.
+    r_t = xp.zeros((n_head, width, n_row + 1), dtype=r.dtype, device=r.device)
+    r_t[..., :n_row] = xp.matrix_transpose(r)
+    return r_t
+
+
+def _pieces(b: int, n_head: int, t: int, n_key: int, block: int | None):
+    """Cut B rows of H heads of T queries on K keys into slices of about `block` scores."""
+    if block is None:
+        n_row, heads, queries = b, n_head, t
+    else:
+        queries = min(t, max(MIN_QUERIES, block // n_key))
+        together = max(1, block // (queries * n_key))  # heads
+        heads, n_row = min(together, n_head), max(1, together // n_head)
+
+    def cuts(length, step):
+        return [slice(at, min(at + step, length)) for at in range(0, length, step)]
+
+    return product(cuts(b, n_row), cuts(n_head, heads), cuts(t, queries))
+
+
+def attend_to_kept(q_u, q_v, k_t, v, r_t, *, max_keys, xp):
+    """o = softmax(q_u k^T + rel_shift(q_v r^T), masked) v for the last T of K positions.
+
+    q_u, q_v (B, H, T, Dh), scaled; k_t (B, H, Dh, K), v (B, H, K, Dh); r_t (H, Dh, > K), its last
+    column zeros -> o (B, H, T, Dh). max_keys as in `attention_mask`; K is at most T - 1 more.
+    """
+    *lead, t, _ = q_u.shape
+    k = k_t.shape[-1]
+    # `rel_shift_forward` with its column of zeros brought along by r: the shift is then a view.
+    s = q_v @ r_t[..., r_t.shape[-1] - (k + 1) :]  # (B, H, T, K+1) by distance
+    line = xp.reshape(s, (*lead, t * (k + 1)))[..., t - 1 : t - 1 + t * k]
+    s = xp.reshape(line, (*lead, t, k))  # by key
+    s += q_u @ k_t
+    if t > 1:  # one query sees all K keys
+        # What is hidden lies in two triangles: the future on the right, the too old on the left.
+        where = dict(device=s.device, xp=xp)
+        future = attention_mask(n_query=t, n_mem=0, max_keys=None, **where)
+        s[..., k - t :] += additive_mask(future, dtype=s.dtype, xp=xp)
+        if max_keys is not None and k > max_keys:
+            old = attention_mask(n_query=t, n_mem=t, max_keys=max_keys - (k - t) + t, **where)
+            s[..., :t] += additive_mask(old[:, :t], dtype=s.dtype, xp=xp)
+    s -= xp.max(s, axis=-1, keepdims=True)
+    p = xp.exp(s)
+    o = p @ v
+    o /= xp.sum(p, axis=-1, keepdims=True)  # after the product: Dh numbers to divide, not K
+    return o

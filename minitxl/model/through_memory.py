@@ -1,0 +1,107 @@
+"""The gradient over several segments: stopped at the memory, or let through."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from minitxl.errors import MinitxlError
+from minitxl.model.params import Params
+from minitxl.model.transformer_xl import ModelCache, TransformerXL, kept_rows
+
+
+class SequenceGradients(NamedTuple):
+    """What `sequence_gradients` finds in S segments."""
+
+    nll: list[Any]  # S of (B, T), in nats
+    params: Params  # dLoss/dparameter, added up over the segments
+    hidden: list[list]  # S of N + 1 of (B, T, D): dLoss/dh_0 ... dLoss/dh_N
+
+
+def hidden_gradients(model: TransformerXL, segments, through_memory=False, dnll=None) -> list:
+    """Return d loss / d h_n for every segment and layer, with the gradient stopped or not.
+
+    segments: consecutive (tokens, targets), (B, T) and (B, S). The loss is nll.mean() of the *last*
+    one (or sum(nll * dnll)). Returns a list over segments of lists over n = 0 ... N of (B, T, D).
+    With through_memory=False (the model as it is trained) everything before the last segment is
+    0. With True the gradient also flows through the cached states into the segments they came
+    from: full back-propagation through time, which Transformer-XL leaves out.
+    """
+    segments = list(segments)
+    if dnll is None:
+        back, (b, s) = model.backend, segments[-1][1].shape
+        dnll = back.xp.full((b, s), 1.0 / (b * s), dtype=back.dtype, device=back.device)
+    upstream = [None] * (len(segments) - 1) + [dnll]
+    return sequence_gradients(model, segments, upstream, through_memory).hidden
+
+
+def sequence_gradients(
+    model: TransformerXL, segments, upstream, through_memory=False
+) -> SequenceGradients:
+    """Back-propagate sum(nll * upstream) over consecutive segments, which begin without memory.
+
+    segments: (tokens, targets), (B, T) and (B, S), each; upstream: dLoss/dnll (B, S) of each
+    segment, or None where its nll is no part of the loss. With through_memory=False the memory is
+    a constant to every segment's loss (sec. 3.2: the gradients are those of training segment by
+    segment, all with the same weights); with True the gradient of a later segment's loss also
+    flows through the cached states. Raises MinitxlError where the numbers of segments differ.
+    """
+    segments, upstream = list(segments), list(upstream)
+    if len(segments) != len(upstream):
+        raise MinitxlError(
+            f"{len(segments)} segments with {len(upstream)} upstream gradients: give one each, "
+            "None for a segment without loss"
+        )
+    xp, c = model.backend.xp, model.config
+    where = dict(dtype=model.backend.dtype, device=model.backend.device)
+    mems, passes = None, []
+    for tokens, targets in segments:
+        mems = model.start_mems(len(tokens)) if mems is None else mems
+        n_mem = mems[0].shape[1]
+        nll, mems, cache = model.forward(tokens, targets, mems)
+        passes.append((nll, cache, n_mem))
+
+    total, hidden = model.params.zeros_like(), []
+    dmems = None  # what the later segments send into the memory that this one left
+    for (_, cache, n_mem), dnll in zip(reversed(passes), reversed(upstream), strict=True):
+        b, t = cache.shape
+        if dnll is None and dmems is None:  # nothing arrives
+            hidden.append([xp.zeros((b, t, c.d_model), **where) for _ in range(c.n_layer + 1)])
+            continue
+        later = past = None
+        if dmems is not None:
+            # undo: memory left = rows first ... stop of [memory found ; h]
+            first, stop = kept_rows(n_mem=n_mem, n_new=t, config=c)
+            before = xp.zeros((b, first, c.d_model), **where)
+            after = xp.zeros((b, n_mem + t - stop, c.d_model), **where)
+            both = [xp.concat([before, d, after], axis=1) for d in dmems]  # N of (B, M + T, D)
+            past, later = [d[:, :n_mem, :] for d in both], [d[:, n_mem:, :] for d in both]
+        if dnll is None:
+            dnll = xp.zeros((b, cache.n_target), **where)
+        g = model.backward_all(cache, dnll, later=later, through=through_memory)
+        total.flat += g.params.flat
+        hidden.append(g.hidden)
+        if through_memory:
+            dmems = g.mems if past is None else [d + e for d, e in zip(g.mems, past, strict=True)]
+    return SequenceGradients([nll for nll, _, _ in passes], total, hidden[::-1])
+
+
+def without_memory_rows(cache: ModelCache, *, xp) -> ModelCache:
+    """Return the cache of `model.forward` with the memory's rows of [memory ; segment] set to 0.
+
+    `model.backward` forms dW_k = h^T dk and dW_v = h^T dv over all K rows of h (sec. 3.2). Given
+    this cache it sums over the segment's T rows alone, and returns all other gradients as they
+    were: the difference is what the memory's rows give. The cache passed in stays as it is.
+    """
+    b, t = cache.shape
+
+    def segment_rows(linear):
+        rows = xp.reshape(linear.x, (b, -1, linear.x.shape[1]))  # (B*K, D) -> (B, K, D)
+        rows = xp.concat([xp.zeros_like(rows[:, :-t, :]), rows[:, -t:, :]], axis=1)
+        return linear._replace(x=xp.reshape(rows, linear.x.shape))
+
+    layers = []
+    for layer in cache.hidden.layers:
+        heads = layer.attn.heads
+        heads = heads._replace(k=segment_rows(heads.k), v=segment_rows(heads.v))
+        layers.append(layer._replace(attn=layer.attn._replace(heads=heads)))
+    return cache._replace(hidden=cache.hidden._replace(layers=layers))

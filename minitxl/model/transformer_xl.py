@@ -1,0 +1,392 @@
+"""The Transformer-XL language model: forward, backward, memory update.
+
+`forward` and `backward` are pure functions of data, so that threads, processes or devices can each
+run a piece of the batch and add up their gradients. `TransformerXL` is a thin object around them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from minitxl.backend import Backend, get_backend
+from minitxl.config import Config
+from minitxl.errors import MinitxlError
+from minitxl.model.attention import Inspection, additive_mask, attention_mask
+from minitxl.model.embedding import vocabulary_of
+from minitxl.model.family.encodings import encoding_of
+from minitxl.model.layers import (
+    LayerCache,
+    LayerSettings,
+    LayerWeights,
+    layer_backward,
+    layer_forward,
+)
+from minitxl.model.ops import DropoutCache, dropout_backward, dropout_forward
+from minitxl.model.params import Params
+from minitxl.model.weights import init_params, layer_weights
+
+Array = Any
+
+
+# --- forward ------------------------------------------------------------------------------------
+
+
+class HiddenCache(NamedTuple):
+    """What backward reads of the way from the ids to h_N."""
+
+    embedding: Any
+    emb_dropout: DropoutCache
+    added: list  # for every layer, of the positions added to its input; None where there were none
+    layers: list[LayerCache]
+    out_dropout: DropoutCache
+
+
+class ModelCache(NamedTuple):
+    """What `backward` reads."""
+
+    hidden: HiddenCache
+    loss: Any
+    shape: tuple[int, int]  # (B, T) of the tokens
+    n_target: int  # S: the loss is that of the last S positions
+
+
+def kept_rows(*, n_mem, n_new, config: Config) -> tuple[int, int]:
+    """Return (first, stop): which of the M + T rows [mem ; h] are the next segment's memory.
+
+    The last ext_len rows stay out: the next segment begins by reading those tokens again.
+    """
+    if config.ext_len_swapped:  # the same, unless ext_len exceeds one of the two
+        n_mem, n_new = n_new, n_mem
+    stop = n_mem + max(0, n_new - config.ext_len)
+    return max(0, stop - config.mem_len), stop
+
+
+def update_mems(both, *, n_mem, config: Config):
+    """Return the last mem_len rows of both = [mem ; h] (B, M + T, D) -> (B, <= mem_len, D).
+
+    The memory holds *layer inputs* (hidden states), not keys or values (sec. 3.2); see `kept_rows`.
+    """
+    first, stop = kept_rows(n_mem=n_mem, n_new=both.shape[1] - n_mem, config=config)
+    return both[:, first:stop, :]
+
+
+def _hidden_forward(params, tokens, mems, config, *, rng, xp, inspect, keep=True):
+    """Return h_N after its dropout (B, T, D), the new memories, and the cache (if keep)."""
+    c, encoding = config, encoding_of(config)
+    (b, t), n_mem = tokens.shape, mems[0].shape[1]
+    drop = dict(rng=rng, xp=xp)
+
+    # h_0 = dropout(sqrt(D) E[x]). E also is the softmax's matrix and so starts small (0.02);
+    # sqrt(D) brings its rows to the size that a layer's input should have.
+    h, embedding = vocabulary_of(c).embed_forward(params, xp.reshape(tokens, (-1,)), c, xp=xp)
+    h = xp.reshape(h, (b, t, c.d_model)) * math.sqrt(c.d_model)  # (B*T, D) -> (B, T, D)
+    rate = c.dropout if encoding.drops_embedding else 0.0
+    h, emb_dropout = dropout_forward(h, rate=rate, **drop)
+
+    pos = encoding.positions(n_mem + t, params, c, **drop)
+    max_keys = c.mem_len + c.same_length_extra if c.same_length else None
+    mask = attention_mask(n_query=t, n_mem=n_mem, max_keys=max_keys, device=h.device, xp=xp)
+    mask = additive_mask(mask, dtype=h.dtype, xp=xp)
+
+    settings = LayerSettings(
+        encoding.attention, c.pre_lnorm, c.layer_norm_epsilon, c.dropout, c.dropatt, c.raw_queries
+    )
+    new_mems, added, layers = [], [], []
+    for n in range(c.n_layer):
+        if inspect is not None:
+            inspect.hidden.append(h)
+        # What this layer reads now is what it will remember: the input h of layer n. In the next
+        # segment layer n reads these states again, so every layer reaches one memory further.
+        both = xp.concat([mems[n], h], axis=1)  # h~ = [SG(m) ; h] (sec. 3.2) -> (B, K, D)
+        new_mems.append(update_mems(both, n_mem=n_mem, config=c))
+        both, add_cache = encoding.add_forward(both, n, params, c, **drop)
+        w = layer_weights(params, n, c)
+        h, cache = layer_forward(both, pos, w, mask, settings, n_mem=n_mem, inspect=inspect, **drop)
+        if keep:
+            added.append(add_cache)
+            layers.append(cache)
+    if inspect is not None:
+        inspect.hidden.append(h)
+    # No LayerNorm here, under pre_lnorm neither: the released code has none.
+    h, out_dropout = dropout_forward(h, rate=c.dropout, **drop)
+    return h, new_mems, HiddenCache(embedding, emb_dropout, added, layers, out_dropout)
+
+
+def _last_rows(h, n, *, xp):
+    """(B, T, D) -> (B*n, D): the rows of the last n positions."""
+    return xp.reshape(h[:, h.shape[1] - n :, :], (-1, h.shape[-1]))
+
+
+def forward(params, tokens, targets, mems, config: Config, *, rng, xp, inspect=None, keep=True):
+    """Return nll (B, S) in nats, the new memories, and the cache for `backward` (if keep).
+
+    tokens (B, T), targets (B, S) integers, S <= T: the targets of the last S positions; mems:
+    n_layer arrays (B, M, D), M = 0 at a stream's start.
+    """
+    n_target = targets.shape[1]
+    h, new_mems, hidden = _hidden_forward(
+        params, tokens, mems, config, rng=rng, xp=xp, inspect=inspect, keep=keep
+    )
+    h = _last_rows(h, n_target, xp=xp)  # (B, T, D) -> (B*S, D)
+    flat = xp.reshape(targets, (-1,))
+    nll, loss = vocabulary_of(config).nll_forward(params, h, flat, config, xp=xp)
+    cache = ModelCache(hidden, loss, tokens.shape, n_target) if keep else None
+    return xp.reshape(nll, targets.shape), new_mems, cache
+
+
+def log_probs_forward(params, tokens, mems, config: Config, *, xp, inspect=None, last=None):
+    """Return log-probabilities (B, last or T, V) of the next token, and the new memories."""
+    b, t = tokens.shape
+    h, new_mems, _ = _hidden_forward(
+        params, tokens, mems, config, rng=None, xp=xp, inspect=inspect, keep=False
+    )
+    n = t if last is None else min(last, t)
+    log_p = vocabulary_of(config).log_probs(params, _last_rows(h, n, xp=xp), config, xp=xp)
+    return xp.reshape(log_p, (b, n, -1)), new_mems
+
+
+# --- backward -----------------------------------------------------------------------------------
+
+
+class Gradients(NamedTuple):
+    """What `backward` finds on its way down."""
+
+    params: Params
+    hidden: list  # N + 1 of (B, T, D): dLoss/dh_0 ... dLoss/dh_N
+    mems: list  # N of (B, M, D), or None each where the gradient is stopped
+
+
+def backward(
+    params, dnll, cache: ModelCache, config: Config, *, scatter_add, xp, later=None, through=False
+) -> Gradients:
+    """Back-propagate dnll (B, S) = dLoss/dnll through one segment.
+
+    Memory is a constant (stopped gradient, sec. 3.2). For experiments and pictures,
+    through=True also returns the gradient into the memories, and `later` (N arrays (B, T, D))
+    adds what a *later* segment sent back into this segment's layer inputs.
+    """
+    grads = params.zeros_like()
+    vocabulary, encoding = vocabulary_of(config), encoding_of(config)
+    (b, t), n_target, hidden = cache.shape, cache.n_target, cache.hidden
+    # undo: nll = the softmax's loss of the last S rows of dropout(h_N)
+    dh = vocabulary.nll_backward(xp.reshape(dnll, (-1,)), cache.loss, grads, config, xp=xp)
+    dh = xp.reshape(dh, (b, n_target, -1))  # (B*S, D) -> (B, S, D)
+    if n_target < t:
+        unread = xp.zeros((b, t - n_target, dh.shape[2]), dtype=dh.dtype, device=dh.device)
+        dh = xp.concat([unread, dh], axis=1)  # -> (B, T, D)
+    dh = dropout_backward(dh, hidden.out_dropout, xp=xp)
+
+    dhidden, dmems = [dh], []
+    for n in reversed(range(config.n_layer)):
+        added = hidden.added[n]
+        rows = through or added is not None  # a table of positions serves the memory's rows too
+        dh, dmem, dw = layer_backward(dh, hidden.layers[n], memory_rows=rows, xp=xp)
+        if added is not None:
+            both = xp.concat([dmem, dh], axis=1)  # (B, M, D), (B, T, D) -> (B, K, D)
+            both = encoding.add_backward(both, n, added, grads, xp=xp)
+            n_mem = dmem.shape[1]
+            dmem, dh = (both[:, :n_mem, :] if through else None), both[:, n_mem:, :]
+        if later is not None:
+            dh = dh + later[n]
+        _accumulate(layer_weights(grads, n, config), dw)
+        dhidden.append(dh)
+        dmems.append(dmem)
+
+    # undo: h_0 = dropout(sqrt(D) E[x])
+    dh = dropout_backward(dh, hidden.emb_dropout, xp=xp) * math.sqrt(config.d_model)
+    dx = xp.reshape(dh, (b * t, -1))  # (B, T, D) -> (B*T, D)
+    vocabulary.embed_backward(dx, hidden.embedding, grads, config, scatter_add=scatter_add, xp=xp)
+    return Gradients(grads, dhidden[::-1], dmems[::-1])
+
+
+def _accumulate(grads: LayerWeights, dw: LayerWeights) -> None:
+    """Add one layer's gradients to the buffer: u and v, shared by the layers, collect from all."""
+    for total, part in zip((*grads.attn, *grads[1:]), (*dw.attn, *dw[1:]), strict=True):
+        total += part  # `total` is a view into the flat buffer
+
+
+# --- the object ---------------------------------------------------------------------------------
+
+
+class TransformerXL:
+    """A Transformer-XL language model with its parameters on one device.
+
+    >>> model = TransformerXL(Config(n_token=78), device="cpu")
+    >>> nll, mems, cache = model.forward(tokens, targets)         # first segment, no memory
+    >>> grads = model.backward(cache)                             # of nll.mean()
+    >>> nll, mems, cache = model.forward(more, targets, mems)     # next segment, with memory
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        device: str | Backend = "auto",
+        dtype: str = "float32",
+        seed: int = 0,
+        params: Params | None = None,
+    ):
+        self.config = config
+        self.backend = get_backend(device, dtype)
+        self.params = init_params(config, self.backend, seed) if params is None else params
+
+    def __repr__(self) -> str:
+        return f"TransformerXL({self.n_params:,} parameters on {self.backend.name}, {self.config})"
+
+    @property
+    def n_params(self) -> int:
+        """Number of parameters, the tied embedding counted once."""
+        return self.params.flat.shape[0]
+
+    def with_options(self, **changes) -> TransformerXL:
+        """Return a model that shares these parameters but has other lengths, for evaluation.
+
+        changes: any of mem_len, tgt_len, ext_len, clamp_len, same_length.
+        """
+        may = ("mem_len", "tgt_len", "ext_len", "clamp_len", "same_length")
+        wrong = sorted(set(changes) - set(may))
+        if wrong:
+            raise MinitxlError(
+                f"{', '.join(wrong)} cannot change for given parameters; only {', '.join(may)} can"
+            )
+        config = self.config.replace(max_klen=self.config.table_len, **changes)
+        return TransformerXL(config, device=self.backend, params=self.params)
+
+    def start_mems(self, batch_size: int) -> list:
+        """Return the memory of a stream's start: n_layer arrays (B, 0, D).
+
+        With start_mems="zeros" (B, mem_len, D): rows of zeros, which are attended to like others.
+        """
+        b, c = self.backend, self.config
+        shape = (batch_size, c.mem_len if c.start_mems == "zeros" else 0, c.d_model)
+        return [b.xp.zeros(shape, dtype=b.dtype, device=b.device)] * c.n_layer
+
+    def forward(self, tokens, targets, mems=None, rng=None, inspect: Inspection | None = None):
+        """Return nll (B, S) in nats per token, new mems, and a cache for `backward`.
+
+        tokens (B, T), targets (B, S): integers, 0 <= id < n_token, of any T >= S >= 1; with S < T
+        the loss is that of the last S positions. mems: what an earlier call returned, or None at a
+        stream's start (`start_mems`). rng: `model.backend.rng(key, ...)` turns dropout on.
+        inspect: an `Inspection` to fill with hidden states, attention probabilities and terms.
+        The cache refers to the parameters: call `backward` before they change.
+        """
+        return self._forward(tokens, targets, mems, rng=rng, inspect=inspect)
+
+    def score(self, tokens, targets, mems=None):
+        """Return nll (B, S) and new mems as `forward` does, without keeping a cache."""
+        return self._forward(tokens, targets, mems, rng=None, keep=False)[:2]
+
+    def _forward(self, tokens, targets, mems, **options):
+        tokens = self.checked_ids(tokens, "tokens")
+        targets = self.checked_ids(targets, "targets")
+        (b, t), shape = tokens.shape, tuple(targets.shape)
+        if shape[0] != b or shape[1] > t:
+            raise MinitxlError(
+                f"targets has shape {shape}, tokens {(b, t)}; they must match, or the targets be "
+                "shorter: targets are the tokens one step later, of the last positions"
+            )
+        mems = self.checked_mems(mems, b)
+        xp = self.backend.xp
+        return forward(self.params, tokens, targets, mems, self.config, xp=xp, **options)
+
+    def backward(self, cache: ModelCache, dnll=None) -> Params:
+        """Return the gradients, by name, of nll.mean() - or of sum(nll * dnll) for dnll (B, S)."""
+        return self.backward_all(cache, dnll).params
+
+    def backward_all(self, cache: ModelCache, dnll=None, later=None, through=False) -> Gradients:
+        """Like `backward`, with the gradients of hidden states and memories; see `Gradients`."""
+        b, s = cache.shape[0], cache.n_target
+        back = self.backend
+        if dnll is None:
+            dnll = back.xp.full((b, s), 1.0 / (b * s), dtype=back.dtype, device=back.device)
+        else:
+            dnll = back.asarray(dnll, dtype=back.dtype)
+            if tuple(dnll.shape) != (b, s):
+                raise MinitxlError(
+                    f"dnll has shape {tuple(dnll.shape)}, nll has {(b, s)}: give one number for "
+                    "each token, or None for the gradient of the mean"
+                )
+        return backward(
+            self.params,
+            dnll,
+            cache,
+            self.config,
+            scatter_add=back.scatter_add,
+            xp=back.xp,
+            later=later,
+            through=through,
+        )
+
+    def predict(self, tokens, mems=None, inspect: Inspection | None = None, last=None):
+        """Return log-probabilities (B, T, V) of each next token, and the new mems.
+
+        last: how many positions, counted from the end, are wanted; None: all T.
+        """
+        tokens = self.checked_ids(tokens, "tokens")
+        mems = self.checked_mems(mems, tokens.shape[0])
+        if last is not None and last < 1:
+            raise MinitxlError(f"last={last} must be at least 1, or None for all positions")
+        xp = self.backend.xp
+        return log_probs_forward(
+            self.params, tokens, mems, self.config, xp=xp, inspect=inspect, last=last
+        )
+
+    def checked_ids(self, ids, name: str):
+        """Return ids (B, T) as an array of the backend; MinitxlError for what no model can read."""
+        if not hasattr(ids, "shape"):
+            ids = self.backend.xp.asarray(ids)  # a nested list
+        shape = tuple(ids.shape)
+        if len(shape) != 2 or 0 in shape:
+            raise MinitxlError(f"{name} has shape {shape}; it must be (B, T), both at least 1")
+        if "int" not in str(ids.dtype):
+            raise MinitxlError(f"{name} is of type {ids.dtype}; token ids must be integers")
+        if hasattr(ids, "__array_interface__"):  # on the host: looking at the values is cheap
+            low, high = int(ids.min()), int(ids.max())
+            if low < 0 or high >= self.config.n_token:
+                raise MinitxlError(
+                    f"{name} holds ids from {low} to {high}, the model knows 0 to "
+                    f"{self.config.n_token - 1}; use the vocabulary it was trained with"
+                )
+        return self.backend.asarray(ids, dtype=self.backend.xp.int32)
+
+    def checked_mems(self, mems, batch_size: int) -> Sequence:
+        """Return mems, or those of a stream's start for None; an error where they do not fit."""
+        if mems is None:
+            return self.start_mems(batch_size)
+        c = self.config
+        if len(mems) != c.n_layer:
+            raise MinitxlError(
+                f"mems holds {len(mems)} arrays, the model has {c.n_layer} layers: they come from "
+                "another model; start with mems=None"
+            )
+        if any(not hasattr(mem, "shape") for mem in mems):
+            raise MinitxlError("mems holds something that is no array; start with mems=None")
+        length = mems[0].shape[1] if len(mems[0].shape) == 3 else None
+        for n, mem in enumerate(mems):
+            if len(mem.shape) != 3 or mem.shape[1] != length:
+                raise MinitxlError(
+                    f"mems[{n}] has shape {tuple(mem.shape)}, it must be (B, M, D) with one M for "
+                    "all layers; start with mems=None"
+                )
+            if mem.shape[2] != c.d_model:
+                raise MinitxlError(
+                    f"mems[{n}] has d_model={mem.shape[2]}, the model has {c.d_model}: they come "
+                    "from another checkpoint; start with mems=None"
+                )
+            if mem.dtype != self.backend.dtype:
+                raise MinitxlError(
+                    f"mems[{n}] is of type {mem.dtype}, the model of {self.backend.dtype_name}: "
+                    "they come from another model; start with mems=None"
+                )
+            if mem.shape[0] != batch_size:
+                raise MinitxlError(
+                    f"mems[{n}] has batch size {mem.shape[0]}, tokens has {batch_size}: row b of "
+                    "a batch must continue row b of the one before; start with mems=None"
+                )
+        if length > c.mem_len:
+            raise MinitxlError(
+                f"mems hold {length} tokens, the model has mem_len={c.mem_len}: cut them to their "
+                "last rows, or start with mems=None"
+            )
+        return mems

@@ -1,0 +1,1 @@
+"""What lies on a disk: checkpoints that are always whole, and run folders."""

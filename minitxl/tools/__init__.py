@@ -1,0 +1,1 @@
+"""Is all here that is needed (`doctor`), and how fast is it (`bench`)?"""

@@ -1,0 +1,73 @@
+"""The loss curve of a run, drawn from its metrics."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from minitxl.inference.units import UNITS
+
+
+def loss_curve(metrics: list[dict], reference: dict[str, float] | None = None) -> Figure:
+    """Draw the loss of training and validation text, in its unit, against tokens read.
+
+    metrics: lines of metrics.jsonl. reference: name -> value of horizontal lines to compare with.
+    """
+    words = any("perplexity" in m or "valid_perplexity" in m for m in metrics)
+    unit = UNITS["word" if words else "char"]
+    figure = Figure(figsize=(7, 4), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    train, valid = (
+        [(m["tokens"], m[key]) for m in metrics if key in m]
+        for key in (unit.key, f"valid_{unit.key}")
+    )
+    if train:
+        axes.plot(*zip(*train, strict=True), color="#999999", lw=1, label="training text")
+    if valid:
+        axes.plot(
+            *zip(*valid, strict=True),
+            color="#0072B2",
+            lw=2,
+            marker="o",
+            ms=4,
+            label="held-out text",
+        )
+    for name, value in (reference or {}).items():
+        axes.axhline(value, color="#D55E00", lw=1, ls="--")
+        axes.annotate(
+            name,
+            (1, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(-4, 3),
+            textcoords="offset points",
+            ha="right",
+            fontsize=9,
+            color="#D55E00",
+        )
+    values = [b for _, b in train + valid if math.isfinite(b)]
+    if values:
+        low = min([*values, *(reference or {}).values()])
+        # The first steps fall from 6 bits within a hair's breadth: they would flatten the rest.
+        shown = [b for _, b in valid if math.isfinite(b)] or values
+        high = 1000.0 if words else 5.0
+        axes.set_ylim(0.95 * low, max(1.1 * low, 1.05 * min(high, max(shown))))
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g} M")
+    if words:  # it falls by factors
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+        axes.yaxis.set_minor_formatter(lambda y, _: f"{y:g}")
+    axes.set_xlabel(f"{unit.token}s read in training")
+    axes.set_ylabel(unit.name if words else f"loss in {unit.name}")
+    axes.grid(alpha=0.25)
+    if train or valid:
+        axes.legend(frameon=False)
+    return figure
+
+
+def save_loss_curve(metrics: list[dict], path: Path) -> None:
+    """Write the loss curve as a PNG."""
+    loss_curve(metrics).savefig(path, dpi=120)
