@@ -17,8 +17,6 @@ LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
 # Arrows that still point up; functions will move to where they belong.
 KNOWN = {
-    ("interop", "training"),
-    ("storage", "training"),
     ("viz", "experiments"),
 }
 # Host work: arrays of token ids and files, never the model's arithmetic.

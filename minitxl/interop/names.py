@@ -18,7 +18,7 @@ from minitxl.files import one_line
 from minitxl.model.params import Params
 from minitxl.model.transformer_xl import TransformerXL
 from minitxl.model.weights import empty_params, param_shapes
-from minitxl.training.trainer import load_params
+from minitxl.storage.model_arrays import load_params
 
 
 class Style(NamedTuple):
@@ -166,7 +166,7 @@ def _their_shape(entry: Entry, config: Config, shapes) -> tuple[int, ...]:
 
 
 def from_theirs(state: Mapping[str, np.ndarray], config: Config, style: Style) -> dict:
-    """Return our "params.<name>" (and constants), as `train.load_params` takes them.
+    """Return our "params.<name>" (and constants), as `load_params` takes them.
 
     Of tied names any is enough; where several are given they must agree. Raises `MinitxlError` for
     a missing, unknown, misshapen or non-numeric array.

@@ -23,7 +23,7 @@ from minitxl.errors import MinitxlError
 from minitxl.model.transformer_xl import TransformerXL
 from minitxl.model.weights import empty_params
 from minitxl.storage import checkpoint
-from minitxl.training.trainer import load_params, params_of
+from minitxl.storage.model_arrays import load_params, params_of
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,13 @@ from minitxl.inference.evaluate import Evaluation, evaluate
 from minitxl.inference.units import UNITS
 from minitxl.model.transformer_xl import TransformerXL
 from minitxl.storage import checkpoint
+from minitxl.storage.model_arrays import params_of
 from minitxl.storage.run_folder import check_new, load_corpus_of, load_run, read_info, read_metrics
 from minitxl.training.optim import learning_rate
 from minitxl.training.parallel import Group, joined
 from minitxl.training.presets import PRESETS, Preset, find_preset, merge_options, settings_of
 from minitxl.training.report import comparison, sample
-from minitxl.training.trainer import Trainer, params_of
+from minitxl.training.trainer import Trainer
 from minitxl.viz.loss_curve import save_loss_curve
 
 __all__ = ["load_corpus_of", "load_run", "train"]

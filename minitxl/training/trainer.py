@@ -8,6 +8,7 @@ from minitxl.backend.threads import Workers, threads_for
 from minitxl.config import TrainConfig
 from minitxl.errors import MinitxlError
 from minitxl.model.transformer_xl import TransformerXL
+from minitxl.storage.model_arrays import array_of, load_params, params_of
 from minitxl.training.optim import Adam, clip_by_norm, learning_rate
 from minitxl.training.parallel import Group
 
@@ -140,7 +141,7 @@ class Trainer:
             )
         asarray = self.model.backend.asarray
         moments = {"adam.m": self.adam.m, "adam.v": self.adam.v}
-        loaded = {name: _get(arrays, name, tuple(a.shape)) for name, a in moments.items()}
+        loaded = {name: array_of(arrays, name, tuple(a.shape)) for name, a in moments.items()}
         load_params(self.model, arrays)
         for name, moment in moments.items():
             moment[...] = asarray(loaded[name], dtype=moment.dtype)
@@ -149,7 +150,7 @@ class Trainer:
         for i in self.pieces:
             names = [f"mems.{i}.{n}" for n in range(self.model.config.n_layer)]
             have = [name for name in names if name in arrays]
-            mems.append([asarray(_get(arrays, name)) for name in names] if have else None)
+            mems.append([asarray(array_of(arrays, name)) for name in names] if have else None)
         self.mems = mems
 
 
@@ -173,39 +174,3 @@ def _with_threads(settings: TrainConfig, model: TransformerXL, group: Group) -> 
             f"processes that divides {s.threads}"
         )
     return s
-
-
-def params_of(model: TransformerXL) -> dict:
-    """Return parameters and constants as arrays on the host, as `load_params` takes them."""
-    params, to_numpy = model.params, model.backend.to_numpy
-    arrays = {f"params.{name}": to_numpy(a) for name, a in params.items()}
-    return arrays | {f"constants.{name}": to_numpy(a) for name, a in params.constants.items()}
-
-
-def load_params(model: TransformerXL, arrays: dict) -> None:
-    """Copy arrays "params.<name>" into the model; a missing or misshapen one is an error.
-
-    Constants ("constants.<name>") may be missing: then they stay as the configuration has them.
-    """
-    values, constants = {}, {}
-    for name, view in model.params.items():
-        values[name] = _get(arrays, f"params.{name}", tuple(view.shape))
-    for name, array in model.params.constants.items():
-        if f"constants.{name}" in arrays:
-            constants[name] = _get(arrays, f"constants.{name}", tuple(array.shape))
-    back = model.backend
-    for name, value in values.items():  # only now that all of them fit
-        model.params[name] = back.asarray(value, dtype=back.dtype)
-    for name, value in constants.items():
-        model.params.constants[name] = back.asarray(value, dtype=back.dtype)
-
-
-def _get(arrays: dict, name: str, shape: tuple | None = None):
-    if name not in arrays:
-        raise MinitxlError(f"the checkpoint lacks {name}; it belongs to another model")
-    if shape is not None and tuple(arrays[name].shape) != shape:
-        raise MinitxlError(
-            f"{name} has shape {tuple(arrays[name].shape)} in the checkpoint, {shape} in the "
-            "model; the checkpoint belongs to another model"
-        )
-    return arrays[name]
