@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from minitxl.model import attention, gradcheck, ops
     from minitxl.model.attention import Inspection
     from minitxl.model.transformer_xl import TransformerXL
-    from minitxl.storage.run_folder import load_pretrained
+    from minitxl.pretrained import load_pretrained
     from minitxl.training.presets import PRESETS
     from minitxl.training.trainer import Trainer
 
@@ -75,7 +75,7 @@ _HOME = {
     "gradcheck": "model.gradcheck",
     "interop": "interop",
     "load_corpus": "data.text",
-    "load_pretrained": "storage.run_folder",
+    "load_pretrained": "pretrained",
     "ops": "model.ops",
     "viz": "viz",
 }

@@ -12,8 +12,8 @@ from PIL import Image
 from minitxl import MinitxlError, viz
 from minitxl.backend import get_backend
 from minitxl.data import CharVocab
-from minitxl.experiments.latch import exact_reach
 from minitxl.model.ops import rel_shift_backward, rel_shift_forward
+from minitxl.model.reach import exact_reach
 from minitxl.viz.widgets import memory_length
 from minitxl.viz.widgets.dependencies import reads, receptive_field
 from minitxl.viz.widgets.memory_length import LengthReading

@@ -15,10 +15,6 @@ TABLE = re.findall(r"^    ((?:[a-z]+ )+) {2,}\S", minitxl.__doc__, re.MULTILINE)
 LEVELS = [names.split() for names in TABLE]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
-# Arrows that still point up; functions will move to where they belong.
-KNOWN = {
-    ("viz", "experiments"),
-}
 # Host work: arrays of token ids and files, never the model's arithmetic.
 MAY_USE_NUMPY = {"backend", "data"}
 MODULES = {}  # "minitxl.model.ops" -> its file
@@ -76,7 +72,7 @@ def test_imports_point_down(path):
     for name in imports(path):
         root, _, rest = name.partition(".")
         other = rest.split(".")[0]
-        if root == "minitxl" and other and other != here and (here, other) not in KNOWN:
+        if root == "minitxl" and other and other != here:
             # Only the modules that are no folders stand on one line and know one another.
             below = LEVEL[other] < LEVEL[here] or LEVEL[other] == LEVEL[here] == 0
             assert below, f"{here} imports {other}, which is not below it"

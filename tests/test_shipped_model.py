@@ -11,9 +11,10 @@ from minitxl.data import load_corpus
 from minitxl.experiments.group import Shape, settings_of_member
 from minitxl.inference.evaluate import evaluate
 from minitxl.inference.generate import generate
+from minitxl.pretrained import find_run, models_folder, shipped_models
 from minitxl.pretrained.__main__ import pack
 from minitxl.storage import checkpoint
-from minitxl.storage.run_folder import load_run, models_folder, shipped_models
+from minitxl.storage.run_folder import load_run
 
 
 def test_it_knows_the_book():
@@ -45,7 +46,7 @@ def test_names():
     assert shipped_models() == [*group, "war-and-peace"]
     with pytest.raises(MinitxlError, match=r"there is tiny-abs-alone, .*, war-and-peace"):
         minitxl.load_pretrained("moby-dick")
-    assert load_run("war-and-peace", device="cpu").info["preset"] == "small"
+    assert load_run(find_run("war-and-peace"), device="cpu").info["preset"] == "small"
 
 
 @pytest.mark.parametrize("name", [n for n in shipped_models() if n.startswith("tiny-")])

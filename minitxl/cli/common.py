@@ -53,10 +53,11 @@ def add_device(parser: Parser) -> None:
 
 def load(options: argparse.Namespace):
     """Load the run that the options name."""
+    from minitxl.pretrained import find_run
     from minitxl.storage.run_folder import load_run
 
     return load_run(
-        options.folder,
+        find_run(options.folder),
         device=options.device or "auto",
         dtype=options.dtype,
         which=options.checkpoint,

@@ -30,7 +30,7 @@ from minitxl.inference.evaluate import evaluate
 from minitxl.model.attention import Inspection
 from minitxl.model.ops import softmax_forward
 from minitxl.model.transformer_xl import TransformerXL
-from minitxl.storage.run_folder import load_pretrained
+from minitxl.pretrained import load_pretrained
 from minitxl.training.machine import machine_facts
 
 TERMS = "abcd"

@@ -23,8 +23,9 @@ from minitxl.experiments.longer_memory_figure import draw_longer_memory
 from minitxl.experiments.reach_figure import draw_reach_by_distance
 from minitxl.experiments.recl_figure import draw_recl
 from minitxl.experiments.stop_gradient_figure import draw_stop_gradient
+from minitxl.pretrained import models_folder
 from minitxl.storage.checkpoint import read_json
-from minitxl.storage.run_folder import models_folder, read_metrics
+from minitxl.storage.run_folder import read_metrics
 from minitxl.viz.loss_curve import loss_curve
 from minitxl.viz.reading import Reading
 from minitxl.viz.theme import Picture

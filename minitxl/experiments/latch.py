@@ -155,15 +155,6 @@ def measure(model: TransformerXL, task: Latch) -> dict:
 # --- what theory allows -------------------------------------------------------------------------
 
 
-def exact_reach(n_layer: int, tgt_len: int, mem_len: int) -> int:
-    """Return R = (N-1) T ceil(M/T) + M: tokens before a segment's start that can change it.
-
-    The top layer reads M states of the layer below; the oldest was made in the segment that
-    began T ceil(M/T) before, and the same holds for it, down to the first layer's M embeddings.
-    """
-    return (n_layer - 1) * tgt_len * math.ceil(mem_len / tgt_len) + mem_len
-
-
 def seen(distance: int, reach: int, tgt_len: int) -> float:
     """Return the share of a segment's T queries that can see a marker at this distance.
 

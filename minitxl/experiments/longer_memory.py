@@ -32,7 +32,7 @@ from minitxl.experiments.ablation import spread
 from minitxl.experiments.group import ENCODINGS, Shape, trained
 from minitxl.experiments.parts import Parts
 from minitxl.inference.evaluate import evaluate
-from minitxl.storage.run_folder import load_pretrained
+from minitxl.pretrained import load_pretrained
 from minitxl.training.machine import machine_facts
 
 OPTIONS = ("plain", "clamp_len", "same_length", "both")

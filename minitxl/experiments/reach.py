@@ -24,7 +24,6 @@ from minitxl.experiments.latch import (
     N_TOKEN,
     Latch,
     cut,
-    exact_reach,
     expected_accuracy,
     loss_floor,
     measure,
@@ -32,6 +31,7 @@ from minitxl.experiments.latch import (
     train,
 )
 from minitxl.experiments.parts import Parts
+from minitxl.model.reach import exact_reach
 from minitxl.training.machine import machine_facts
 
 EDGE = 0.9  # an accuracy below it is beyond the edge: on the ramp the first below 1 is .89, or less

@@ -29,7 +29,6 @@ from minitxl.experiments.latch import (
     N_MARKER,
     Latch,
     cut,
-    exact_reach,
     expected_accuracy,
     loss_floor,
     measure,
@@ -37,6 +36,7 @@ from minitxl.experiments.latch import (
     train,
 )
 from minitxl.experiments.parts import Parts
+from minitxl.model.reach import exact_reach
 from minitxl.model.through_memory import sequence_gradients
 from minitxl.training.machine import machine_facts
 

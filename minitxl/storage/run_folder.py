@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from minitxl.backend import get_backend
@@ -36,23 +35,13 @@ class LoadedRun:
     step: int  # the update after which the parameters were saved
 
 
-def models_folder() -> Path:
-    """Return the folder inside the package that holds a run folder for each shipped model."""
-    return Path(str(resources.files("minitxl.pretrained")))
-
-
-def shipped_models() -> list[str]:
-    """Return the names of the trained models inside the package."""
-    return sorted(p.parent.name for p in models_folder().glob("*/run.json"))
-
-
 def load_run(
     folder: str | os.PathLike,
     device: str = "auto",
     dtype: str | None = None,
     which: str = "best",
 ) -> LoadedRun:
-    """Load the model of a run folder, or of a shipped model by its name.
+    """Load the model of a run folder; `pretrained.find_run` knows those of shipped models.
 
     dtype: None takes the one it was trained in. which: "best" (on the validation split; "last"
     where there is none) or "last". Raises `MinitxlError` for a missing folder and for damaged or
@@ -60,7 +49,12 @@ def load_run(
     """
     if which not in ("best", "last"):
         raise MinitxlError(f"which={which!r} must be 'best' or 'last'")
-    path = _find(folder)
+    path = Path(folder)
+    if path.exists() and not (path / "run.json").is_file():
+        raise MinitxlError(
+            f"{str(folder)!r} is no run folder: it has no run.json; give the folder that train "
+            "wrote"
+        )
     info = read_info(path)
     config = Config.from_dict(info["config"])
     vocab = vocab_from_dict(info["vocab"])
@@ -79,17 +73,6 @@ def load_run(
     model = TransformerXL(config, device=backend, params=empty_params(config, backend))
     load_params(model, arrays)
     return LoadedRun(model, vocab, info, int(state.get("n_step", 0)))
-
-
-def load_pretrained(
-    name: str = "war-and-peace", device: str = "auto", dtype: str | None = None
-) -> LoadedRun:
-    """Load a model that ships with minitxl: `.model`, `.vocab`, `.info` (see `LoadedRun`)."""
-    if name not in shipped_models():
-        raise MinitxlError(
-            f"no model {name!r} ships with minitxl; there is {', '.join(shipped_models())}"
-        )
-    return load_run(models_folder() / name, device, dtype)
 
 
 def save_imported(
@@ -162,19 +145,3 @@ def read_metrics(folder: str | os.PathLike) -> list[dict]:
         if isinstance(line, dict) and isinstance(line.get("step"), int):
             lines.append(line)
     return lines
-
-
-def _find(folder: str | os.PathLike) -> Path:
-    path = Path(folder)
-    if (path / "run.json").is_file():
-        return path
-    if str(folder) in shipped_models():
-        return models_folder() / str(folder)
-    if not path.exists():
-        raise MinitxlError(
-            f"there is no folder {str(folder)!r}; give the folder that train wrote, or one of the "
-            f"shipped models: {', '.join(shipped_models()) or 'none'}"
-        )
-    raise MinitxlError(
-        f"{str(folder)!r} is no run folder: it has no run.json; give the folder that train wrote"
-    )

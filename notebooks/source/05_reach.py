@@ -15,9 +15,10 @@ import minitxl
 from minitxl import viz
 from minitxl.data import load_corpus
 from minitxl.experiments.figures import DATA  # where stored results of experiments lie
-from minitxl.experiments.latch import N_TOKEN, cut, exact_reach, new_model
+from minitxl.experiments.latch import N_TOKEN, cut, new_model
 from minitxl.experiments.reach import perturbed_reach
 from minitxl.experiments.reach_figure import draw_reach_by_distance
+from minitxl.model.reach import exact_reach
 from minitxl.storage.checkpoint import read_json
 from minitxl.viz.lessons.influence import draw_changes, draw_learned_reach
 

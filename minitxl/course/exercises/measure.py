@@ -8,11 +8,12 @@ import numpy as np
 
 from minitxl import config
 from minitxl.course.exercise import Case, Exercise, Mistake, sizes
-from minitxl.experiments import latch, recl
+from minitxl.experiments import recl
 from minitxl.inference import units
+from minitxl.model import reach
 from minitxl.training import cost
 
-LIBRARY = (config, cost, units, latch, recl)
+LIBRARY = (config, cost, units, reach, recl)
 
 
 # --- reach ---------------------------------------------------------------------------------------
@@ -48,9 +49,9 @@ def reach(n_layer, tgt_len, mem_len):
     layer below. The oldest of them was computed in an earlier segment; what could *that* see?
     """
 ''',
-    imports="from minitxl.experiments.latch import exact_reach\n",
+    imports="from minitxl.model.reach import exact_reach\n",
     body="return exact_reach(n_layer, tgt_len, mem_len)",
-    shown=(latch.exact_reach,),
+    shown=(reach.exact_reach,),
     outputs=("reach",),
     cases=_reach_cases,
     mistakes=(
@@ -112,9 +113,9 @@ def influence(n_layer, tgt_len, mem_len, offset):
     text, and that character counts. N layers, segments of T, a full memory of M (0: none).
     """
 ''',
-    imports="from minitxl.experiments.latch import exact_reach\n",
+    imports="from minitxl.model.reach import exact_reach\n",
     body="return exact_reach(n_layer, tgt_len, mem_len) + offset + 1",
-    shown=(latch.exact_reach,),
+    shown=(reach.exact_reach,),
     outputs=("count",),
     cases=_influence_cases,
     mistakes=(

@@ -7,7 +7,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
-from minitxl.experiments.latch import exact_reach
+from minitxl.model.reach import exact_reach
 from minitxl.viz.gradient import COLOURS
 from minitxl.viz.theme import (
     HIDDEN,
