@@ -1,12 +1,10 @@
 """The pictures of notebooks 1, 2 and 3 say what is in their numbers, and refuse what cannot be."""
 
-import json
-
 import numpy as np
 import pytest
 
 from minitxl.errors import MinitxlError
-from minitxl.experiments.figures import DATA
+from minitxl.experiments import stored
 from minitxl.viz.lessons import by_hand, fragmentation
 from minitxl.viz.lessons.four_terms import draw_four_terms, draw_leak
 
@@ -38,7 +36,7 @@ def test_surprise_of_another_length_is_an_error():
 
 
 def test_group_by_position_tells_the_first_and_the_last_gap():
-    results = json.loads((DATA / "ablation.json").read_text(encoding="utf-8"))
+    results = stored("ablation")
     cells = {c["member"]: np.array(c["by_position"]) for c in results["cells"]}
     gap = (cells["xl-alone"] - cells["xl"]).mean(axis=0)
     picture = fragmentation.draw_group_by_position(results)

@@ -8,13 +8,10 @@ import numpy as np
 import pytest
 
 from minitxl import MinitxlError, cli
-from minitxl.experiments import evaluation_speed
+from minitxl.experiments import evaluation_speed, stored
 from minitxl.experiments.evaluation_speed import PAPER, Settings, flops, run, summary
 from minitxl.experiments.evaluation_speed_figure import draw_evaluation_speed
-from minitxl.experiments.figures import DATA
 from minitxl.training.machine import machine_facts
-
-STORED = DATA / "evaluation_speed.json"
 
 
 @pytest.fixture(scope="module")
@@ -218,10 +215,10 @@ def test_picture_is_byte_stable_and_says_what_the_results_say(tmp_path, results)
     assert f"{best:,.0f} times faster than a window of 60" in picture.caption
 
 
-@pytest.mark.parametrize("stored", [True, False])
-def test_labels_neither_overlap_nor_leave_the_picture(results, stored):
-    if stored:
-        results = json.loads(STORED.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("kept", [True, False])
+def test_labels_neither_overlap_nor_leave_the_picture(results, kept):
+    if kept:
+        results = stored("evaluation_speed")
     figure = draw_evaluation_speed(results).figure
     figure.canvas.draw()
     texts = [t for ax in figure.axes for t in (*ax.texts, ax.xaxis.label, ax.yaxis.label, ax.title)]
@@ -240,7 +237,7 @@ def test_labels_neither_overlap_nor_leave_the_picture(results, stored):
 
 def test_stored_results_are_complete():
     """What the figure shows was measured with the command's own settings."""
-    results = json.loads(STORED.read_text(encoding="utf-8"))
+    results = stored("evaluation_speed")
     assert results["settings"] == json.loads(json.dumps(Settings().__dict__))
     found = {(p["method"], p["attention_len"], p["segment_len"]) for p in results["points"]}
     assert {("xl-cached", a, s) for a in PAPER for s in (1, 16, 64, 128)} <= found

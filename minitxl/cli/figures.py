@@ -21,7 +21,8 @@ def add(commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write the pictures and print their paths."""
     from minitxl.errors import MinitxlError
-    from minitxl.experiments.figures import DATA, FIGURES, write
+    from minitxl.experiments import RESULTS
+    from minitxl.experiments.figures import FIGURES, write
 
     unknown = [name for name in options.names if name not in FIGURES]
     if unknown:
@@ -29,6 +30,6 @@ def run(options: argparse.Namespace) -> int:
     if not options.out.is_dir():
         raise MinitxlError(f"--out {options.out}: give a folder that exists")
     for name in options.names or FIGURES:
-        for path in write(name, options.data or DATA, options.out):
+        for path in write(name, options.data or RESULTS, options.out):
             print(path)
     return 0

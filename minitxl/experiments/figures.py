@@ -30,7 +30,6 @@ from minitxl.viz.loss_curve import loss_curve
 from minitxl.viz.reading import Reading
 from minitxl.viz.theme import Picture
 
-DATA = Path(__file__).parent / "results"
 T, SEGMENTS = 48, 4  # characters of a segment; segments in the picture
 STRIDE = 1000  # the book's unseen part is searched for a passage every so many characters
 
@@ -96,7 +95,7 @@ def training_curve() -> Figure:
 
 
 def _stored(name: str, draw: Callable[[dict], Picture]) -> Callable[[Path], Picture]:
-    """Return the drawing of an experiment from DATA/NAME.json."""
+    """Return the drawing of an experiment from NAME.json of a folder of results."""
     return lambda data: draw(read_json(data / f"{name}.json"))
 
 

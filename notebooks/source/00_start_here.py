@@ -19,9 +19,8 @@
 import numpy as np
 
 import minitxl
-from minitxl import Inspection, viz
-from minitxl.data import load_corpus, segments
-from minitxl.inference.generate import generate
+from minitxl import Inspection, generate, load_corpus, viz
+from minitxl.data import segments
 from minitxl.model.through_memory import hidden_gradients
 
 viz.draw_idea()

@@ -9,14 +9,12 @@
 # $-\log_2 p$ bits. **Time:** 25 minutes. **Exercises:** 1.
 
 # %%
-import json
-
 import numpy as np
 
 import minitxl
-from minitxl import Inspection, TransformerXL, viz
-from minitxl.data import Stream, load_corpus, segments
-from minitxl.experiments.figures import DATA  # where stored results of experiments lie
+from minitxl import Inspection, Stream, TransformerXL, load_corpus, viz
+from minitxl.data import segments
+from minitxl.experiments import stored  # results that are kept with the package
 from minitxl.inference.sliding import evaluate_sliding, windows
 from minitxl.viz.lessons import fragmentation
 
@@ -105,7 +103,7 @@ fragmentation.draw_surprise(
 # models of the group again.
 
 # %%
-ablation = json.loads((DATA / "ablation.json").read_text())
+ablation = stored("ablation")
 fragmentation.draw_group_by_position(ablation)
 
 # %% [markdown]

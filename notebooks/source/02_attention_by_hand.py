@@ -22,10 +22,8 @@ import inspect
 import numpy as np
 
 import minitxl
+from minitxl import attention, gradcheck, load_corpus, ops
 from minitxl.backend import get_backend
-from minitxl.data import load_corpus
-from minitxl.model import attention, ops
-from minitxl.model.gradcheck import check_op
 from minitxl.model.through_memory import without_memory_rows
 from minitxl.viz.lessons import by_hand
 
@@ -111,7 +109,7 @@ def error_with_ones(backward):
 
 
 def error_with_random(backward):
-    return check_op(
+    return gradcheck.check_op(
         lambda x: ops.softmax_forward(x, xp=np), lambda dp, c: backward(dp, c.p), {"x": x}, backend
     )["x"]
 
@@ -323,8 +321,8 @@ def forgetful_backward(dy, cache):
     return block_backward(dy, cache._replace(heads=heads))
 
 
-right = check_op(block_forward, block_backward, inputs, backend)
-wrong = check_op(block_forward, forgetful_backward, inputs, backend)
+right = gradcheck.check_op(block_forward, block_backward, inputs, backend)
+wrong = gradcheck.check_op(block_forward, forgetful_backward, inputs, backend)
 print("relative error of   as it is   without the memory's rows in dW_k")
 for name in inputs:
     print(f"d{name:17} {right[name]:9.1e} {wrong[name]:13.1e}")

@@ -8,17 +8,13 @@
 # **You need** notebook 2 (queries, keys, the mask). **Time:** 40 minutes. **Exercises:** 4.
 
 # %%
-import json
-
 import numpy as np
 
 import minitxl
-from minitxl import Inspection, viz
-from minitxl.data import load_corpus
+from minitxl import Inspection, attention, load_corpus, ops, viz
+from minitxl.experiments import stored  # results that are kept with the package
 from minitxl.experiments.attention_spans import striking
 from minitxl.experiments.attention_spans_figure import draw_attention_spans
-from minitxl.experiments.figures import DATA  # where stored results of experiments lie
-from minitxl.model import attention, ops
 from minitxl.model.family.encodings import sinusoid_table
 from minitxl.model.weights import layer_weights
 from minitxl.viz.lessons import four_terms as pictures
@@ -66,7 +62,7 @@ print("              of this segment", scores[T:])
 # each encoding?
 
 # %%
-ablation = json.loads((DATA / "ablation.json").read_text())
+ablation = stored("ablation")
 names = {"xl": "Transformer-XL", "shaw": "Shaw (relative, learned)", "abs": "absolute"}
 bpc = {cell["member"]: np.array(cell["bpc"]) for cell in ablation["cells"]}  # a number per seed
 print("bits per character          no memory   memory    saved   (each seed)")
@@ -124,7 +120,7 @@ seen = Inspection()
 _, mems = reader.predict(tokens[:, :T])
 reader.predict(tokens[:, T:], mems, inspect=seen)
 
-spans = json.loads((DATA / "attention_spans.json").read_text())
+spans = stored("attention_spans")
 heads = striking(spans["heads"])  # heads that stand out, by what for
 
 

@@ -12,15 +12,21 @@
 import numpy as np
 
 import minitxl
-from minitxl import Config, Inspection, TrainConfig, TransformerXL, viz
-from minitxl.data import Stream, load_corpus
-from minitxl.experiments.figures import DATA  # where stored results of experiments lie
+from minitxl import (
+    Config,
+    Inspection,
+    Stream,
+    TrainConfig,
+    Trainer,
+    TransformerXL,
+    attention,
+    load_corpus,
+    ops,
+    viz,
+)
+from minitxl.experiments import stored  # results that are kept with the package
 from minitxl.experiments.stop_gradient_figure import draw_stop_gradient
-from minitxl.model import attention
-from minitxl.model.ops import softmax_forward
 from minitxl.model.through_memory import sequence_gradients, without_memory_rows
-from minitxl.storage.checkpoint import read_json
-from minitxl.training.trainer import Trainer
 from minitxl.viz.lessons.memory_rows import draw_kept_rows, draw_masks, draw_stale_states
 
 pretrained = minitxl.load_pretrained("war-and-peace")
@@ -181,7 +187,7 @@ for name, limit in (("mem_len = 6", 6), ("the present M = 0", 0)):
     hidden = mask(0, limit)
     scores = np.zeros((6, 6)) + attention.additive_mask(hidden, dtype=np.float64, xp=np)
     with np.errstate(invalid="ignore"):
-        p, _ = softmax_forward(scores, xp=np)
+        p, _ = ops.softmax_forward(scores, xp=np)
     print(f"at most {name:17} keys: {(~hidden).sum(axis=1)}, first softmax row {p[0, :3].round(2)}")
 
 # %% [markdown]
@@ -356,7 +362,7 @@ print(f"cosine of the angle between them: {a @ b / np.linalg.norm(a) / np.linalg
 # are its results.
 
 # %%
-results = read_json(DATA / "stop_gradient.json")
+results = stored("stop_gradient")
 draw_stop_gradient(results)
 
 # %% [markdown]

@@ -12,14 +12,12 @@
 import numpy as np
 
 import minitxl
-from minitxl import viz
-from minitxl.data import load_corpus
-from minitxl.experiments.figures import DATA  # where stored results of experiments lie
+from minitxl import load_corpus, viz
+from minitxl.experiments import stored  # results that are kept with the package
 from minitxl.experiments.latch import N_TOKEN, cut, new_model
 from minitxl.experiments.reach import perturbed_reach
 from minitxl.experiments.reach_figure import draw_reach_by_distance
 from minitxl.model.reach import exact_reach
-from minitxl.storage.checkpoint import read_json
 from minitxl.viz.lessons.influence import draw_changes, draw_learned_reach
 
 # %% [markdown]
@@ -131,7 +129,7 @@ draw_changes(changes.T, n_layer=N, tgt_len=T, mem_len=M)
 # look.
 
 # %%
-results = read_json(DATA / "reach.json")
+results = stored("reach")
 draw_reach_by_distance(results)
 
 # %%
@@ -184,7 +182,7 @@ for d in distances:
     _, p = read_on(changed, first, met[first])
     moved.append(float(np.abs(p - base).sum(axis=2).mean() / 2))
 
-heads = read_json(DATA / "attention_spans.json")["heads"]
+heads = stored("attention_spans")["heads"]
 draw_learned_reach(heads, distances, moved, n_layer=N, tgt_len=T, mem_len=M)
 
 # %% [markdown]

@@ -12,15 +12,11 @@
 # %%
 import numpy as np
 
-from minitxl import Config, TransformerXL
+from minitxl import Config, Stream, TrainConfig, TransformerXL, load_corpus
 from minitxl.backend.threads import one_blas_thread
-from minitxl.config import TrainConfig
-from minitxl.data import load_corpus
-from minitxl.data.stream import Stream
+from minitxl.experiments import stored  # results that are kept with the package
 from minitxl.experiments.ablation_figure import draw_ablation
-from minitxl.experiments.figures import DATA  # where stored results of experiments lie
 from minitxl.experiments.stop_gradient_figure import draw_stop_gradient
-from minitxl.storage.checkpoint import read_json
 from minitxl.training.optim import Adam, clip_by_norm, learning_rate
 from minitxl.viz.lessons.learning import LiveCurves
 
@@ -164,7 +160,7 @@ with live, one_blas_thread():  # two would wait for each other where other work 
 # only one thing differs, and models of one seed are compared with each other.
 
 # %%
-ablation = read_json(DATA / "ablation.json")
+ablation = stored("ablation")
 draw_ablation(ablation)
 
 # %%
@@ -203,7 +199,7 @@ for d in ablation["differences"]:
 # curves of learning, upper left.
 
 # %%
-draw_stop_gradient(read_json(DATA / "stop_gradient.json"))
+draw_stop_gradient(stored("stop_gradient"))
 
 # %% [markdown]
 # Let through, the gradient brings the loss near its floor in 80 to 140 updates, with every seed.

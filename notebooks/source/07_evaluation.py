@@ -14,17 +14,14 @@ import time
 import numpy as np
 
 import minitxl
-from minitxl import viz
+from minitxl import evaluate, load_corpus, viz
 from minitxl.backend.threads import one_blas_thread
-from minitxl.data import load_corpus
 from minitxl.data.baselines import PPMD, compression_bpc
+from minitxl.experiments import stored  # results that are kept with the package
 from minitxl.experiments.evaluation_speed_figure import draw_evaluation_speed
-from minitxl.experiments.figures import DATA  # where stored results of experiments lie
 from minitxl.experiments.longer_memory_figure import draw_longer_memory
 from minitxl.experiments.recl_figure import draw_recl
 from minitxl.inference.cached import CachedReader
-from minitxl.inference.evaluate import evaluate
-from minitxl.storage.checkpoint import read_json
 
 pretrained = minitxl.load_pretrained("war-and-peace")
 model, vocab = pretrained.model, pretrained.vocab
@@ -80,7 +77,7 @@ viz.memory_length_explorer(model, vocab, corpus.test[: at + 60], position=300)
 # (27.02 to 26.77 perplexity). Three encodings, three seeds, and the shipped model:
 
 # %%
-draw_longer_memory(read_json(DATA / "longer_memory.json"))
+draw_longer_memory(stored("longer_memory"))
 
 # %% [markdown]
 # Look at the grey parts, longer than trained. At eight times the length absolute positions lose
@@ -138,7 +135,7 @@ viz.token_explorer(model, vocab, passage, tgt_len=64, layer=4, head=5, query=45)
 # %% check recl-gain
 
 # %%
-draw_recl(read_json(DATA / "recl.json"))
+draw_recl(stored("recl"))
 
 # %% [markdown]
 # The hollow marks are a control: the farthest characters come from elsewhere in the book. They can
@@ -195,7 +192,7 @@ print(f"sliding window: {1e3 * sliding:.1f} ms a token; memory: {1e3 * memory:.3
 print(f"ratio: about {sliding / memory:.0f}")
 
 # %%
-draw_evaluation_speed(read_json(DATA / "evaluation_speed.json"))
+draw_evaluation_speed(stored("evaluation_speed"))
 
 # %% [markdown]
 # The ratio grows with the attention length, and it hangs on the segment's length, which the paper

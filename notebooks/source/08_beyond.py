@@ -17,10 +17,9 @@ import time
 import numpy as np
 
 import minitxl
+from minitxl import load_corpus, ops
 from minitxl.backend.threads import one_blas_thread
-from minitxl.data import load_corpus
 from minitxl.inference.cached import CachedReader
-from minitxl.model.ops import sinusoid
 from minitxl.training.cost import forward_flops
 from minitxl.viz.lessons.beyond import (
     draw_break_evens,
@@ -297,7 +296,7 @@ def turned(x, position):
 
 def wave(position):
     inv_freq = 10000.0 ** (-np.arange(DH // 2) * 2 / DH)
-    return sinusoid(np.array([position]), inv_freq, xp=np)[0]
+    return ops.sinusoid(np.array([position]), inv_freq, xp=np)[0]
 
 
 q, k = rng.normal(size=(2, DH))
