@@ -1,4 +1,4 @@
-"""Golden numbers of the released PyTorch code, for tests/test_interop.py.
+"""Golden numbers of the released PyTorch code, for tests/interop/test_interop.py.
 
     python tests/golden/make_released.py FOLDER
 

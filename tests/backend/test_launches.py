@@ -1,0 +1,127 @@
+"""A training step of CuPy's backend on a GPU made of NumPy (`host_cuda.py`): the same numbers with
+and without the twins, no look at a number on the way, and how many launches it takes.
+
+A launch is a kernel, a product, a copy or a fill that is put into the GPU's stream. Calls of the
+array library are counted as the least that CuPy 14 launches for them; what the twins launch
+themselves is counted exactly. A GPU takes 5 to 20 us for each, whatever it does.
+"""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from bench import bench_gpu
+from helpers import host_cuda
+from helpers.models import make_model, make_tokens
+from minitxl import TrainConfig
+from minitxl.backend import cupy_backend, get_backend
+from minitxl.training.trainer import Trainer
+
+PIECES = dict(batch_size=4, accumulate=2, threads=1, clip=0.25, lr=0.01, warmup=0)
+
+
+def train(backend, steps=3, settings=PIECES, **options):
+    """Return losses, norms and parameters of a few steps, and the launches of the last."""
+    options = dict(dropout=0.3, dropatt=0.2) | options
+    model = make_model(backend, **options)
+    trainer, found = Trainer(model, TrainConfig(**settings)), []
+    shape = (settings["batch_size"], model.config.tgt_len)
+    gpu = getattr(model.params.flat, "gpu", None)
+    for seed in range(steps):
+        before = gpu.launches if gpu else 0
+        loss = trainer.step(make_tokens(*shape, seed=seed), make_tokens(*shape, seed=seed + 9))
+        launches = gpu.launches - before if gpu else 0
+        found += [backend.to_numpy(loss), backend.to_numpy(trainer.grad_norm)]
+    return [*found, backend.to_numpy(model.params.flat)], launches
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        dict(pre_lnorm=True, dropatt=0.0),
+        dict(clamp_len=3, same_length=True, untie_r=True, mem_len=3),
+        dict(attn_type=1),
+        dict(attn_type=2),
+    ],
+    ids=["post-norm", "pre-norm", "options", "shaw", "absolute"],
+)
+def test_a_step_with_twins_is_the_plain_step(options, monkeypatch):
+    """Whole steps with dropout and clipping, in float64; arrays refuse to be read by the host."""
+    results = []
+    for fused in (True, False):
+        gpu = host_cuda.Gpu()
+        results.append(train(host_cuda.backend(monkeypatch, gpu, fused=fused), **options)[0])
+        assert bool(gpu.kernels) == fused
+        gpu.check_guards()
+    for got, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-9)
+
+
+def test_it_is_the_step_of_the_cpu(monkeypatch):
+    """Without dropout, whose random numbers are a device's own, NumPy gives the same."""
+    options = dict(dropout=0.0, dropatt=0.0)
+    got, _ = train(host_cuda.backend(monkeypatch, host_cuda.Gpu()), **options)
+    expected, _ = train(get_backend("cpu", "float64", fused=False), **options)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-9)
+
+
+def test_the_host_cannot_read(monkeypatch):
+    """The arrays of these tests do notice a look."""
+    a = host_cuda.backend(monkeypatch, host_cuda.Gpu()).asarray(np.ones(1))
+    for look in (float, int, bool, lambda x: x.item(), lambda x: x.get(), range):
+        with pytest.raises(AssertionError, match="host read"):
+            look(a)
+    with pytest.raises(TypeError, match="host"):
+        a + np.ones(1)
+
+
+# 12 layers, plain vocabulary, one piece, clipping and Adam. (More than 512 rows in a batch take up
+# to five launches a layer more: sums over rows then go in two steps.)
+@pytest.mark.parametrize(
+    ("fused", "dropout", "most"),
+    [(False, 0.0, 1930), (True, 0.0, 905), (False, 0.1, 2165), (True, 0.1, 985)],
+)
+def test_launches_of_twelve_layers(fused, dropout, most, monkeypatch):
+    gpu = host_cuda.Gpu()
+    small = dict(n_head=2, d_head=4, d_model=8, d_inner=8, tgt_len=2, mem_len=2)
+    settings = PIECES | dict(batch_size=1, accumulate=1)
+    backend = host_cuda.backend(monkeypatch, gpu, fused=fused)
+    _, launches = train(backend, 2, settings, n_layer=12, dropout=dropout, dropatt=0.0, **small)
+    assert 0.9 * most < launches <= most, f"{launches} launches a step"
+
+
+def test_the_benchmark_runs_up_to_the_gpu(monkeypatch, tmp_path, capsys):
+    """All of `bench_gpu.py` but PyTorch's part: parity, table and JSON, here on the CPU."""
+    gpus = []
+
+    def backend(device, dtype="float32", fused=True):
+        if device == "cpu":
+            return get_backend(device, dtype, fused)
+        gpus.append(host_cuda.Gpu())
+        made = host_cuda.backend(monkeypatch, gpus[-1], dtype, fused)
+        made.synchronize = lambda: None
+        pool = SimpleNamespace(free_all_blocks=lambda: None, total_bytes=lambda: 1 << 30)
+        sys.modules["cupy"].get_default_memory_pool = lambda: pool
+        return made
+
+    monkeypatch.setattr(bench_gpu, "get_backend", backend)
+    monkeypatch.setattr(bench_gpu, "machine", lambda: {"gpu": "none", "torch": None})
+    monkeypatch.setitem(bench_gpu.SHAPES, "tiny", (1, 8, 2, 4, 8, 4, 2, 5))
+    monkeypatch.setattr(bench_gpu, "PARITY_SHAPE", (2, 8, 2, 4, 8, 5, 2, 7))
+    path = tmp_path / "bench.json"
+    bench_gpu.main(["--shapes", "tiny", "--steps", "2", "--json", str(path)])
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert len(found["shapes"]["tiny"]["fused"]["seconds"]) == 2
+    assert max(found["parity"]["float64"].values()) < 1e-10
+    assert "fused" in capsys.readouterr().out
+
+
+def test_the_benchmark_needs_a_gpu(monkeypatch):
+    monkeypatch.setattr(cupy_backend, "why_not", lambda: "there is none")
+    with pytest.raises(SystemExit, match="there is none"):
+        bench_gpu.main([])

@@ -1,0 +1,611 @@
+"""The exercises: right answers pass, known mistakes are named, whatever else comes is a verdict."""
+
+import ast
+import dataclasses
+import math
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+
+from helpers.course_answers import ANSWERS, source_of
+from minitxl import MinitxlError, course
+from minitxl.course import EXERCISES, exercise, running
+from minitxl.course.notebooks import check_sources
+from minitxl.data.stream import Stream
+from minitxl.model import attention, ops
+
+SEEDS = range(5)
+IDS = sorted(EXERCISES)
+MISTAKES = [(e, n) for e in IDS for n in range(len(EXERCISES[e].mistakes))]
+
+
+def judged(exercise_id, answer, seed=0, **options):
+    return EXERCISES[exercise_id].judge(answer, np.random.default_rng(seed), **options)
+
+
+def function_of(source, name):
+    names = {}
+    exec(source, names)
+    return names[name]
+
+
+def right(dp, p):
+    return ANSWERS["softmax-backward"](dp, p)
+
+
+# --- the exercises -------------------------------------------------------------------------------
+
+
+def test_all_exercises():
+    assert sum(e.points for e in EXERCISES.values()) == 100
+    assert set(ANSWERS) == set(EXERCISES)
+    assert len({e.name for e in EXERCISES.values()}) == len(EXERCISES) >= 10
+    notebooks = [e.notebook for e in EXERCISES.values()]
+    assert notebooks == sorted(notebooks)
+    with pytest.raises(TypeError):
+        EXERCISES["reach"] = None
+
+
+@pytest.mark.parametrize("exercise_id", IDS)
+def test_an_exercise_is_well_made(exercise_id):
+    e = EXERCISES[exercise_id]
+    assert e.id == exercise_id and e.title and e.shown and len(e.mistakes) >= 4
+    assert all(hasattr(shown, "__module__") for shown in e.shown)
+    for source in (e.stub, e.solution):
+        (function,) = (x for x in ast.parse(source).body if isinstance(x, ast.FunctionDef))
+        assert function.name == e.name and ast.get_docstring(function)
+        assert max(map(len, source.splitlines())) <= 100
+    cases = e.cases(np.random.default_rng(0))
+    assert any(not c.edge for c in cases) and any(c.edge for c in cases)
+    first, second = (e.cases(np.random.default_rng(seed)) for seed in (1, 2))
+    assert str(first) != str(second)
+
+
+@pytest.mark.parametrize("exercise_id", IDS)
+def test_the_solution_passes_but_not_in_grading(exercise_id):
+    solution = function_of(EXERCISES[exercise_id].solution, EXERCISES[exercise_id].name)
+    for seed in SEEDS:
+        verdict = judged(exercise_id, solution, seed, allow_solution=True)
+        assert verdict.passed and verdict.score == 1.0 and "library's own" in verdict.message
+    verdict = judged(exercise_id, solution)
+    assert verdict.score == 0.0 and "it calls minitxl." in verdict.message
+
+
+@pytest.mark.parametrize("exercise_id", IDS)
+def test_a_right_answer_passes(exercise_id):
+    for seed in SEEDS:
+        verdict = judged(exercise_id, ANSWERS[exercise_id], seed)
+        assert verdict == exercise.Verdict(True, 1.0, "right"), verdict.message
+    name = EXERCISES[exercise_id].name
+    assert judged(exercise_id, function_of(source_of(exercise_id), name)).passed
+
+
+@pytest.mark.parametrize("exercise_id", IDS)
+def test_an_empty_stub_is_not_solved_yet(exercise_id):
+    e = EXERCISES[exercise_id]
+    for answer in (function_of(e.stub, e.name), lambda *a: None, None, ...):
+        verdict = judged(exercise_id, answer)
+        assert not verdict.passed and not verdict.solved and verdict.score == 0.0
+
+
+@pytest.mark.parametrize(("exercise_id", "n"), MISTAKES)
+def test_a_known_mistake_is_named(exercise_id, n, monkeypatch):
+    monkeypatch.setattr(running, "PACKAGE", "\0")  # the wrong versions are code of the package
+    mistake = EXERCISES[exercise_id].mistakes[n]
+    for seed in SEEDS:
+        verdict = judged(exercise_id, mistake.wrong, seed)
+        assert not verdict.passed and verdict.score < 1.0
+        assert mistake.message in verdict.message, f"seed {seed}"
+        others = [m.message for m in EXERCISES[exercise_id].mistakes if m is not mistake]
+        assert not any(other in verdict.message for other in others)
+
+
+@pytest.mark.parametrize(("exercise_id", "n"), MISTAKES)
+def test_a_mistake_costs_the_same_in_every_grading(exercise_id, n, monkeypatch):
+    """Shapes and numbers are drawn anew: no answer may be right by luck."""
+    monkeypatch.setattr(running, "PACKAGE", "\0")
+    wrong = EXERCISES[exercise_id].mistakes[n].wrong
+    assert len({judged(exercise_id, wrong, seed).score for seed in range(20)}) == 1
+
+
+def attends(hide):
+    """attention-forward with another way to hide keys: hide(scores, mask) -> probabilities."""
+
+    def attend(q, k, v, mask):
+        return hide(q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1]), mask) @ v
+
+    return attend
+
+
+def softmax(scores):
+    p = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return p / p.sum(axis=-1, keepdims=True)
+
+
+def renormalised(scores, mask):
+    p = np.where(mask, 0.0, softmax(scores))
+    return p / p.sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("hide", "score"),
+    [
+        (lambda scores, mask: softmax(np.where(mask, -1e9, scores)), 1.0),
+        (lambda scores, mask: softmax(scores - 1e9 * mask), 1.0),
+        (lambda scores, mask: softmax(np.where(mask, -100.0, scores)), 0.5),
+        (lambda scores, mask: softmax(np.where(mask, -1000.0, scores)), 0.5),
+        (renormalised, 0.5),  # exp of every visible score may be 0 beside a hidden one's
+    ],
+)
+def test_ways_to_hide_a_key_get_the_same_points_in_every_grading(hide, score):
+    for seed in range(40):
+        assert judged("attention-forward", attends(hide), seed).score == score
+
+
+def test_the_same_mistake_in_two_outputs_is_told_once():
+    def attention_backward(do, q, k, v, p):
+        dq, dk, dv = ANSWERS["attention-backward"](do, q, k, v, p)
+        return dq * math.sqrt(q.shape[-1]), dk * math.sqrt(q.shape[-1]), dv
+
+    message = judged("attention-backward", attention_backward).message
+    assert message.startswith("dq, dk: you forgot to divide") and message.endswith("; right: dv")
+    assert message.count("sqrt(d_head)") == 1
+
+
+def test_outputs_in_another_order_are_recognised():
+    def attention_backward(*args):
+        dq, dk, dv = ANSWERS["attention-backward"](*args)
+        return dk, dq, dv
+
+    message = judged("attention-backward", attention_backward).message
+    assert "dq: it is what dk should be: return dq, dk, dv, in this order" in message
+
+
+def test_a_mistake_is_recognised_by_the_ordinary_cases():
+    """h[:, -mem_len:] is everything with mem_len = 0, unlike the wrong version that is known."""
+    message = judged("memory-update", lambda mem, h, mem_len: h[:, -mem_len:]).message
+    assert message == "the old memory is gone: with T < mem_len a part of it is kept"
+
+
+def test_a_transpose_of_all_axes_is_recognised():
+    verdict = judged("attention-forward", lambda q, k, v, mask: q @ k.T @ v)
+    assert ".T turns all axes round, np.swapaxes(x, -1, -2) the last two" in verdict.message
+
+
+def test_two_mistakes_in_two_outputs_are_both_named():
+    def two(dk, dv, h, w_k, w_v, n_mem):
+        _, dw_k, _ = ANSWERS["the-stop"](
+            dk[:, n_mem:], dv[:, n_mem:], h[:, n_mem:], w_k, w_v, n_mem
+        )
+        return dk @ w_k.T + dv @ w_v.T, dw_k, np.einsum("bkd,bke->de", h, dv)
+
+    verdict = judged("the-stop", two)
+    assert "dw_k: your gradient lacks the memory rows" in verdict.message
+    assert "dh: nothing is stopped" in verdict.message
+    assert verdict.message.endswith("right: dw_v")
+    assert verdict.score == pytest.approx(1 / 3)
+
+
+def test_an_edge_case_costs_half():
+    def breaks(mem, h, mem_len):
+        if mem_len == 0:
+            raise ValueError("no memory")
+        return ANSWERS["memory-update"](mem, h, mem_len)
+
+    verdict = judged("memory-update", breaks)
+    assert verdict.score == 0.5
+    assert verdict.message.startswith("right, but not for mem_len = 0: ValueError in line")
+    nothing = judged("reach", lambda *a: ANSWERS["reach"](*a) if a[2] else None)
+    assert (
+        nothing.score == 0.5
+        and "right, but not for M = 0, no memory: the function returns N" in (nothing.message)
+    )
+    # An error in the ordinary case is worth nothing.
+    assert judged("memory-update", lambda mem, h, n: h[:, :n] + mem).score == 0.0
+
+
+# --- hints that fit any exercise -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: -x, "has the wrong sign"),
+        (lambda x: 0.25 * x, "is 0.25 times what it should be"),
+        (lambda x: x.swapaxes(-1, -2), "a transpose missing"),
+        (lambda x: x[..., :-1], "must have (6, 8, 9)"),
+        (lambda x: x * np.nan, "holds NaN"),
+        (lambda x: x / 0.0, "holds inf"),
+        (np.zeros_like, "is all zeros"),
+        (lambda x: x.astype(np.float32), "has only the first digits right"),
+        (lambda x: x + 0.5, ", must be "),
+    ],
+)
+def test_general_hints(change, message):
+    shapes = (6, 8, 9)
+    rng = np.random.default_rng(0)
+    case = exercise.Case(
+        (rng.normal(size=shapes), np.full(shapes, 1 / 9) + 0.1 * rng.normal(size=shapes)), "here"
+    )
+    e = dataclasses.replace(EXERCISES["softmax-backward"], cases=lambda rng: [case], mistakes=())
+    verdict = e.judge(lambda dp, p: change(right(dp, p)), rng)
+    assert message in verdict.message and verdict.score == 0.0
+
+
+def test_an_input_returned_is_recognised():
+    assert "it is p, unchanged" in judged("softmax-backward", lambda dp, p: p).message
+
+
+# --- hostile answers ------------------------------------------------------------------------------
+
+
+class Equal:
+    """Claims to be equal to everything."""
+
+    def __eq__(self, other):
+        return True
+
+    __hash__ = None
+    shape = (1,)
+
+
+class EqualArray(np.ndarray):
+    def __eq__(self, other):
+        return np.ones(self.shape, dtype=bool)
+
+    def __sub__(self, other):
+        return np.zeros(self.shape)
+
+
+class RudeError(Exception):
+    def __str__(self):
+        raise RuntimeError("no")
+
+
+def rude(dp, p):
+    raise RudeError
+
+
+def deep(dp, p):
+    return deep(dp, p)
+
+
+def in_place(dp, p):
+    dp -= (dp * p).sum(axis=-1, keepdims=True)
+    dp *= p
+    return dp
+
+
+def leaving(dp, p):
+    sys.exit(0)
+
+
+def unwatched(dp, p):
+    sys.setprofile(None)
+    return ops.softmax_backward(dp, ops.SoftmaxCache(p), xp=np)
+
+
+class Lazy:
+    """Calls the library only when it is made an array."""
+
+    def __init__(self, dp, p):
+        self.given = dp, p
+
+    def __array__(self, dtype=None, copy=None):
+        dp, p = self.given
+        return ops.softmax_backward(dp, ops.SoftmaxCache(p), xp=np)
+
+
+async def coroutine(dp, p):
+    return right(dp, p)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (7, "must be a function"),
+        ("softmax", "softmax_backward is of type str"),
+        (lambda dp, p: "done", "ds is of type str, must be real numbers"),
+        (lambda dp, p: Equal(), "ds is of type Equal, must be real numbers"),
+        (lambda dp, p: np.zeros_like(p).view(EqualArray), "is all zeros"),
+        (lambda dp, p: {"ds": 1}, "ds is of type dict"),
+        (lambda dp, p: right(dp, p) + 0j, "an array of complex128"),
+        (lambda dp, p: [[1.0], [1.0, 2.0]], "a list of unequal parts"),
+        (lambda dp, p: (right(dp, p), None), "a tuple of 2, must be ds alone"),
+        (lambda dp, p: 3.0, "has shape (), must have (8, 9, 4)"),
+        (lambda dp, p: [], "has shape (0,)"),
+        (lambda dp, p: np.zeros((10**7, 10**8)), "MemoryError"),
+        (lambda dp, p: 1 / 0, "ZeroDivisionError in line"),
+        (eval("lambda dp, p: nope(p)"), "'nope' is not defined; is it misspelt, or its cell not"),
+        (lambda dp: dp, "takes 1 positional argument"),
+        (rude, "RudeError in line"),
+        (deep, "RecursionError in line"),
+        (in_place, "it changes its argument dp in place"),
+        (leaving, "SystemExit in line"),
+        (unwatched, "leave sys.setprofile alone"),
+        (Lazy, "it calls minitxl.model.ops.softmax_backward: write it yourself"),
+        (ops.softmax_backward, "missing 1 required keyword-only argument"),
+        (coroutine, "ds is of type coroutine"),
+        (
+            lambda dp, p: EXERCISES["softmax-backward"].model_solution(dp, p),
+            "it calls minitxl.model.ops.softmax_backward",
+        ),
+        (
+            lambda dp, p: EXERCISES["softmax-backward"].mistakes[0].wrong(dp, p) * 0,
+            "it calls minitxl.course.exercises.ops.",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:coroutine")
+def test_hostile_answers_are_verdicts(answer, message):
+    before = sys.getprofile()
+    verdict = judged("softmax-backward", answer, seed=3)
+    assert message in verdict.message and not verdict.passed and verdict.score == 0.0
+    assert "\n" not in verdict.message
+    assert sys.getprofile() is before
+
+
+def test_the_learners_own_line_is_shown(tmp_path):
+    path = tmp_path / "cell.py"
+    path.write_text("def softmax_backward(dp, p):\n    y = dp\n    return y @ p[0, 0, 0] @ p\n")
+    answer = function_of(compile(path.read_text(), str(path), "exec"), "softmax_backward")
+    message = judged("softmax-backward", answer).message
+    assert "ValueError" in message or "IndexError" in message
+    assert "in line 3, `return y @ p[0, 0, 0] @ p`: " in message
+
+
+def test_a_thread_is_watched_too():
+    def threaded(dp, p):
+        out = []
+        work = lambda: out.append(ops.softmax_backward(dp, ops.SoftmaxCache(p), xp=np))  # noqa: E731
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        return out[0]
+
+    assert (
+        "it calls minitxl.model.ops.softmax_backward"
+        in judged("softmax-backward", threaded).message
+    )
+
+
+def test_a_stop_by_hand_goes_through():
+    def stopped(dp, p):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        judged("softmax-backward", stopped)
+
+
+def test_a_profiler_that_runs_is_put_back():
+    def profiler(frame, event, arg):
+        return None
+
+    before = sys.getprofile()
+    sys.setprofile(profiler)
+    try:
+        assert judged("softmax-backward", right).passed
+        assert sys.getprofile() is profiler
+    finally:
+        sys.setprofile(before)
+
+
+def test_classes_are_named_by_class():
+    def streamed(text, batch_size, tgt_len, n):
+        stream = Stream(text, batch_size=batch_size, tgt_len=tgt_len)
+        return stream.next()[:2]
+
+    message = judged("contiguous-batch", streamed).message
+    assert message == "it calls minitxl.data.stream.Stream: write it yourself"
+
+
+# --- check: while learning ------------------------------------------------------------------------
+
+
+def test_check_prints_one_line(capsys):
+    for answer, line in [
+        (right, "✓ right, 6 of 6 points | softmax_backward"),
+        (lambda dp, p: p * dp, "✗ wrong, 0 of 6 points | softmax_backward: the sum is missing"),
+        (None, "… not solved yet, 0 of 6 points | softmax_backward: softmax_backward is None"),
+        (1, "✗ wrong, 0 of 6 points | softmax_backward: softmax_backward is of type int"),
+    ]:
+        assert course.check("softmax-backward", answer) is None
+        out = capsys.readouterr().out
+        assert out.startswith(line) and out.count("\n") == 1
+    one = lambda *a: (*ANSWERS["attention-backward"](*a)[:2], a[4])  # noqa: E731
+    assert course.check("attention-backward", one) is None
+    assert capsys.readouterr().out.startswith("◐ partly right, 5.33 of 8 points | attention")
+
+
+def test_check_finds_the_function_by_its_name(capsys):
+    """A cell that was deleted, or not run, is an exercise not solved: no error."""
+    cell = check_sources(EXERCISES["softmax-backward"])[0]
+    exec(cell, {})
+    assert capsys.readouterr().out == (
+        "… not solved yet, 0 of 6 points | softmax_backward: it is not there: run its cell, "
+        "`def softmax_backward(dp, p):`\n"
+    )
+    exec(cell, {"softmax_backward": None, "course": None})  # `course` was overwritten
+    assert "not solved yet, 0 of 6 points | softmax_backward: softmax_backward is None" in (
+        capsys.readouterr().out
+    )
+    exec(cell, {"softmax_backward": right})
+    assert capsys.readouterr().out == "✓ right, 6 of 6 points | softmax_backward\n"
+
+
+def test_check_lets_the_model_solution_pass_while_learning(capsys):
+    e = EXERCISES["rel-shift"]
+    course.check("rel-shift", function_of(e.solution, e.name))
+    assert capsys.readouterr().out.startswith("✓ right, 6 of 6 points | rel_shift: this is the lib")
+    # Nothing else that calls the library.
+    course.check("rel-shift", lambda x: ops.rel_shift_forward(x, xp=np)[0])
+    assert "it calls minitxl.model.ops.rel_shift_forward" in capsys.readouterr().out
+
+
+def test_check_is_the_same_at_every_try(capsys):
+    for _ in range(2):
+        course.check("softmax-backward", lambda dp, p: dp + p)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second
+
+
+def test_an_unknown_exercise():
+    with pytest.raises(MinitxlError, match="there is no exercise 'softmax'; there are context"):
+        course.check("softmax", right)
+
+
+def test_prints_are_shown_and_warnings_are_not(capsys):
+    def chatty(dp, p):
+        print("shape", p.shape)
+        print("aside", file=sys.stderr)
+        warnings.warn("careful", stacklevel=1)
+        np.log(np.zeros(1))
+        return right(dp, p)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        course.check("softmax-backward", chatty)
+    out, err = capsys.readouterr()
+    assert "shape (" in out and "aside" in out and "✓ right" in out and not err
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (np, "isclose"),
+        (np, "exp"),
+        (ops, "softmax_backward"),
+        (exercise, "close"),
+        (exercise.Exercise, "_compared"),
+    ],
+)
+def test_replaced_functions_are_noticed(module, name, capsys, monkeypatch):
+    def answer(dp, p):
+        monkeypatch.setattr(module, name, lambda *a, **k: np.True_)
+        return p
+
+    course.check("softmax-backward", answer)
+    monkeypatch.undo()
+    assert f"{module.__name__}.{name} has been replaced: restart" in capsys.readouterr().out
+    course.check("softmax-backward", right)
+    assert "✓ right" in capsys.readouterr().out
+
+
+def test_check_itself_cannot_be_replaced():
+    for name in course.__all__:
+        with pytest.raises(MinitxlError, match=f"course.{name} cannot be replaced"):
+            setattr(course, name, lambda *a: None)
+
+
+# --- check: in grading ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def grading(monkeypatch):
+    monkeypatch.setattr(course, "_EXECUTION", "autograde")
+    monkeypatch.setattr(course, "_GRADING_SEED", "17")
+
+
+def test_points_in_grading(grading, capsys):
+    assert course.check("softmax-backward", right) is None
+    assert "✓ right, 6 of 6 points | softmax_backward [seed 17]" in capsys.readouterr().out
+    one = lambda *a: (*ANSWERS["attention-backward"](*a)[:2], a[4])  # noqa: E731
+    assert course.check("attention-backward", one) == 5.33
+    for answer, message in [
+        (lambda dp, p: p * dp, "✗ wrong, 0 of 6 points .*the sum is missing"),
+        (None, "… not solved yet, 0 of 6 points"),
+        (
+            EXERCISES["softmax-backward"].model_solution,
+            "it calls minitxl.model.ops.softmax_backward",
+        ),
+    ]:
+        with pytest.raises(AssertionError, match=message):
+            course.check("softmax-backward", answer)
+    with pytest.raises(AssertionError, match="… not solved yet, 0 of 6 points"):
+        exec('course.check("softmax-backward")', {"course": course})
+
+
+def test_hard_coded_answers_fail_in_grading(monkeypatch, capsys):
+    """A table of what the check asked while learning is worth nothing with another seed."""
+    table = {}
+
+    def reach(n, t, m):
+        table[n, t, m] = ANSWERS["reach"](n, t, m)
+        return table[n, t, m]
+
+    course.check("reach", reach)
+    course.check("reach", lambda *a: table.get(a, 0))
+    assert capsys.readouterr().out.count("✓ right") == 2
+    monkeypatch.setattr(course, "_EXECUTION", "autograde")
+    for seed in ("", "1", "2"):
+        monkeypatch.setattr(course, "_GRADING_SEED", seed)
+        with pytest.raises(AssertionError, match="wrong, 0 of 4 points"):
+            course.check("reach", lambda *a: table.get(a, 0))
+    monkeypatch.setattr(course, "_GRADING_SEED", "-1")
+    with pytest.raises(MinitxlError, match="MINITXL_COURSE_SEED='-1' must be a whole number"):
+        course.check("reach", reach)
+
+
+@pytest.mark.parametrize("execution", ["autograde", "validate", ""])
+def test_the_environment_is_read_once(execution):
+    """What a submission does to its environment later does not turn grading off."""
+    code = (
+        "import os; from minitxl import course\n"
+        "os.environ.pop('NBGRADER_EXECUTION', None)\n"
+        "print(course.in_grading())"
+    )
+    env = os.environ | {"NBGRADER_EXECUTION": execution}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(bool(execution))
+
+
+def test_library_functions_are_guarded():
+    modules = set(course._BEFORE)
+    assert {np, ops, attention, exercise, running} <= modules
+
+
+def nbgrader_points(cell, points):
+    """How nbgrader gives points to an executed check (its documentation on partial credit)."""
+    for output in cell.outputs:
+        if output.output_type == "error" or output.get("name") == "stderr":
+            return 0.0
+        if output.output_type == "execute_result":
+            return float(output.data["text/plain"])
+    return float(points)
+
+
+def test_points_in_a_graded_notebook(monkeypatch):
+    """In a real kernel: warnings cost nothing, and a number that an answer shows gives nothing."""
+    monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
+    monkeypatch.setenv("PYTHONPATH", str(Path(course.__file__).parents[2]))
+    backward = source_of("attention-backward")
+    head = "import sys, warnings\ndef softmax_backward(dp, p):\n    "
+    good = "return p * (dp - (dp * p).sum(axis=-1, keepdims=True))"
+    cells = [
+        ("softmax-backward", source_of("softmax-backward"), 6.0),
+        ("softmax-backward", head + "warnings.warn('w'); sys.stderr.write('e'); " + good, 6.0),
+        ("softmax-backward", head + "sys.displayhook(6.0); return p", 0.0),
+        ("softmax-backward", head + "get_ipython().displayhook(6.0); return p", 0.0),
+        ("softmax-backward", EXERCISES["softmax-backward"].stub, 0.0),
+        ("softmax-backward", EXERCISES["softmax-backward"].solution, 0.0),
+        ("attention-backward", backward, 8.0),
+        ("attention-backward", backward.replace("return dq, dk", "return dq, -dk"), 5.33),
+    ]
+    book = nbformat.v4.new_notebook()
+    for exercise_id, source, _ in cells:
+        ask = check_sources(EXERCISES[exercise_id])[0]
+        book.cells += [nbformat.v4.new_code_cell(source), nbformat.v4.new_code_cell(ask)]
+    NotebookClient(book, timeout=60, allow_errors=True).execute()
+    for (exercise_id, source, points), cell in zip(cells, book.cells[1::2], strict=True):
+        full = EXERCISES[exercise_id].points
+        assert nbgrader_points(cell, full) == points, f"{source}\n{cell.outputs}"

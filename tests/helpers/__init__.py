@@ -1,0 +1,1 @@
+"""What tests share: small models, other devices, second opinions, a browser."""
