@@ -4,7 +4,7 @@ What it does in a way of its own is set in the `Config`: a stream starts with an
 columns of the head for the tails run backwards; in the memory's update the lengths of memory and
 segment change places (which shows only where ext_len exceeds one of them); absolute encodings
 under pre_lnorm take queries from un-normalised states. Where it differs from itself, we do not
-follow: types 2 and 3 with a memory add positions into the memory again and again (`absolute.py`).
+follow: types 2 and 3 with a memory add positions into the memory again and again (model/family/).
 Type 3 pays no heed to clamp_len there; here `with_options(clamp_len=...)` clamps its table too.
 Refused, each in one line: a cutoff equal to n_token, clusters of width 0, models of no layer.
 """

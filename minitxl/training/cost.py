@@ -260,8 +260,8 @@ def evaluation_memory(
 ) -> int:
     """Return the bytes of `evaluate` at its peak: parameters, memory, and one layer at work.
 
-    Of the plain operations and cached=False. Keys and values that are kept (`cached.py`) come on
-    top, N rows of 2 H Dh + D numbers for each token of about 1.5 memories and two segments.
+    Of the plain operations and cached=False. Keys and values that are kept (inference/cached.py)
+    come on top, N rows of 2 H Dh + D numbers for each token of about 1.5 memories and two segments.
     """
     c = config
     piece = _Piece(c, batch_size // threads, c.tgt_len, shares, training=False)

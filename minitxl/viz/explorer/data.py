@@ -33,7 +33,7 @@ STEPS = 32767  # of a 16-bit number, for the largest entry of a head
 class LayerInputs(NamedTuple):
     """What one layer's scores are made of, for n tokens; score_ij = q_i.(k_j + r_d) + c_j + d_d.
 
-    The four summands are the terms a, b, c, d of `attention.py`, divided by sqrt(Dh); d = i - j.
+    The four summands are the terms a, b, c, d of model/attention.py over sqrt(Dh); d = i - j.
     """
 
     q: np.ndarray  # (H, n, Dh), divided by sqrt(Dh)
