@@ -35,7 +35,25 @@ class Backend:
         and variance 1. There is no state to save: whoever knows the key can draw the same numbers
         again. That is how training resumes exactly.
         """
+        return self.rng_of(self.rng_key(*key))
+
+    def rng_key(self, *key: int):
+        """Return the key as `rng_of` takes it, and as it can be an input of `replayed`."""
+        return key
+
+    def rng_of(self, key):
+        """Return the random numbers of a key that `rng_key` made."""
         raise NotImplementedError
+
+    def replayed(self, function):
+        """Return function(inputs, state) -> outputs, new state, or a faster one that does the same.
+
+        inputs are what changes from call to call, state is what a call hands to the next; both, and
+        outputs, are nested lists and tuples of arrays and numbers. A device may record a call and
+        repeat it with other numbers, so apart from them nothing may differ between calls of the
+        same shapes, and what the function changes must be arrays that it changes in place.
+        """
+        return function
 
     def scatter_add(self, rows, index, *, n_rows: int):
         """Add up rows that share an index: out[index[i]] += rows[i]; (N, D), (N,) -> (n_rows, D).

@@ -9,6 +9,8 @@ from __future__ import annotations
 from functools import cache
 
 from minitxl.backend.base import Backend
+from minitxl.backend.cublas import Cublas
+from minitxl.backend.cupy_graph import Replayed
 from minitxl.backend.cupy_launch import Device
 from minitxl.backend.cupy_twins import Twins
 from minitxl.backend.numpy_backend import NumpyRandom, seed_sequence
@@ -58,11 +60,11 @@ class CupyBackend(Backend):
     def __init__(self, dtype: str = "float32", fused: bool = True):
         import array_api_compat.cupy as xp
         import cupy
-        from cupy_backends.cuda.libs import cublas
 
-        self._cupy = cupy
+        self._cupy, self._fused = cupy, fused
+        self._launch = Device(cupy, Cublas(cupy))
         if fused:
-            xp = Namespace(xp, Twins(Device(cupy, cublas)).table())
+            xp = Namespace(xp, Twins(self._launch).table())
         super().__init__(xp, cupy.cuda.Device(), dtype)
 
     def asarray(self, a, dtype=None):
@@ -72,11 +74,25 @@ class CupyBackend(Backend):
         return self._cupy.asnumpy(a)
 
     def rng(self, *key: int):
-        return CupyRandom(self._cupy, key)
+        return CupyRandom(self._cupy, self._launch, self.rng_key(*key), NumpyRandom(key))
+
+    def rng_key(self, *key: int):
+        return seed_sequence(key).generate_state(2)  # (2,) uint32
+
+    def rng_of(self, key):
+        return CupyRandom(self._cupy, self._launch, key)
+
+    def replayed(self, function):
+        # Without the twins CuPy multiplies, and that cannot be recorded.
+        return Replayed(self._cupy, function) if self._fused else function
 
     def scatter_add(self, rows, index, *, n_rows: int):
         if n_rows <= ONE_HOT_MAX:
-            return super().scatter_add(rows, index, n_rows=n_rows)
+            ids = self._cupy.arange(n_rows, dtype=index.dtype)
+            one_hot = (ids[:, None] == index[None, :]).astype(rows.dtype)  # (n_rows, N)
+            out = self._cupy.empty((n_rows, rows.shape[1]), dtype=rows.dtype)
+            self._launch.products(one_hot[None, ...], rows[None, ...], out[None, ...])
+            return out
         # Atomic additions: right (`out[index] += rows` would lose duplicates), but in an order
         # that changes from run to run, and the last digit with it.
         out = self._cupy.zeros((n_rows, rows.shape[1]), dtype=rows.dtype)
@@ -88,17 +104,22 @@ class CupyBackend(Backend):
 
 
 class CupyRandom:
-    """Uniform numbers of a key, drawn on the GPU."""
+    """Uniform numbers of a key, drawn on the GPU: number i of draw d is a function of key, d, i.
 
-    def __init__(self, cupy, key):
-        seed = int(seed_sequence(key).generate_state(1)[0])
-        self._cupy = cupy
-        self._generator = cupy.random.Generator(cupy.random.Philox4x3210(seed))
-        self._host = NumpyRandom(key)
+    The key lies on the GPU, so that a recorded call draws anew each time. (CuPy's own generators
+    keep their state where no recording can change it.)
+    """
+
+    def __init__(self, cupy, launch: Device, key, host: NumpyRandom | None = None):
+        self._cupy, self._launch, self._host = cupy, launch, host
+        self._key, self._draws = cupy.asarray(key), 0
 
     def uniform(self, shape):
         """Return float32 numbers in [0, 1)."""
-        return self._generator.random(shape, dtype=self._cupy.float32)
+        out = self._cupy.empty(shape, dtype=self._cupy.float32)
+        self._launch.uniform(self._key, self._draws, out)
+        self._draws += 1
+        return out
 
     def normal(self, shape):
         """Return the same numbers as the CPU's, so that a seed gives the same initial weights."""

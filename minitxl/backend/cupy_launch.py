@@ -1,4 +1,4 @@
-"""The two ways from CuPy arrays to the GPU that CuPy's own functions do not offer.
+"""From CuPy arrays to the GPU, where CuPy's own functions do not offer it.
 
 `Device.kernel` launches a kernel of `kernels.cu`; `Device.products` multiplies a batch of matrices
 where they lie. Both only put work into the current stream: nothing here waits for the GPU.
@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from importlib.resources import files
-
-import numpy as np
 
 KERNELS = (
     "to_heads",
@@ -28,6 +26,7 @@ KERNELS = (
     "square_sums",
     "clip_by_norm",
     "adam",
+    "uniform",
 )
 TYPES = {"float32": "float", "float64": "double"}  # NumPy's name -> CUDA's
 AMPERE = 80  # the oldest compute capability with TF32
@@ -55,20 +54,13 @@ class Device:
     """
 
     def __init__(self, cupy, cublas):
-        """cupy: the module; cublas: `cupy_backends.cuda.libs.cublas`, its thin wrapper."""
+        """cupy: the module; cublas: a `Cublas`."""
         self._cublas = cublas
-        self._handle = cupy.cuda.device.get_cublas_handle  # one for each thread and GPU
         names = tuple(f"{name}<{t}>" for name in KERNELS for t in TYPES.values())
         # Compiled at the first use of one of them and kept on disk by CuPy.
         self._module = cupy.RawModule(code=source(), name_expressions=names)
         self._kernels: dict[str, Callable] = {}
-        tf32 = wants_tf32() and int(cupy.cuda.Device().compute_capability) >= AMPERE
-        self._compute = {
-            "float32": cublas.CUBLAS_COMPUTE_32F_FAST_TF32 if tf32 else cublas.CUBLAS_COMPUTE_32F,
-            "float64": cublas.CUBLAS_COMPUTE_64F,
-        }
-        # Factors of a product are read from host memory, at the time of the call.
-        self._factor = {t: (np.ones((), t), np.zeros((), t)) for t in TYPES}
+        self._tf32 = wants_tf32() and int(cupy.cuda.Device().compute_capability) >= AMPERE
 
     def kernel(self, name: str, dtype, grid: tuple, threads: int, *args) -> None:
         """Launch kernel `name` on `grid` blocks of `threads`.
@@ -92,23 +84,24 @@ class Device:
         """
         n_batch, m, k = a.shape
         n = b.shape[2]
-        dtype = str(out.dtype)
-        one, zero = self._factor[dtype]
-        real = {"float32": 0, "float64": 1}[dtype]  # CUDA_R_32F, CUDA_R_64F of library_types.h
+        if out.size == 0:  # an empty memory; cuBLAS wants sizes of at least 1
+            return
         # cuBLAS reads memory column by column, where our matrices are their own transposes, and
         # out^T = b^T a^T: with the factors exchanged nothing is left to transpose.
         trans_b, ld_b, step_b = _layout(b)
         trans_a, ld_a, step_a = _layout(a)
         _, ld_out, step_out = _layout(out)
-        self._cublas.gemmStridedBatchedEx(
-            self._handle(), trans_b, trans_a, n, m, k,
-            one.ctypes.data,
-            b.data.ptr, real, ld_b, step_b,
-            a.data.ptr, real, ld_a, step_a,
-            zero.ctypes.data,
-            out.data.ptr, real, ld_out, step_out,
-            n_batch, self._compute[dtype], self._cublas.CUBLAS_GEMM_DEFAULT,
+        self._cublas.products(
+            str(out.dtype), self._tf32, trans_b, trans_a, n, m, k,
+            b.data.ptr, ld_b, step_b, a.data.ptr, ld_a, step_a, out.data.ptr, ld_out, step_out,
+            n_batch,
         )  # fmt: skip
+
+    def uniform(self, key, draw: int, out) -> None:
+        """Fill out (float32, in one line) with the draw-th numbers of a key (2,) uint32."""
+        threads = 256
+        grid = (min(4096, -(-out.size // (4 * threads))),)
+        self.kernel("uniform", out.dtype, grid, threads, out, key, draw, out.size)
 
 
 def _layout(x) -> tuple[int, int, int]:

@@ -32,6 +32,13 @@ class CoreCache(NamedTuple):
     dropatt: float
 
 
+class LinearCache(NamedTuple):
+    x: Array  # (N, D_in)
+    w: Array  # (D_in, D_out)
+    shape: tuple  # of the input
+    has_bias: bool
+
+
 class LayerNormCache(NamedTuple):
     x_hat: Array  # (N, D)
     rstd: Array  # (N,)
@@ -69,6 +76,9 @@ class Twins:
         return {
             name: getattr(self, name)
             for name in (
+                "linear_forward",
+                "linear_backward_input",
+                "linear_backward_weight",
                 "core_forward",
                 "core_backward",
                 "layer_norm_forward",
@@ -82,6 +92,25 @@ class Twins:
                 "adam_update",
             )
         }
+
+    # --- linear ---------------------------------------------------------------------------------
+
+    def linear_forward(self, x, w, b=None, *, xp):
+        """One launch, two with a bias."""
+        x2 = _contiguous(xp.reshape(x, (-1, x.shape[-1])), xp)  # (..., D_in) -> (N, D_in)
+        y = self._product(x2, w, xp)  # (N, D_in) @ (D_in, D_out) -> (N, D_out)
+        if b is not None:
+            self._bias(y, b, None, 0, 0.0)
+        shape = (*x.shape[:-1], w.shape[1])
+        return xp.reshape(y, shape), LinearCache(x2, w, x.shape, b is not None)
+
+    def linear_backward_input(self, dy, w, *, xp):
+        """One launch."""
+        return self._product(_contiguous(dy, xp), w.T, xp)
+
+    def linear_backward_weight(self, x, dy, *, xp):
+        """One launch."""
+        return self._product(_contiguous(x, xp).T, _contiguous(dy, xp), xp)
 
     # --- the core of relative attention ---------------------------------------------------------
 
@@ -185,10 +214,11 @@ class Twins:
         drops = rng is not None and dropout > 0.0
         rate = dropout if drops else 0.0
         x2 = xp.reshape(x, (-1, x.shape[-1]))  # (B, T, D) -> (N, D)
-        y = x2 @ w_1  # (N, D) @ (D, F) -> (N, F)
+        x2 = _contiguous(x2, xp)
+        y = self._product(x2, w_1, xp)  # (N, D) @ (D, F) -> (N, F)
         uniform = rng.uniform((*x.shape[:-1], y.shape[1])) if drops else None
         self._bias(y, b_1, uniform, 1, rate)
-        out = y @ w_2  # (N, F) @ (F, D) -> (N, D)
+        out = self._product(y, w_2, xp)  # (N, F) @ (F, D) -> (N, D)
         uniform = rng.uniform((*x.shape[:-1], out.shape[1])) if drops else None
         self._bias(out, b_2, uniform, 0, rate)
         cache = FeedForwardCache(x2, w_1, y, w_2, uniform, rate)
@@ -203,11 +233,13 @@ class Twins:
         dy = _contiguous(xp.reshape(dy, (-1, w_2.shape[1])), xp)  # (B, T, D) -> (N, D)
         if uniform is not None:
             dy = self._gate(dy, None, uniform, xp.empty_like(dy), rate)
-        dw_2, db_2 = y.T @ dy, self._column_sums(dy[None, ...], None, 1.0, xp)[0, 0, :]
-        dy = dy @ w_2.T  # (N, D) @ (D, F) -> (N, F)
+        dw_2 = self._product(y.T, dy, xp)
+        db_2 = self._column_sums(dy[None, ...], None, 1.0, xp)[0, 0, :]
+        dy = self._product(dy, w_2.T, xp)  # (N, D) @ (D, F) -> (N, F)
         self._gate(dy, y, None, dy, rate)
-        dw_1, db_1 = x.T @ dy, self._column_sums(dy[None, ...], None, 1.0, xp)[0, 0, :]
-        dx = dy @ w_1.T  # (N, F) @ (F, D) -> (N, D)
+        dw_1 = self._product(x.T, dy, xp)
+        db_1 = self._column_sums(dy[None, ...], None, 1.0, xp)[0, 0, :]
+        dx = self._product(dy, w_1.T, xp)  # (N, F) @ (F, D) -> (N, D)
         return xp.reshape(dx, shape), dw_1, db_1, dw_2, db_2
 
     # --- dropout --------------------------------------------------------------------------------
@@ -256,11 +288,11 @@ class Twins:
         self._kernel("clip_by_norm", grad.dtype, (blocks,), FLAT_THREADS, *args)
         return norm
 
-    def adam_update(self, flat, g, m, v, *, lr, t, beta1, beta2, eps, xp):
-        """One launch."""
+    def adam_update(self, flat, g, m, v, factors, *, beta1, beta2, eps, xp):
+        """One launch; the factors are numbers, or lie on the GPU."""
         n = flat.shape[0]
-        rate, stretch = lr / (1.0 - beta1**t), 1.0 / math.sqrt(1.0 - beta2**t)
-        args = (flat, g, m, v, n, float(rate), stretch, float(beta1), float(beta2), float(eps))
+        rate, stretch = (xp.asarray(x, dtype=xp.float64) for x in factors)
+        args = (flat, g, m, v, rate, stretch, n, float(beta1), float(beta2), float(eps))
         self._kernel("adam", flat.dtype, (_blocks(n),), FLAT_THREADS, *args)
 
     # --- what they share ------------------------------------------------------------------------
@@ -289,6 +321,12 @@ class Twins:
         args = (x, other, y, b, length, h, dh, scale)
         self._kernel("from_heads", x.dtype, (b * length,), _threads(h * dh), *args)
         return y.transpose(0, 2, 1, 3)  # a view; merging the heads needs no copy
+
+    def _product(self, a, b, xp):
+        """a @ b for (m, k) and (k, n), either of them transposed in memory or not."""
+        out = xp.empty((a.shape[0], b.shape[1]), dtype=a.dtype)
+        self._device.products(a[None, ...], b[None, ...], out[None, ...])
+        return out
 
     def _products(self, a, b, out):
         """Multiply the matrices of the last two dims; the dims before are one batch."""

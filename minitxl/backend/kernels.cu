@@ -297,15 +297,39 @@ __global__ void clip_by_norm(T* grad, const T* sums, T* norm, Size n_sum, Size n
   for (Size i = (Size)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) grad[i] *= factor;
 }
 
-// rate = lr / (1 - beta1^t), stretch = 1 / sqrt(1 - beta2^t).
+// rate = lr / (1 - beta1^t), stretch = 1 / sqrt(1 - beta2^t); in the GPU's memory, because they
+// change from step to step and a recorded launch does not.
 template <typename T>
-__global__ void adam(T* flat, const T* grad, T* m, T* v, Size n, double rate, double stretch,
-                     double beta1, double beta2, double eps) {
+__global__ void adam(T* flat, const T* grad, T* m, T* v, const double* rate, const double* stretch,
+                     Size n, double beta1, double beta2, double eps) {
   Size step = (Size)gridDim.x * blockDim.x;
   for (Size i = (Size)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) {
     T g = grad[i];
     m[i] = m[i] * (T)beta1 + (T)(1.0 - beta1) * g;
     v[i] = v[i] * (T)beta2 + g * g * (T)(1.0 - beta2);
-    flat[i] -= m[i] / (sqrt(v[i]) * (T)stretch + (T)eps) * (T)rate;
+    flat[i] -= m[i] / (sqrt(v[i]) * (T)*stretch + (T)eps) * (T)*rate;
+  }
+}
+
+// --- random numbers ------------------------------------------------------------------------------
+
+// x[i] = the i-th uniform number in [0, 1) of a draw: Philox4x32-10 (Salmon et al. 2011), which turns
+// a counter (i / 4, draw) and a key into four words without any state. T plays no part.
+template <typename T>
+__global__ void uniform(float* x, const unsigned* key, Size draw, Size n) {
+  Size step = (Size)gridDim.x * blockDim.x;
+  for (Size i = (Size)blockIdx.x * blockDim.x + threadIdx.x; i < (n + 3) / 4; i += step) {
+    unsigned c[4] = {(unsigned)i, (unsigned)(i >> 32), (unsigned)draw, 0}, k0 = key[0], k1 = key[1];
+    for (int round = 0; round < 10; round++) {
+      unsigned long long a = 0xD2511F53ull * c[0], b = 0xCD9E8D57ull * c[2];
+      unsigned c1 = c[1], c3 = c[3];
+      c[0] = (unsigned)(b >> 32) ^ c1 ^ k0;
+      c[1] = (unsigned)b;
+      c[2] = (unsigned)(a >> 32) ^ c3 ^ k1;
+      c[3] = (unsigned)a;
+      k0 += 0x9E3779B9u;
+      k1 += 0xBB67AE85u;
+    }
+    for (int j = 0; j < 4 && 4 * i + j < n; j++) x[4 * i + j] = (c[j] >> 8) * 0x1p-24f;
   }
 }

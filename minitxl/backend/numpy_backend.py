@@ -25,7 +25,7 @@ class NumpyBackend(Backend):
     def to_numpy(self, a):
         return np.array(a)  # a copy: what is done to the one does not show in the other
 
-    def rng(self, *key: int):
+    def rng_of(self, key):
         return NumpyRandom(key)
 
     def scatter_add(self, rows, index, *, n_rows: int):

@@ -23,6 +23,8 @@ from minitxl.model.ops import (
     dropout_backward,
     dropout_forward,
     linear_backward,
+    linear_backward_input,
+    linear_backward_weight,
     linear_forward,
     rel_shift_backward,
     rel_shift_forward,
@@ -235,19 +237,16 @@ def heads_backward(dq, dk, dv, cache: HeadsCache, *, memory_rows, xp):
     # undo: k = h @ w_k, v = h @ w_v
     dk = merge_heads(dk, xp=xp)  # (B, H, K, Dh) -> (B, K, H*Dh)
     dv = merge_heads(dv, xp=xp)
-    flat = (-1, dk.shape[-1])
-    dw_k = cache.k.x.T @ xp.reshape(dk, flat)  # (D, B*K) @ (B*K, H*Dh): the memory's rows too
-    dw_v = cache.v.x.T @ xp.reshape(dv, flat)
+    b, n_key, width = dk.shape
+    # (D, B*K) @ (B*K, H*Dh): the memory's rows too
+    dw_k = linear_backward_weight(cache.k.x, xp.reshape(dk, (b * n_key, width)), xp=xp)
+    dw_v = linear_backward_weight(cache.v.x, xp.reshape(dv, (b * n_key, width)), xp=xp)
     first = 0 if memory_rows else cache.n_mem  # the stop: leave the memory's rows out
-    dh = _rows_times(dk[:, first:, :], cache.k.w.T, xp=xp)
-    dh += _rows_times(dv[:, first:, :], cache.v.w.T, xp=xp)
-    return dx, dh, dw_q, dw_k, dw_v
-
-
-def _rows_times(x, w, *, xp):
-    """x (B, L, E) @ w (E, D) -> (B, L, D) as one product."""
-    b, length, e = x.shape
-    return xp.reshape(xp.reshape(x, (b * length, e)) @ w, (b, length, w.shape[1]))
+    dk = xp.reshape(dk[:, first:, :], (-1, width))  # (B, K, H*Dh) -> (B*T, H*Dh)
+    dv = xp.reshape(dv[:, first:, :], (-1, width))
+    dh = linear_backward_input(dk, cache.k.w, xp=xp)  # -> (B*T, D)
+    dh += linear_backward_input(dv, cache.v.w, xp=xp)
+    return dx, xp.reshape(dh, (b, n_key - first, -1)), dw_q, dw_k, dw_v
 
 
 # --- the whole block: projections around the core -----------------------------------------------
@@ -267,8 +266,8 @@ def attention_forward(x, h, pos, w: AttentionWeights, mask, *, dropatt, rng, xp,
     """
     n_head = w.r_w_bias.shape[0]
     q, k, v, heads = heads_forward(x, h, w.w_q, w.w_k, w.w_v, n_head=n_head, xp=xp)
-    r = (pos @ w.w_r)[None, :, :]  # (K, D) -> (1, K, H*Dh): one table for the whole batch
-    r = split_heads(r, n_head=n_head, xp=xp)[0, ...]  # -> (H, K, Dh)
+    r, _ = linear_forward(pos, w.w_r, xp=xp)  # (K, D) -> (K, H*Dh): one table for the whole batch
+    r = split_heads(r[None, :, :], n_head=n_head, xp=xp)[0, ...]  # -> (H, K, Dh)
     biases = (w.r_w_bias, w.r_r_bias)
     # A faster twin need not keep what a picture shows.
     forward = core_forward if inspect is None else core_forward.plain
@@ -290,7 +289,7 @@ def attention_backward(dy, cache: AttentionCache, *, memory_rows=False, xp):
     dq, dk, dv, dr, du, dv_bias = core_backward(do, core, xp=xp)
     # undo: r = R @ w_r (R is no parameter: its own gradient is not needed)
     dr = xp.reshape(xp.permute_dims(dr, (1, 0, 2)), (dr.shape[1], -1))  # (H, K, Dh) -> (K, H*Dh)
-    dw_r = pos.T @ dr  # (D, K) @ (K, H*Dh) -> (D, H*Dh)
+    dw_r = linear_backward_weight(pos, dr, xp=xp)  # (D, K) @ (K, H*Dh) -> (D, H*Dh)
     # undo: q = x @ w_q, k = h @ w_k, v = h @ w_v
     dx, dh, dw_q, dw_k, dw_v = heads_backward(dq, dk, dv, heads, memory_rows=memory_rows, xp=xp)
     return dx, dh, AttentionWeights(dw_q, dw_k, dw_v, dw_r, dw_o, du, dv_bias)

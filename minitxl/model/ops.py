@@ -27,6 +27,7 @@ class LinearCache(NamedTuple):
     has_bias: bool
 
 
+@has_twin
 def linear_forward(x, w, b=None, *, xp):
     """y = x w + b for x (..., D_in), w (D_in, D_out), b (D_out,) or None."""
     x2 = xp.reshape(x, (-1, x.shape[-1]))  # (..., D_in) -> (N, D_in): one large product is fastest
@@ -40,10 +41,22 @@ def linear_backward(dy, cache: LinearCache, *, xp):
     """dx = dy w^T, dw = x^T dy, db = sum dy (None where there was no b)."""
     x, w, shape, has_bias = cache
     dy = xp.reshape(dy, (-1, w.shape[1]))  # (..., D_out) -> (N, D_out)
-    dx = dy @ w.T  # (N, D_out) @ (D_out, D_in) -> (N, D_in)
-    dw = x.T @ dy  # (D_in, N) @ (N, D_out) -> (D_in, D_out)
+    dx = linear_backward_input(dy, w, xp=xp)
+    dw = linear_backward_weight(x, dy, xp=xp)
     db = xp.sum(dy, axis=0) if has_bias else None  # (N, D_out) -> (D_out,)
     return xp.reshape(dx, shape), dw, db
+
+
+@has_twin
+def linear_backward_input(dy, w, *, xp):
+    """dx = dy w^T, for dy (N, D_out), w (D_in, D_out) -> (N, D_in)."""
+    return dy @ w.T
+
+
+@has_twin
+def linear_backward_weight(x, dy, *, xp):
+    """dw = x^T dy, for x (N, D_in), dy (N, D_out) -> (D_in, D_out)."""
+    return x.T @ dy
 
 
 # --- embedding ----------------------------------------------------------------------------------

@@ -334,6 +334,10 @@ class TransformerXL:
 
     def checked_ids(self, ids, name: str):
         """Return ids (B, T) as an array of the backend; MinitxlError for what no model can read."""
+        return self.backend.asarray(self.checked_on_host(ids, name), dtype=self.backend.xp.int32)
+
+    def checked_on_host(self, ids, name: str):
+        """Return ids (B, T) where they are, checked as far as costs no wait for the device."""
         if not hasattr(ids, "shape"):
             ids = self.backend.xp.asarray(ids)  # a nested list
         shape = tuple(ids.shape)
@@ -348,7 +352,7 @@ class TransformerXL:
                     f"{name} holds ids from {low} to {high}, the model knows 0 to "
                     f"{self.config.n_token - 1}; use the vocabulary it was trained with"
                 )
-        return self.backend.asarray(ids, dtype=self.backend.xp.int32)
+        return ids
 
     def checked_mems(self, mems, batch_size: int) -> Sequence:
         """Return mems, or those of a stream's start for None; an error where they do not fit."""

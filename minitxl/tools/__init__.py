@@ -1,1 +1,1 @@
-"""Is all here that is needed (`doctor`), and how fast is it (`bench`)?"""
+"""Is all here that is needed (`doctor`), how fast is it (`bench`), what does a GPU do (`gpu_report`)?"""

@@ -158,4 +158,4 @@ class TorchTrainer:
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimizer.step()
-        return loss.item()
+        return loss.detach()

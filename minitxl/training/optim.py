@@ -28,18 +28,28 @@ class Adam:
         self._xp = xp
 
     def step(self, flat, grad, lr: float) -> None:
-        """Update `flat` (P,) in place: flat -= lr m^ / (sqrt(v^) + eps)."""
+        """Make the next update of `flat` (P,) in place: flat -= lr m^ / (sqrt(v^) + eps)."""
         self.t += 1
+        self.update(flat, grad, self.factors(lr, self.t))
+
+    def factors(self, lr: float, t: int) -> tuple[float, float]:
+        """Return lr / (1 - beta1^t) and 1 / sqrt(1 - beta2^t): what the t-th update, counted from
+        1, has of its own."""
+        return lr / (1.0 - self.beta1**t), 1.0 / math.sqrt(1.0 - self.beta2**t)
+
+    def update(self, flat, grad, factors) -> None:
+        """Update `flat` (P,) in place with `factors`; nothing is counted."""
         settings = dict(beta1=self.beta1, beta2=self.beta2, eps=self.eps)
         for start in range(0, flat.shape[0], self._block):
             part = slice(start, start + self._block)
             moments = (self.m[part], self.v[part])
-            adam_update(flat[part], grad[part], *moments, lr=lr, t=self.t, **settings, xp=self._xp)
+            adam_update(flat[part], grad[part], *moments, factors, **settings, xp=self._xp)
 
 
 @has_twin
-def adam_update(flat, g, m, v, *, lr, t, beta1, beta2, eps, xp) -> None:
-    """Update flat, m and v (n,) in place for gradient g, as the t-th update, counted from 1."""
+def adam_update(flat, g, m, v, factors, *, beta1, beta2, eps, xp) -> None:
+    """Update flat, m and v (n,) in place for gradient g; factors as of `Adam.factors`."""
+    rate, stretch = factors
     m *= beta1
     m += (1.0 - beta1) * g
     v *= beta2
@@ -47,10 +57,10 @@ def adam_update(flat, g, m, v, *, lr, t, beta1, beta2, eps, xp) -> None:
     square *= 1.0 - beta2
     v += square
     denominator = xp.sqrt(v)
-    denominator *= 1.0 / math.sqrt(1.0 - beta2**t)
+    denominator *= stretch
     denominator += eps
     update = m / denominator
-    update *= lr / (1.0 - beta1**t)
+    update *= rate
     flat -= update
 
 

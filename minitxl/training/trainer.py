@@ -54,6 +54,9 @@ class Trainer:
         self.grad_norm = None  # of the last step, before clipping; 0-d array
         self._n_thread = s.threads // self.group.size
         self._workers = Workers(self._n_thread)
+        # A group adds up its gradients on the host; one process can leave all of it to the device.
+        alone = self.group.size == 1
+        self._update = back.replayed(self._update_once) if alone else self._update_once
 
     def step(self, tokens, targets, fresh: bool = False):
         """Make one update on tokens, targets (B, T); return the batch's mean nll (nats), 0-d.
@@ -71,11 +74,34 @@ class Trainer:
                 f"a batch of {len(tokens)} rows cannot be cut into accumulate * threads = "
                 f"{self.n_piece} equal pieces; choose a multiple"
             )
+        tokens, targets = (
+            self.model.checked_on_host(ids, name)
+            for ids, name in ((tokens, "tokens"), (targets, "targets"))
+        )
         before = [None] * len(self.pieces) if fresh else self.mems
+        # Random numbers are a function of (seed, step, piece): nothing to save, exact to resume.
+        rng_key = self.model.backend.rng_key
+        keys = [rng_key(self.settings.seed, self.n_step, i) for i in self.pieces]
+        rate = learning_rate(self.n_step, self.settings)
+        factors = self.adam.factors(rate, self.n_step + 1)
+        (loss, norm), mems = self._update((tokens, targets, keys, factors), before)
+        # Only now, so that a forward or backward pass that fails leaves all as it was.
+        self.grad_norm, self.mems = norm, mems
+        self.n_step += 1
+        self.adam.t = self.n_step
+        return loss
+
+    def _update_once(self, inputs, before):
+        """Update parameters and moments; return (loss, norm of the gradient), and the memories.
+
+        No number of the model is looked at here: a GPU works through all of it unasked, and
+        can record it (`Backend.replayed`).
+        """
+        tokens, targets, keys, factors = inputs
         rows = len(tokens) // self.n_piece
         jobs = [
-            (i, held, tokens[i * rows : (i + 1) * rows], targets[i * rows : (i + 1) * rows])
-            for i, held in zip(self.pieces, before, strict=True)
+            (key, held, tokens[i * rows : (i + 1) * rows], targets[i * rows : (i + 1) * rows])
+            for i, key, held in zip(self.pieces, keys, before, strict=True)
         ]
         loss, total, mems = 0.0, None, []
         for first in range(0, len(jobs), self._n_thread):  # rounds of one piece a thread
@@ -91,18 +117,14 @@ class Trainer:
         loss, total = self._sum_over_group(loss), self._sum_over_group(total)
         total *= 1.0 / self.n_piece
         xp = self.model.backend.xp
-        self.grad_norm = clip_by_norm(total, self.settings.clip, xp=xp)
-        self.adam.step(self.model.params.flat, total, learning_rate(self.n_step, self.settings))
-        # Only now, so that a forward or backward pass that fails leaves all as it was.
-        self.mems = mems
-        self.n_step += 1
-        return loss
+        norm = clip_by_norm(total, self.settings.clip, xp=xp)
+        self.adam.update(self.model.params.flat, total, factors)
+        return (loss, norm), mems
 
     def _piece(self, job):
         """Run forward and backward on one piece of the batch."""
-        i, mems, tokens, targets = job
-        # Random numbers are a function of (seed, step, piece): nothing to save, exact to resume.
-        rng = self.model.backend.rng(self.settings.seed, self.n_step, i)
+        key, mems, tokens, targets = job
+        rng = self.model.backend.rng_of(key)
         if self.settings.loss_on == "half":  # the recent half, whose queries see the most
             targets = targets[:, targets.shape[1] // 2 :]
         nll, mems, cache = self.model.forward(tokens, targets, mems, rng=rng)

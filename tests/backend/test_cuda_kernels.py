@@ -14,7 +14,7 @@ import pytest
 from helpers import host_cuda
 from helpers.models import make_model, make_tokens
 from minitxl import TrainConfig
-from minitxl.backend import cupy_launch, get_backend
+from minitxl.backend import cublas, cupy_launch, get_backend
 from minitxl.model import attention, layers, ops
 from minitxl.training import optim
 from minitxl.training.trainer import Trainer
@@ -143,7 +143,8 @@ def test_kernels_are_the_list():
     """Each kernel of the source is listed, and takes only what CuPy can hand over as it is."""
     kernels = host_cuda.signatures()
     assert tuple(kernels) == cupy_launch.KERNELS
-    allowed = {"T*", "const T*", "const float*", "const int*", "Size", "double"}
+    allowed = {"T*", "float*", "Size", "double"}
+    allowed |= {f"const {t}*" for t in ("T", "float", "double", "int", "unsigned")}
     assert {kind for kinds in kernels.values() for kind in kinds} <= allowed
     assert "#include" not in re.sub("//.*", "", cupy_launch.source())
 
@@ -170,8 +171,9 @@ def test_twins_are_the_plain_operations(gpu, monkeypatch):
     backend = host_cuda.backend(monkeypatch, gpu)
     cases(lambda *args, **options: compare(backend, *args, **options))
     used = set(gpu.kernels)
-    assert used == {*cupy_launch.KERNELS, "gemm"} - {"square_sums", "clip_by_norm", "adam"}
-    assert backend.cublas.compute_types == {host_cuda.HostCublas.CUBLAS_COMPUTE_64F}
+    others = {"square_sums", "clip_by_norm", "adam", "uniform"}
+    assert used == {*cupy_launch.KERNELS, "gemm"} - others
+    assert backend.library.compute_types == {cublas.COMPUTE["float64"]}
 
 
 @pytest.mark.parametrize("tf32", [None, "1", "0", "yes"])
@@ -188,9 +190,8 @@ def test_float32(tf32, monkeypatch):
         compare(backend, operation, undo, inputs, upstream, "float32", **options)
 
     cases(check)
-    cublas = host_cuda.HostCublas
-    exact, fast = cublas.CUBLAS_COMPUTE_32F, cublas.CUBLAS_COMPUTE_32F_FAST_TF32
-    assert backend.cublas.compute_types == {fast if tf32 == "1" else exact}
+    exact, fast = cublas.COMPUTE["float32"], cublas.COMPUTE_TF32
+    assert backend.library.compute_types == {fast if tf32 == "1" else exact}
 
 
 @pytest.mark.parametrize("n", [7, 5000])
@@ -212,6 +213,23 @@ def test_flat_buffer(gpu, n, monkeypatch):
             results.append([backend.to_numpy(a) for a in (norm, grad, flat, adam.m, adam.v)])
     for got, expected in zip(results[:3], results[3:], strict=True):
         same(got, expected)
+
+
+def test_random_numbers_are_philox(monkeypatch, gpu):
+    """The known answer of Philox4x32-10 for key 0, and the same numbers whatever the launch."""
+    backend = host_cuda.backend(monkeypatch, gpu)
+    rng = backend.rng_of(np.zeros(2, dtype=np.uint32))
+    first = backend.to_numpy(rng.uniform((1, 5)))
+    words = np.array([0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8])
+    np.testing.assert_array_equal(first[0, :4], (words >> 8) / np.float32(1 << 24))
+    again = backend.to_numpy(backend.rng_of(np.zeros(2, dtype=np.uint32)).uniform((3000, 7)))
+    np.testing.assert_array_equal(again.ravel()[:5], first[0])
+    assert again.dtype == np.float32 and 0 <= again.min() and again.max() < 1
+    assert abs(again.mean() - 0.5) < 0.01 and abs(again.var() - 1 / 12) < 0.002
+    second = backend.to_numpy(rng.uniform((3000, 7)))
+    other = backend.to_numpy(backend.rng(1, 2).uniform((3000, 7)))
+    for a, b in ((again, second), (again, other), (second, other)):
+        assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.03
 
 
 def test_not_a_number_is_not_hidden(monkeypatch):

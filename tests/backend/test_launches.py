@@ -55,10 +55,59 @@ def test_a_step_with_twins_is_the_plain_step(options, monkeypatch):
     for fused in (True, False):
         gpu = host_cuda.Gpu()
         results.append(train(host_cuda.backend(monkeypatch, gpu, fused=fused), **options)[0])
-        assert bool(gpu.kernels) == fused
+        assert bool(set(gpu.kernels) - {"uniform", "gemm"}) == fused
         gpu.check_guards()
     for got, expected in zip(*results, strict=True):
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        ({}, dict(accumulate=1)),
+        (dict(pre_lnorm=True), {}),
+        (dict(clamp_len=3, same_length=True, untie_r=True), dict(loss_on="half")),
+        (dict(tgt_len=5, mem_len=3), dict(accumulate=1)),
+    ],
+    ids=["plain", "pieces, pre-norm", "options", "short memory"],
+)
+def test_a_replayed_step_is_the_step(options, settings, monkeypatch):
+    """Recorded once, then replayed with other tokens, rates and random numbers; a step that does
+    not continue the one before, and a state that is loaded, in between."""
+    results, settings = [], PIECES | dict(warmup=4, lr_end=0.1, steps=9) | settings
+    for records in (True, False):
+        gpu = host_cuda.Gpu()
+        backend = host_cuda.backend(monkeypatch, gpu)
+        if not records:
+            backend.replayed = lambda function: function
+        model = make_model(backend, **(dict(dropout=0.3, dropatt=0.2) | options))
+        trainer, found = Trainer(model, TrainConfig(**settings)), []
+        shape, saved = (4, model.config.tgt_len), None
+        for n in range(14):
+            if n == 6:
+                saved = trainer.state()
+            if n == 8:
+                trainer.load_state(*saved)
+            trainer.step(make_tokens(*shape, seed=n), make_tokens(*shape, seed=n + 9), fresh=n == 9)
+            found.append(trainer.grad_norm)
+        assert gpu.replays >= 2 if records else gpu.replays == 0
+        found += [model.params.flat, trainer.adam.m, *trainer.mems[0]]
+        results.append([backend.to_numpy(a) for a in found])
+        gpu.check_guards()
+    for got, expected in zip(*results, strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_what_cannot_be_recorded_runs_as_it_is(monkeypatch):
+    """Shaw's positions are multiplied by CuPy itself, which refuses; the steps are made."""
+    gpu = host_cuda.Gpu()
+    backend = host_cuda.backend(monkeypatch, gpu)
+    trainer = Trainer(make_model(backend, attn_type=1), TrainConfig(**PIECES))
+    losses = []
+    for n in range(5):
+        losses.append(trainer.step(make_tokens(4, 5, seed=n), make_tokens(4, 5, seed=n + 9)))
+    assert gpu.replays == 0 and "cuBLAS" in trainer._update.why_not
+    assert gpu.recorded is None and np.isfinite(backend.to_numpy(losses[-1]))
 
 
 def test_it_is_the_step_of_the_cpu(monkeypatch):
@@ -84,7 +133,7 @@ def test_the_host_cannot_read(monkeypatch):
 # to five launches a layer more: sums over rows then go in two steps.)
 @pytest.mark.parametrize(
     ("fused", "dropout", "most"),
-    [(False, 0.0, 1930), (True, 0.0, 905), (False, 0.1, 2165), (True, 0.1, 985)],
+    [(False, 0.0, 1930), (True, 0.0, 925), (False, 0.1, 2165), (True, 0.1, 1005)],
 )
 def test_launches_of_twelve_layers(fused, dropout, most, monkeypatch):
     gpu = host_cuda.Gpu()

@@ -65,7 +65,7 @@ def check_same_losses(args, steps=4, tolerance=1e-4):
     """Train both for a few steps without dropout and demand the same loss at each."""
     config, ours, theirs = build(args, dropout=0.0)
     for n, (tokens, targets) in enumerate(random_batches(config, args.batch, steps)):
-        a, b = float(ours.step(tokens, targets)), theirs.step(tokens, targets)
+        a, b = float(ours.step(tokens, targets)), float(theirs.step(tokens, targets))
         print(f"  loss at step {n}: minitxl {a:.6f}, PyTorch {b:.6f} nats")
         if not abs(a - b) <= tolerance:
             raise SystemExit(f"the two models disagree by {abs(a - b):.2e}: nothing was timed")

@@ -6,6 +6,7 @@ launch a kernel, and refuse to be read by the host. Nothing of CuPy itself is te
 """
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import re
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minitxl.backend import cupy_launch
+from minitxl.backend import cublas, cupy_launch
 
 GUARD = 64  # numbers around an `empty` array that must stay untouched
 
@@ -87,10 +88,13 @@ class HostModule:
             cells = [_cell(a, k, f"{name}, argument {i}") for i, (a, k) in given]
             pointers = (ctypes.c_void_p * len(cells))(*(ctypes.addressof(c) for c in cells))
             sizes = (ctypes.c_uint * 3)(*(*grid, 1, 1)[:3])
-            self._gpu.launches += 1
             self._gpu.kernels.append(kernel)
-            status = function(sizes, block[0], int(self._gpu.backwards), pointers)
-            assert status == 0, f"{name} parts its threads at a barrier ({status})"
+
+            def run(alive=(args, cells)):
+                status = function(sizes, block[0], int(self._gpu.backwards), pointers)
+                assert status == 0, f"{name} parts its threads at a barrier ({status})"
+
+            self._gpu.order(run)
 
         return launch
 
@@ -101,7 +105,7 @@ def _cell(a, kind: str, where: str):
         if isinstance(a, int):
             assert a == 0, where
             return ctypes.c_int64(0)
-        names = {"float": "float32", "double": "float64", "int": "int32"}
+        names = {"float": "float32", "double": "float64", "int": "int32", "unsigned": "uint32"}
         assert str(a.dtype) == names[kind.removeprefix("const ").removesuffix("*")], where
         return ctypes.c_int64(a.data.ptr)
     if kind == "Size":
@@ -114,17 +118,34 @@ def _cell(a, kind: str, where: str):
 # --- cuBLAS -------------------------------------------------------------------------------------
 
 
-class HostCublas(types.ModuleType):
-    """In place of `cupy_backends.cuda.libs.cublas`, by the rules of cuBLAS's manual."""
-
-    CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_64F, CUBLAS_COMPUTE_32F_FAST_TF32 = 68, 70, 77
-    CUBLAS_GEMM_DEFAULT = -1
+class HostLibrary:
+    """In place of libcublas, by the rules of its manual; `Cublas` itself is real."""
 
     def __init__(self, gpu):
-        super().__init__("cupy_backends.cuda.libs.cublas")
         self._gpu, self.compute_types = gpu, set()
 
-    def gemmStridedBatchedEx(  # noqa: N802
+    def cublasCreate_v2(self, handle):  # noqa: N802
+        handle._obj.value = HANDLE
+        return 0
+
+    def cublasSetStream_v2(self, handle, stream):  # noqa: N802
+        assert handle == HANDLE
+        return 0
+
+    def cublasSetWorkspace_v2(self, handle, place, size):  # noqa: N802
+        assert handle == HANDLE and size > 0
+        return 0
+
+    def cublasGemmEx(  # noqa: N802
+        self, handle, transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb, beta,
+        C, Ctype, ldc, computeType, algo,
+    ):  # fmt: skip
+        return self.cublasGemmStridedBatchedEx(
+            handle, transa, transb, m, n, k, alpha, A, Atype, lda, 0, B, Btype, ldb, 0, beta,
+            C, Ctype, ldc, 0, 1, computeType, algo,
+        )  # fmt: skip
+
+    def cublasGemmStridedBatchedEx(  # noqa: N802
         self, handle, transa, transb, m, n, k, alpha,
         A, Atype, lda, strideA, B, Btype, ldb, strideB, beta,
         C, Ctype, ldc, strideC, batchCount, computeType, algo,
@@ -133,14 +154,13 @@ class HostCublas(types.ModuleType):
         dtype = np.dtype({0: "float32", 1: "float64"}[Atype])
         assert computeType in ((68, 77) if Atype == 0 else (70,))
         self.compute_types.add(computeType)
-        kind = ctypes.c_float if Atype == 0 else ctypes.c_double
-        assert kind.from_address(alpha).value == 1.0 and kind.from_address(beta).value == 0.0
+        assert alpha._obj.value == 1.0 and beta._obj.value == 0.0
         a = _matrices(A, transa, m, k, lda, strideA, batchCount, dtype)
         b = _matrices(B, transb, k, n, ldb, strideB, batchCount, dtype)
         c = _matrices(C, 0, m, n, ldc, strideC, batchCount, dtype)
-        self._gpu.launches += 1
         self._gpu.kernels.append("gemm")
-        c[...] = a @ b
+        self._gpu.order(lambda: np.matmul(a, b, out=c))
+        return 0
 
 
 def _matrices(pointer, trans, rows, columns, ld, stride, count, dtype):
@@ -168,11 +188,37 @@ class Gpu:
         self.launches = 0  # kernels, products, copies and fills that would be put into the stream
         self.kernels = []  # the names of those that the twins launched themselves
         self.buffers = []  # of `empty` arrays, with their guards
+        self.recorded = None  # while a stream is recorded: what was ordered
+        self.replays = 0  # launches of graphs
+
+    def order(self, work, launches=1):
+        """Put work into the stream: it is done at once, or recorded and not done."""
+        self.launches += launches
+        if self.recorded is None:
+            work()
+        else:
+            self.recorded.append(work)
+
+    def ordered(self, function, launches=1):
+        """A new array of what function() returns, and again whenever it is replayed."""
+        with np.errstate(all="ignore"):  # while recorded the numbers are not there yet
+            result = np.array(function())
+        self.launches += launches
+        if self.recorded is not None:
+            self.recorded.append(lambda: np.copyto(result, function()))
+        return self.array(result)
+
+    def array(self, a):
+        """A host array's memory as an array of this GPU."""
+        a = np.asarray(a).view(HostArray)
+        a.gpu = self
+        return a
 
     def check_guards(self):
         """Nothing was written outside of an array."""
         for buffer in self.buffers:
-            assert np.isnan(buffer[:GUARD]).all() and np.isnan(buffer[-GUARD:]).all()
+            for guard in (buffer[:GUARD], buffer[-GUARD:]):
+                assert (guard.view(np.uint8) == 255).all()
 
 
 class HostArray(np.ndarray):
@@ -184,6 +230,10 @@ class HostArray(np.ndarray):
         self.gpu = getattr(other, "gpu", None)
 
     @property
+    def __array_interface__(self):
+        raise AttributeError("the memory is not the host's")
+
+    @property
     def data(self):
         return types.SimpleNamespace(ptr=self.ctypes.data)
 
@@ -191,33 +241,57 @@ class HostArray(np.ndarray):
         for x in inputs:
             if isinstance(x, np.ndarray) and not isinstance(x, HostArray):
                 raise TypeError(f"{ufunc.__name__} of an array of the GPU and one of the host")
-        self.gpu.launches += _launches_of(ufunc.__name__, inputs)
+        launches = _launches_of(ufunc.__name__, inputs)
+        if ufunc.__name__ == "matmul" and self.gpu.recorded is not None:
+            raise NotImplementedError("calling cuBLAS API during stream capture is unsupported")
         if out is not None:
             options["out"] = tuple(_plain(x) for x in out)
-        result = getattr(ufunc, method)(*(_plain(x) for x in inputs), **options)
-        return self._wrap(result) if out is None else out[0]
+        plain = [_plain(x) for x in inputs]
+
+        def work():
+            return getattr(ufunc, method)(*plain, **options)
+
+        if out is None:
+            return self.gpu.ordered(work, launches)
+        self.gpu.order(work, launches)
+        return out[0]
 
     def __array_function__(self, function, _, args, options):
-        result = function(*_plain(args), **_plain(options))
-        views = any(np.may_share_memory(result, _plain(x)) for x in _arrays(args))
-        if not views and function.__name__ != "empty_like":
-            self.gpu.launches += 1
-        return self._wrap(result)
-
-    def _wrap(self, result):
-        wrapped = np.asarray(result).view(HostArray)
-        wrapped.gpu = self.gpu
-        return wrapped
+        args, options, arrays = _plain(args), _plain(options), list(_arrays(args))
+        with np.errstate(all="ignore"):
+            result = function(*args, **options)
+        if any(np.may_share_memory(result, _plain(x)) for x in arrays):
+            return self.gpu.array(result)
+        return self.gpu.ordered(lambda: function(*args, **options))
 
     def __setitem__(self, key, value):
         assert isinstance(value, (HostArray, int, float)), "an array of the host"
-        self.gpu.launches += 1
-        _plain(self)[key] = _plain(value)
+        own, value = _plain(self), _plain(value)
+
+        def work():
+            own[key] = value
+
+        self.gpu.order(work)
 
     def reshape(self, *shape):
-        result = self._wrap(_plain(self).reshape(*shape))
-        self.gpu.launches += not np.may_share_memory(_plain(self), _plain(result))
-        return result
+        own = _plain(self)
+        result = own.reshape(*shape)
+        if np.may_share_memory(own, result):
+            return self.gpu.array(result)
+        return self.gpu.ordered(lambda: own.reshape(*shape))
+
+    def copy(self):
+        own = _plain(self)
+        return self.gpu.ordered(lambda: own.copy())
+
+    def astype(self, dtype):
+        own = _plain(self)
+        return self.gpu.ordered(lambda: own.astype(dtype))
+
+    def set(self, values):
+        """Copy from the host, which a recording cannot do."""
+        assert self.gpu.recorded is None, "a copy from the host while the stream is recorded"
+        _plain(self)[...] = values
 
     def _refuse(self, *_):
         raise AssertionError("the host read a number of the GPU: it would have to wait for it")
@@ -258,7 +332,7 @@ def _launches_of(ufunc: str, inputs) -> int:
 class HostNamespace:
     """NumPy with arrays of the GPU: in place of `array_api_compat.cupy`."""
 
-    int32 = np.int32
+    int32, float64 = np.int32, np.float64
 
     def __init__(self, gpu):
         self._gpu = gpu
@@ -267,53 +341,78 @@ class HostNamespace:
         value = getattr(np, name)
         return value
 
-    def _made(self, a, launches=1):
-        self._gpu.launches += launches
-        a = np.asarray(a).view(HostArray)
-        a.gpu = self._gpu
-        return a
-
     def empty(self, shape, *, dtype=None, device=None):
         size = int(np.prod(shape))
-        buffer = np.full(size + 2 * GUARD, np.nan, dtype=dtype)
+        buffer = np.empty(size + 2 * GUARD, dtype=dtype)
+        buffer.view(np.uint8)[...] = 255  # which makes floats no numbers
         self._gpu.buffers.append(buffer)
-        return self._made(buffer[GUARD : GUARD + size].reshape(shape), launches=0)
+        return self._gpu.array(buffer[GUARD : GUARD + size].reshape(shape))
 
     def empty_like(self, x):
         return self.empty(x.shape, dtype=x.dtype)
 
     def zeros(self, shape, *, dtype=None, device=None):
-        return self._made(np.zeros(shape, dtype=dtype))
+        return self._gpu.ordered(lambda: np.zeros(shape, dtype=dtype))
 
     def full(self, shape, value, *, dtype=None, device=None):
-        return self._made(np.full(shape, value, dtype=dtype))
+        return self._gpu.ordered(lambda: np.full(shape, value, dtype=dtype))
 
     def arange(self, *args, dtype=None, device=None):
-        return self._made(np.arange(*args, dtype=dtype))
+        return self._gpu.ordered(lambda: np.arange(*args, dtype=dtype))
 
     def asarray(self, a, *, dtype=None, device=None):
         if isinstance(a, HostArray) and dtype in (None, a.dtype):
             return a
-        return self._made(np.array(_plain(a), dtype=dtype))
+        if isinstance(a, HostArray):
+            return self._gpu.ordered(lambda: np.array(_plain(a), dtype=dtype))
+        assert self._gpu.recorded is None, "a copy from the host while the stream is recorded"
+        self._gpu.launches += 1
+        return self._gpu.array(np.array(a, dtype=dtype))
 
     def astype(self, a, dtype, *, copy=True):
-        return a if not copy and a.dtype == dtype else self._made(_plain(a).astype(dtype))
+        if not copy and a.dtype == dtype:
+            return a
+        return self._gpu.ordered(lambda: _plain(a).astype(dtype))
 
     def ascontiguousarray(self, a):
-        return self._made(np.array(_plain(a), order="C"))
+        result = np.array(_plain(a), order="C")
+        self._gpu.order(lambda: np.copyto(result, _plain(a)))
+        return self._gpu.array(result)
 
 
 # --- CuPy ---------------------------------------------------------------------------------------
 
 
-class HostGenerator:
-    """In place of `cupy.random.Generator`."""
+class HostStream:
+    """In place of `cupy.cuda.Stream`: recorded work is done when its graph is launched."""
 
-    def __init__(self, xp, seed):
-        self._xp, self._generator = xp, np.random.default_rng(seed)
+    ptr = 0
 
-    def random(self, shape, dtype):
-        return self._xp._made(self._generator.random(shape, dtype=dtype))
+    def __init__(self, gpu, non_blocking=False):
+        self._gpu = gpu
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def synchronize(self):
+        assert self._gpu.recorded is None, "a wait while the stream is recorded"
+
+    def begin_capture(self):
+        self._gpu.recorded = []
+
+    def end_capture(self):
+        recorded, self._gpu.recorded = self._gpu.recorded, None
+
+        def launch():
+            self._gpu.launches += 1
+            self._gpu.replays += 1
+            for work in recorded:
+                work()
+
+        return types.SimpleNamespace(launch=launch)
 
 
 def backend(monkeypatch, gpu: Gpu, dtype="float64", fused=True):
@@ -324,20 +423,30 @@ def backend(monkeypatch, gpu: Gpu, dtype="float64", fused=True):
     cupy = types.ModuleType("cupy")
     device = types.SimpleNamespace(compute_capability="80")
     cupy.RawModule = functools.partial(HostModule, gpu)
+    pool = types.SimpleNamespace(
+        free_all_blocks=lambda: None, malloc=None, total_bytes=lambda: 1 << 30
+    )
     cupy.cuda = types.SimpleNamespace(
-        Device=lambda: device, device=types.SimpleNamespace(get_cublas_handle=lambda: HANDLE)
+        Device=lambda: device,
+        Stream=functools.partial(HostStream, gpu),
+        get_current_stream=lambda: HostStream(gpu),
+        alloc=lambda size: types.SimpleNamespace(ptr=0),
+        MemoryPool=lambda: pool,
+        using_allocator=lambda malloc: contextlib.nullcontext(),
     )
-    cupy.random = types.SimpleNamespace(
-        Generator=functools.partial(HostGenerator, xp), Philox4x3210=lambda seed: seed
+    cupy.get_default_memory_pool = lambda: pool
+    cupy.float32, cupy.arange, cupy.empty = np.float32, xp.arange, xp.empty
+    cupy.zeros = xp.zeros
+    cupy.add = types.SimpleNamespace(
+        at=lambda out, i, x: gpu.order(lambda: np.add.at(_plain(out), _plain(i), _plain(x)))
     )
-    cupy.float32 = np.float32
     cupy.asarray, cupy.asnumpy = xp.asarray, lambda a: np.array(_plain(a))
-    cublas = HostCublas(gpu)
-    modules = {"cupy": cupy, "array_api_compat.cupy": xp, "cupy_backends.cuda.libs.cublas": cublas}
-    for name, module in modules.items():
+    library = HostLibrary(gpu)
+    monkeypatch.setattr(cublas, "_load", lambda cupy: library)
+    for name, module in {"cupy": cupy, "array_api_compat.cupy": xp}.items():
         _put(monkeypatch, name, module)
     made = CupyBackend(dtype, fused)
-    made.cublas = cublas
+    made.library = library
     return made
 
 

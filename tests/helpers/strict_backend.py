@@ -23,7 +23,7 @@ class StrictBackend(Backend):
     def to_numpy(self, a):
         return np.from_dlpack(xp.asarray(a, device=xp.Device("CPU_DEVICE"), copy=True))
 
-    def rng(self, *key):
+    def rng_of(self, key):
         return StrictRandom(self, NumpyRandom(key))
 
 

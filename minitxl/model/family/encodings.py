@@ -47,7 +47,7 @@ def sinusoid_table(n_key, params, config: Config, *, xp):
     inv_freq = params.constants["inv_freq"]
     distances = xp.arange(n_key - 1, -1, -1, device=inv_freq.device)
     if config.clamp_len > 0:
-        distances = xp.minimum(distances, xp.asarray(config.clamp_len, device=inv_freq.device))
+        distances = xp.clip(distances, None, config.clamp_len)
     return sinusoid(distances, inv_freq, xp=xp)
 
 
