@@ -30,9 +30,9 @@ def rehearsed(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu_report, "SHAPES", {"enwik8-base": SMALL})
     monkeypatch.setattr(gpu_report, "ATTENTION_LENS", (9,))
     monkeypatch.setattr(gpu_report, "SEGMENT_LENS", (1, 4))
-    monkeypatch.setitem(gpu_report.EVALUATED, "n_layer", 1)
-    monkeypatch.setattr(gpu_report, "FIRST_BATCH", 2)
-    monkeypatch.setattr(gpu_report, "LAST_BATCH", 3)
+    sizes = dict(n_token=78, n_layer=1, d_model=8, n_head=2, d_head=4, d_inner=8)
+    monkeypatch.setattr(gpu_report, "EVALUATED", {"small": sizes})
+    monkeypatch.setattr(gpu_report, "free_bytes", lambda: 0)
     sizes = dict(n_token=50, n_layer=1, d_model=8, n_head=2, d_head=4, d_inner=8, tgt_len=5)
     monkeypatch.setattr(gpu_report, "PARITY", sizes)
 
@@ -50,10 +50,12 @@ def test_parity(rehearsed):
     assert all(case["worst"] <= case["limit"] for case in found.values()), found
 
 
-@pytest.mark.slow
-def test_training_and_writing(rehearsed):
+def test_training_and_writing(rehearsed, monkeypatch):
+    monkeypatch.setattr(gpu_report, "TRAINED", 4)
+    monkeypatch.setattr(gpu_report, "WRITTEN", 4)
+    monkeypatch.setattr(gpu_report, "PROMPT", "So")
     found = rehearsed("training")
-    assert found["apart"]["cuda float64"] < 1e-9 and len(found["losses"]["cuda float32"]) == 50
+    assert found["apart"]["cuda float64"] < 1e-9 and len(found["losses"]["cuda float32"]) == 4
     assert found["texts"]["cuda"] == found["texts"]["cpu"]
 
 
@@ -67,12 +69,22 @@ def test_steps(rehearsed, part):
 
 def test_evaluation(rehearsed):
     points = rehearsed("evaluation")["points"]
-    assert {p["method"] for p in points} == {"window", "window-absolute", "xl-cached"}
+    assert {p["method"] for p in points} == {"window", "window-absolute", "xl-cached", "xl"}
     assert all(p["ms"] > 0 for p in points)
 
 
-def test_largest_batch(rehearsed):
-    assert rehearsed("largest-batch")["replayed"] == 3
+def test_largest_batch(rehearsed, monkeypatch):
+    tried = []
+
+    def error_of(contender, batch):
+        tried.append(batch)
+        return "out of memory" if batch > 80 else ""
+
+    monkeypatch.setattr(gpu_report, "error_of", error_of)
+    found = rehearsed("largest-batch")
+    assert found["replayed"] == 80 and tried[:3] == [64, 80, 100]
+    monkeypatch.setattr(gpu_report, "SHAPES", {"enwik8-base": SMALL})
+    assert gpu_report.main(["--fits", "replayed", "2"]) == 0
 
 
 def test_parts_with_pytorch(rehearsed, monkeypatch):

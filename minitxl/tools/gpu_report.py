@@ -29,7 +29,7 @@ import numpy as np
 
 from minitxl.backend import Backend, get_backend
 from minitxl.backend.numpy_backend import NumpyRandom
-from minitxl.cached import CachedReader
+from minitxl.cached import CachedReader, PlainReader
 from minitxl.config import ATTN_TYPES, SINUSOID, Config, TrainConfig
 from minitxl.data import Stream, load_corpus
 from minitxl.errors import MinitxlError
@@ -45,9 +45,14 @@ SHAPES = {  # n_layer, d_model, n_head, d_head, d_inner, tgt_len = mem_len, batc
     "enwik8-base": (12, 512, 8, 64, 2048, 512, 22, 204),
 }
 SECONDS = 1.0  # that the timed steps of one contender take together, about
+TRAINED = 50  # steps
+PROMPT, WRITTEN = "Natasha looked at ", 600  # what the shipped model goes on from; tokens
 ROWS = 7  # of steps, each timed as a whole
 ATTENTION_LENS = (800, 1800, 2800, 3800)  # of the paper's table 9
-EVALUATED = dict(n_token=78, n_layer=4, d_model=128, n_head=4, d_head=32, d_inner=512)
+EVALUATED = {  # models whose evaluation is timed
+    "4 layers": dict(n_token=78, n_layer=4, d_model=128, n_head=4, d_head=32, d_inner=512),
+    "enwik8-base": dict(n_token=204, n_layer=12, d_model=512, n_head=8, d_head=64, d_inner=2048),
+}
 SEGMENT_LENS = (1, 64, 128)
 PARITY = dict(n_token=50, n_layer=2, d_model=48, n_head=3, d_head=16, d_inner=96, tgt_len=33)
 FIRST_BATCH, LAST_BATCH = 64, 2000  # of the search for the largest
@@ -126,11 +131,11 @@ def free_memory() -> None:
         sys.modules["torch"].cuda.reset_peak_memory_stats()
 
 
-def taken_by(contender: str) -> int:
-    """Bytes of the GPU's memory that the contender's library holds."""
-    if contender.startswith("PyTorch"):
-        return sys.modules["torch"].cuda.max_memory_reserved() if TORCH != "cpu" else 0
-    return sys.modules["cupy"].get_default_memory_pool().total_bytes()
+def free_bytes() -> int:
+    """Bytes of the GPU's memory that nobody holds, as the driver counts them."""
+    import cupy
+
+    return cupy.cuda.runtime.memGetInfo()[0]
 
 
 def seconds_of(step: Callable, wait: Callable, warm: int = 6) -> list[float]:
@@ -298,7 +303,7 @@ def training() -> dict:
             trainer_of(config, 8, backend),
             Stream(corpus.train, batch_size=8, tgt_len=32),
         )
-        found = [trainer.step(*stream.next()) for _ in range(50)]
+        found = [trainer.step(*stream.next()) for _ in range(TRAINED)]
         losses[f"{device} {dtype}"] = [float(backend.to_numpy(x)) for x in found]
     first = losses["cpu float64"]
     apart = {
@@ -307,13 +312,15 @@ def training() -> dict:
     }
     for name, found in losses.items():
         print(f"  {name}: {found[0]:.6f} ... {found[-1]:.6f}, at most {apart[name]:.1e} apart")
-    texts = {}
+    texts, rates = {}, {}
     for device in ("cpu", GPU):
-        run = load_pretrained("war-and-peace", device=device)
-        ids = generate(run.model, run.vocab, "Natasha looked at ", length=200, temperature=0.8)
+        run = load_pretrained("war-and-peace", device=get_backend(device))
+        ids = generate(run.model, run.vocab, PROMPT, length=WRITTEN, temperature=0.8)
+        began = time.perf_counter()
         texts[device] = run.vocab.decode(list(ids))
-    print(f"  the GPU writes what the CPU writes: {texts[GPU] == texts['cpu']}")
-    return {"losses": losses, "apart": apart, "texts": texts}
+        rates[device] = WRITTEN / (time.perf_counter() - began)
+    print(f"  the GPU writes what the CPU writes: {texts[GPU] == texts['cpu']}; {rates} tokens/s")
+    return {"losses": losses, "apart": apart, "texts": texts, "tokens_per_second": rates}
 
 
 def steps() -> dict:
@@ -328,7 +335,7 @@ def steps() -> dict:
             tokens = batch * config.tgt_len
             found[f"{name}, dropout {dropout}"] = times = {}
             for contender, make in contenders(config, batch).items():
-                times[contender] = measured = _measured(contender, make)
+                times[contender] = measured = _measured(make)
                 if "error" in measured:
                     print(f"  {name:12} {contender:14} {measured['error'][:200]}")
                     continue
@@ -342,19 +349,17 @@ def steps() -> dict:
     return found
 
 
-def _measured(contender: str, make: Callable) -> dict:
+def _measured(make: Callable) -> dict:
     """Time one contender, alone on the GPU."""
     free_memory()
+    before = free_bytes()
     try:
         step, wait = make()
         seconds = seconds_of(step, wait)
     except Exception as error:  # out of memory has another type in each library
         return {"error": f"{type(error).__name__}: {error}"}
-    return {
-        "seconds": seconds,
-        "median": statistics.median(seconds),
-        "bytes": taken_by(contender),
-    }
+    taken = before - free_bytes()  # what the libraries hold, in use or not
+    return {"seconds": seconds, "median": statistics.median(seconds), "bytes": taken}
 
 
 def compiled() -> dict:
@@ -382,7 +387,7 @@ def compiled() -> dict:
             forward.parameters = model.parameters
             trainer.model = forward
             measured = _measured(
-                "PyTorch", lambda t=trainer, s=source: (lambda: t.step(*next(s)), wait_for_torch)
+                lambda t=trainer, s=source: (lambda: t.step(*next(s)), wait_for_torch)
             )
             found[f"{name}, {mode}"] = measured
             took = f"{measured['median'] * 1e3:.3f} ms" if "median" in measured else measured
@@ -431,7 +436,14 @@ def profile() -> dict:
 
 def evaluation() -> dict:
     """Milliseconds for each predicted token: the memory kept, and a window read anew."""
-    config = Config(**EVALUATED)
+    found = []
+    for name, sizes in EVALUATED.items():
+        found += _evaluation_of(name, Config(**sizes))
+    return {"points": found}
+
+
+def _evaluation_of(name: str, config: Config) -> list[dict]:
+    """The points of one model; readers and windows are replayed where they can be."""
     backend = get_backend(GPU, "float32")
     text = np.random.default_rng(0).integers(0, 78, 3 * max(ATTENTION_LENS), dtype=np.int32)
     model = TransformerXL(config, device=backend, seed=0)
@@ -440,7 +452,7 @@ def evaluation() -> dict:
 
     def timed(method: str, a: int, segment: int, call: Callable, n_token: int) -> None:
         seconds = [x / n_token for x in seconds_of(call, backend.synchronize, warm=2)]
-        point = {"method": method, "attention_len": a, "segment_len": segment}
+        point = {"model": name, "method": method, "attention_len": a, "segment_len": segment}
         found.append(point | {"ms": 1e3 * statistics.median(seconds), "tokens_a_call": n_token})
 
     for a in ATTENTION_LENS:
@@ -449,39 +461,40 @@ def evaluation() -> dict:
             for rows in (1, 8):
                 read = np.arange(rows)[:, None] + np.arange(a)
                 x, y = text[read], text[read[:, -1:] + 1]
-                timed(method, a, rows, lambda m=window, x=x, y=y: m.score(x, y), rows)
+                score = backend.replayed(lambda xy, _, m=window: (m.score(*xy)[0], []))
+                timed(method, a, rows, lambda f=score, x=x, y=y: f((x, y), []), rows)
         for s in SEGMENT_LENS:
-            reader = CachedReader(model, mem_len=a - s, tgt_len=s)
-            for first in range(0, a, 400):
-                reader.read(text[None, first : first + 400], last=1)
             x, y = (text[None, i : i + s] for i in (0, 1))
-            timed("xl-cached", a, s, lambda r=reader, x=x, y=y: r.score(x, y), s)
+            lengths = dict(mem_len=a - s, tgt_len=s)
+            readers = {"xl-cached": CachedReader(model, **lengths)}
+            readers["xl"] = PlainReader(model.with_options(**lengths))
+            for method, reader in readers.items():
+                for first in range(0, a, 400):
+                    reader.read(text[None, first : first + 400], last=1)
+                timed(method, a, s, lambda r=reader, x=x, y=y: r.score(x, y), s)
         here = [p for p in found if p["attention_len"] == a]
         window = min(p["ms"] for p in here if p["method"].startswith("window"))
-        best = min(p["ms"] for p in here if p["method"] == "xl-cached")
-        print(f"  {a:,}: window {window:.4f} ms, XL {best:.5f} ms a token, {window / best:,.0f} x")
-    return {"points": found}
+        best = min(here, key=lambda p: p["ms"])
+        print(
+            f"  {name}, {a:,}: window {window:.4f} ms, {best['method']} {best['ms']:.5f} ms a "
+            f"token, {window / best['ms']:,.0f} x"
+        )
+    return found
 
 
 def largest_batch() -> dict:
-    """The largest batch of enwik8-base that fits into the GPU's memory, in steps of a quarter."""
+    """The largest batch of enwik8-base that fits into the GPU's memory, in steps of a quarter.
+
+    Every size is tried in a process of its own: what did not fit leaves no trace in the next.
+    """
     found = {}
-    names = ["replayed"] + (["PyTorch"] if has_torch() else [])
-    for contender in names:
+    for contender in ["replayed"] + (["PyTorch"] if has_torch() else []):
         fits, batch = 0, FIRST_BATCH
         while batch <= LAST_BATCH:
-            free_memory()
-            config, _ = config_of("enwik8-base")
-            try:
-                step, wait = contenders(config, batch)[contender]()
-                for _ in range(3):
-                    step()
-                wait()
-            except Exception as error:
-                print(f"  {contender}: {batch} do not fit ({type(error).__name__})")
+            error = error_of(contender, batch)
+            if error:
+                print(f"  {contender}: {batch} rows: {error}")
                 break
-            finally:
-                step = None
             fits = batch
             batch += -(-batch // 4)
         found[contender] = fits
@@ -489,16 +502,32 @@ def largest_batch() -> dict:
     return found
 
 
+def error_of(contender: str, batch: int) -> str:
+    """Try a batch in a process of its own; return the end of what it complained of, or ""."""
+    command = [sys.executable, "-m", "minitxl.tools.gpu_report", "--fits", contender, str(batch)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stderr.strip()[-120:] or "failed" if done.returncode else ""
+
+
+def try_batch(contender: str, batch: int) -> None:
+    """Make four steps of enwik8-base; raises where the memory does not suffice."""
+    config, _ = config_of("enwik8-base")
+    step, wait = contenders(config, batch)[contender]()
+    for _ in range(4):
+        step()
+    wait()
+
+
 PARTS: dict[str, tuple[Callable[[], dict], int, dict]] = {  # seconds that it may take; environment
     "machine": (machine, 30, {}),
     "tests": (tests, 90, {}),
     "parity": (parity, 90, {}),
     "training": (training, 60, {}),
-    "steps": (steps, 90, {"CUPY_TF32": "0"}),
-    "steps-tf32": (steps, 60, {"CUPY_TF32": "1"}),
+    "steps": (steps, 120, {"CUPY_TF32": "0"}),
+    "steps-tf32": (steps, 120, {"CUPY_TF32": "1"}),
     "profile": (profile, 45, {"CUPY_TF32": "0"}),
     "evaluation": (evaluation, 60, {}),
-    "largest-batch": (largest_batch, 45, {}),
+    "largest-batch": (largest_batch, 90, {"CUPY_TF32": "1"}),
     "compiled": (compiled, 100, {"CUPY_TF32": "0"}),
 }
 
@@ -517,7 +546,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("gpu_report"))
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--here", action="store_true", help="in this process, without limits")
+    parser.add_argument("--fits", nargs=2, metavar=("CONTENDER", "BATCH"), help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
+    if args.fits:
+        try_batch(args.fits[0], int(args.fits[1]))
+        return 0
     try:
         get_backend(GPU)
     except MinitxlError as error:

@@ -84,6 +84,9 @@ class HostModule:
 
         def launch(grid, block, args):
             assert len(args) == len(kinds), f"{name} takes {len(kinds)} arguments, not {len(args)}"
+            assert min(grid) >= 1, (
+                f"{name}: CuPy launches at least one block, for an empty array too"
+            )
             given = enumerate(zip(args, kinds, strict=True))
             cells = [_cell(a, k, f"{name}, argument {i}") for i, (a, k) in given]
             pointers = (ctypes.c_void_p * len(cells))(*(ctypes.addressof(c) for c in cells))
