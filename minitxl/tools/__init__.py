@@ -1,1 +1,1 @@
-"""Is all here that is needed (`doctor`), how fast is it (`bench`), what does a GPU do (`gpu_report`)?"""
+"""What the machine has (`doctor`), how fast a step is (`bench`), what a GPU does (`gpu_report`)."""

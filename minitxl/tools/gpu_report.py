@@ -29,14 +29,15 @@ import numpy as np
 
 from minitxl.backend import Backend, get_backend
 from minitxl.backend.numpy_backend import NumpyRandom
-from minitxl.cached import CachedReader, PlainReader
 from minitxl.config import ATTN_TYPES, SINUSOID, Config, TrainConfig
-from minitxl.data import Stream, load_corpus
+from minitxl.data.stream import Stream
+from minitxl.data.text import load_corpus
 from minitxl.errors import MinitxlError
-from minitxl.generate import generate
-from minitxl.model import TransformerXL
-from minitxl.runs import load_pretrained
-from minitxl.train import Trainer
+from minitxl.inference.cached import CachedReader, PlainReader
+from minitxl.inference.generate import generate
+from minitxl.model.transformer_xl import TransformerXL
+from minitxl.pretrained import load_pretrained
+from minitxl.training.trainer import Trainer
 
 LEARNING_RATE, CLIP = 2.5e-4, 0.25
 SHAPES = {  # n_layer, d_model, n_head, d_head, d_inner, tgt_len = mem_len, batch, n_token
@@ -104,7 +105,7 @@ def torch_trainer(config: Config, batch: int, fused_attention: bool = False):
     import torch
 
     from minitxl.backend.cupy_launch import wants_tf32
-    from minitxl.bench_torch import TorchTrainer, TorchTransformerXL
+    from minitxl.tools.bench_torch import TorchTrainer, TorchTransformerXL
 
     torch.backends.cuda.matmul.allow_tf32 = wants_tf32()
     host = TransformerXL(config, device="cpu", dtype="float32", seed=0)

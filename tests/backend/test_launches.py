@@ -6,18 +6,13 @@ array library are counted as the least that CuPy 14 launches for them; what the 
 themselves is counted exactly. A GPU takes 5 to 20 us for each, whatever it does.
 """
 
-import json
-import sys
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
-from bench import bench_gpu
 from helpers import host_cuda
 from helpers.models import make_model, make_tokens
 from minitxl import TrainConfig
-from minitxl.backend import cupy_backend, get_backend
+from minitxl.backend import get_backend
 from minitxl.training.trainer import Trainer
 
 PIECES = dict(batch_size=4, accumulate=2, threads=1, clip=0.25, lr=0.01, warmup=0)
@@ -142,35 +137,3 @@ def test_launches_of_twelve_layers(fused, dropout, most, monkeypatch):
     backend = host_cuda.backend(monkeypatch, gpu, fused=fused)
     _, launches = train(backend, 2, settings, n_layer=12, dropout=dropout, dropatt=0.0, **small)
     assert 0.9 * most < launches <= most, f"{launches} launches a step"
-
-
-def test_the_benchmark_runs_up_to_the_gpu(monkeypatch, tmp_path, capsys):
-    """All of `bench_gpu.py` but PyTorch's part: parity, table and JSON, here on the CPU."""
-    gpus = []
-
-    def backend(device, dtype="float32", fused=True):
-        if device == "cpu":
-            return get_backend(device, dtype, fused)
-        gpus.append(host_cuda.Gpu())
-        made = host_cuda.backend(monkeypatch, gpus[-1], dtype, fused)
-        made.synchronize = lambda: None
-        pool = SimpleNamespace(free_all_blocks=lambda: None, total_bytes=lambda: 1 << 30)
-        sys.modules["cupy"].get_default_memory_pool = lambda: pool
-        return made
-
-    monkeypatch.setattr(bench_gpu, "get_backend", backend)
-    monkeypatch.setattr(bench_gpu, "machine", lambda: {"gpu": "none", "torch": None})
-    monkeypatch.setitem(bench_gpu.SHAPES, "tiny", (1, 8, 2, 4, 8, 4, 2, 5))
-    monkeypatch.setattr(bench_gpu, "PARITY_SHAPE", (2, 8, 2, 4, 8, 5, 2, 7))
-    path = tmp_path / "bench.json"
-    bench_gpu.main(["--shapes", "tiny", "--steps", "2", "--json", str(path)])
-    found = json.loads(path.read_text(encoding="utf-8"))
-    assert len(found["shapes"]["tiny"]["fused"]["seconds"]) == 2
-    assert max(found["parity"]["float64"].values()) < 1e-10
-    assert "fused" in capsys.readouterr().out
-
-
-def test_the_benchmark_needs_a_gpu(monkeypatch):
-    monkeypatch.setattr(cupy_backend, "why_not", lambda: "there is none")
-    with pytest.raises(SystemExit, match="there is none"):
-        bench_gpu.main([])

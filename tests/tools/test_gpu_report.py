@@ -2,10 +2,10 @@
 
 import json
 
-import host_cuda
 import numpy as np
 import pytest
 
+from helpers import host_cuda
 from minitxl.backend import cupy_backend, get_backend
 from minitxl.tools import gpu_report
 
