@@ -58,20 +58,15 @@ def opening_zip(file: BinaryIO) -> Iterator[zipfile.ZipFile]:
         raise ValueError("its zip archive is not whole (it points outside of the file)") from error
 
 
-def is_npz(file: BinaryIO) -> bool:
-    """Tell whether a zip archive holds arrays of numpy.savez; the file is rewound."""
-    with opening_zip(file) as archive:
-        names = archive.namelist()
-    file.seek(0)
-    return all(name.endswith(".npy") for name in names)
-
-
-def read_npz(file: BinaryIO) -> dict[str, np.ndarray]:
+def read_npz(file: BinaryIO) -> dict[str, np.ndarray] | None:
     """Read what numpy.savez wrote: name -> array of bool, integers or floats, in native order.
 
-    numpy.load would allocate whatever shape a header claims. ValueError if anything is damaged.
+    numpy.load would allocate whatever shape a header claims. None for an archive of other things;
+    ValueError if anything is damaged.
     """
     with opening_zip(file) as archive:
+        if not all(name.endswith(".npy") for name in archive.namelist()):
+            return None
         return {
             member.filename.removesuffix(".npy"): _read_npy(archive, member)
             for member in archive.infolist()

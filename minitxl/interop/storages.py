@@ -7,14 +7,14 @@ has the numbers only then. Tensors are views of it, so the peak is the memory of
 from __future__ import annotations
 
 import math
-from typing import BinaryIO, NamedTuple
+from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 
 from minitxl.errors import MinitxlError
-from minitxl.interop.unpickle import Global, unpickle
+from minitxl.interop import safe_pickle
 
-_BFLOAT16 = "torch.BFloat16Storage"  # which NumPy lacks: the upper half of a float32
 DTYPES = {
     "torch.DoubleStorage": "<f8",
     "torch.FloatStorage": "<f4",
@@ -26,7 +26,8 @@ DTYPES = {
     "torch.ByteStorage": "|u1",
     "torch.BoolStorage": "|b1",
 }
-_MAX_DIMS = 64  # of NumPy and of PyTorch
+_BFLOAT16 = np.dtype("V2")  # which NumPy lacks: two bytes, the upper half of a float32
+_MAX_DIMS = 16  # PyTorch allows 64, but then a few opcodes would make a large array object
 _CHUNK = 2**20  # bytes, or numbers, read at once
 
 
@@ -42,17 +43,17 @@ def fill(array: np.ndarray, stream: BinaryIO) -> None:
         raise ValueError("it has a bool tensor with bytes other than 0 and 1")
 
 
-class Storage(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Storage:
     """A row of numbers; of bfloat16, as float32."""
 
     key: str
-    kind: str
+    kind: np.dtype  # in the file
     array: np.ndarray  # (numel,)
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes that its numbers take in the file."""
-        return self.array.nbytes // (2 if self.kind == _BFLOAT16 else 1)
+        return len(self.array) * self.kind.itemsize
 
     def fill(self, stream: BinaryIO) -> None:
         """Read all numbers from the stream; ValueError if there are too few."""
@@ -77,12 +78,13 @@ class Storages:
         self.by_key: dict[str, Storage] = {}
         self._file_name = file_name
         self._budget = budget
-        self._calls = {
+        self._allowed = {
             "torch._utils._rebuild_tensor": self._rebuild_tensor,  # before PyTorch 0.4
-            "torch._utils._rebuild_tensor_v2": self._rebuild_tensor_v2,
+            "torch._utils._rebuild_tensor_v2": self._rebuild_tensor,
             "torch._utils._rebuild_parameter": self._rebuild_parameter,
             "torch.Size": self._size,
-            **dict.fromkeys([*DTYPES, _BFLOAT16]),
+            "torch.BFloat16Storage": _BFLOAT16,
+            **{name: np.dtype(code) for name, code in DTYPES.items()},
         }
 
     def unpickle(self, data: bytes, start: int = 0) -> tuple[object, int]:
@@ -90,51 +92,51 @@ class Storages:
 
         MinitxlError if it asks for any other Python object, ValueError if it is malformed.
         """
-        return unpickle(
-            data, start, file_name=self._file_name, calls=self._calls, load_persistent=self._load
+        return safe_pickle.load(
+            data,
+            start,
+            file_name=self._file_name,
+            allowed=self._allowed,
+            load_persistent=self._storage,
         )
 
-    def _load(self, pid: object) -> Storage:
+    def _storage(self, pid: object) -> Storage:
         """Return the storage of a persistent id, of which not even the type is certain."""
-        if type(pid) is not tuple or len(pid) not in (5, 6) or type(pid[0]) is not str:
+        parts = pid if type(pid) is tuple and len(pid) in (5, 6) else (None,) * 5
+        tag, kind, key, location, numel = parts[:5]
+        types = [type(part) for part in (tag, key, location, numel)]
+        known = types == [str, str, str, int] and tag == "storage" and numel >= 0
+        if not known or not isinstance(kind, np.dtype):
             raise ValueError("its pickle has a persistent id of an unknown form")
-        tag, kind, key, location, numel = pid[:5]
-        known = tag == "storage" and type(kind) is Global and kind.name in (*DTYPES, _BFLOAT16)
-        if not known or (type(key), type(location), type(numel)) != (str, str, int) or numel < 0:
-            raise ValueError("its pickle has a persistent id of an unknown form")
-        if len(pid) == 6 and pid[5] is not None:
+        if len(parts) == 6 and parts[5] is not None:
             raise MinitxlError(
                 f"{self._file_name} has storages that view others, as PyTorch before 0.4 wrote "
                 "them; load it with PyTorch and save it again"
             )
         if key not in self.by_key:
-            dtype = np.dtype(DTYPES.get(kind.name, "<f4"))
-            self._budget -= numel * (2 if kind.name == _BFLOAT16 else dtype.itemsize)
+            self._budget -= numel * kind.itemsize
             if self._budget < 0:
                 raise ValueError(f"its storages claim more bytes than it has (from {key!r} on)")
-            self.by_key[key] = Storage(key, kind.name, np.empty(numel, dtype))
+            array = np.empty(numel, "<f4" if kind == _BFLOAT16 else kind)
+            self.by_key[key] = Storage(key, kind, array)
         storage = self.by_key[key]
-        if (storage.kind, len(storage.array)) != (kind.name, numel):
+        if (storage.kind, len(storage.array)) != (kind, numel):
             raise ValueError(f"it gives the storage {key!r} two types or lengths")
         return storage
 
-    def _rebuild_tensor_v2(self, arguments: tuple) -> np.ndarray:
-        # (storage, offset, size, stride, requires_grad, hooks), and in rare cases a dict with what
-        # else is to be done with the numbers, such as to negate them.
-        if len(arguments) != 6:
-            raise ValueError("its pickle rebuilds a tensor that is more than plain numbers")
-        return self._rebuild_tensor(arguments[:4])
-
-    def _rebuild_tensor(self, arguments: tuple) -> np.ndarray:
+    def _rebuild_tensor(self, storage, offset, size, stride, *rest) -> np.ndarray:
         """Return the view of a storage that a tensor is."""
-        if len(arguments) != 4:
-            raise ValueError("its pickle rebuilds a tensor of other than four values")
-        storage, offset, size, stride = arguments
-        numbers = (offset, *size, *stride) if type(size) is type(stride) is tuple else (None,)
-        if type(storage) is not Storage or not all(type(n) is int and n >= 0 for n in numbers):
-            raise ValueError("its pickle rebuilds a tensor of what is no storage, size and stride")
-        if len(size) != len(stride) or len(size) > _MAX_DIMS or max(size, default=0) >= 2**63:
+        # The rest is (requires_grad, hooks), and in rare cases a dict with what else is to be done
+        # with the numbers, such as to negate them.
+        if len(rest) not in (0, 2):
+            raise ValueError("its pickle rebuilds a tensor that is more than plain numbers")
+        known = type(storage) is Storage and type(size) is type(stride) is tuple
+        if known and (len(size) != len(stride) or len(size) > _MAX_DIMS):
             raise ValueError(f"it has a tensor of {len(size)} sizes and {len(stride)} strides")
+        if not known or not all(
+            type(n) is int and 0 <= n < 2**63 for n in (offset, *size, *stride)
+        ):
+            raise ValueError("its pickle rebuilds a tensor of what is no storage, size and stride")
         array, numel = storage.array, math.prod(size)
         if numel == 0:
             return array[:0].reshape(size)
@@ -150,13 +152,13 @@ class Storages:
         steps = [step * item if n > 1 else item for n, step in zip(size, stride, strict=True)]
         return np.ndarray(size, array.dtype, buffer=array, offset=offset * item, strides=steps)
 
-    def _rebuild_parameter(self, arguments: tuple) -> np.ndarray:
-        # (tensor, requires_grad, hooks): from state_dict(keep_vars=True), or a dict of parameters
-        if len(arguments) != 3 or type(arguments[0]) is not np.ndarray:
+    def _rebuild_parameter(self, tensor, requires_grad, hooks) -> np.ndarray:
+        # from state_dict(keep_vars=True), or a dict of parameters
+        if type(tensor) is not np.ndarray:
             raise ValueError("its pickle makes a parameter of what is no tensor")
-        return arguments[0]
+        return tensor
 
-    def _size(self, arguments: tuple) -> tuple:
-        if len(arguments) != 1 or type(arguments[0]) is not tuple:
+    def _size(self, size) -> tuple:
+        if type(size) is not tuple:
             raise ValueError("its pickle makes a size of what is no tuple")
-        return arguments[0]
+        return size

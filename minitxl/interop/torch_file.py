@@ -21,8 +21,8 @@ Before, it was a row of pickles, followed by the numbers:
     pickle             [KEY, ...], the keys of the storages
     for every KEY      int64 numel, then the numbers
 
-A pickle can run any code; `unpickle.py` is a reader that runs none. And no size that a file claims
-is believed before the file is seen to be large enough for it.
+A pickle can run any code; `safe_pickle.py` reads it so that it runs none. And no size that a file
+claims is believed before the file is seen to be large enough for it.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ import numpy as np
 
 from minitxl.errors import MinitxlError
 from minitxl.files import one_line, reading, write_atomically
-from minitxl.interop.archive import is_npz, opening_zip, read_npz
+from minitxl.interop.archive import opening_zip, read_npz
+from minitxl.interop.safe_pickle import MAX_PICKLE
 from minitxl.interop.storages import DTYPES, Storages, fill
-from minitxl.interop.unpickle import MAX_PICKLE
 from minitxl.storage.checkpoint import checked_state, parse_safetensors, storable
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -77,8 +77,8 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
         file.seek(0)
         if start[4:] == b"\0\0\0\0{":  # 8 bytes of length, then JSON
             state = _load_safetensors(file)
-        elif start[:2] == b"PK" and is_npz(file):
-            state = read_npz(file)
+        elif start[:2] == b"PK" and (arrays := read_npz(file)) is not None:
+            state = arrays
         else:
             state = _unwrapped(_load(file, plain_pickle=False), one_line(path))
     if not state:
@@ -107,14 +107,12 @@ def read_vocab_pickle(path: str | os.PathLike) -> list[str]:
         problem = "its symbols are not all text"
     elif len(set(symbols)) < len(symbols):
         problem = "a symbol comes twice"
-    elif ids is not None:
-        right = isinstance(ids, dict) and len(ids) == len(symbols)
-        if not right or any(
-            type(ids.get(s)) is not int or ids[s] != i for i, s in enumerate(symbols)
-        ):
-            problem = (
-                "its 'sym2idx' does not give the ids 0, 1, 2 ..., each once, as 'idx2sym' does"
-            )
+    elif ids is not None and not (
+        isinstance(ids, dict)
+        and all(type(i) is int for i in ids.values())
+        and ids == {symbol: i for i, symbol in enumerate(symbols)}
+    ):
+        problem = "its 'sym2idx' does not give the ids 0, 1, 2 ..., each once, as 'idx2sym' does"
     if problem is not None:
         raise MinitxlError(f"{one_line(path)} is no vocabulary: {problem}; give another file")
     return symbols
@@ -181,6 +179,7 @@ def _pushed_tensor(array: np.ndarray, key: str) -> list[bytes]:
 
 def _load(file: BinaryIO, *, plain_pickle: bool) -> object:
     """Return the object of a file of `torch.save`; a plain pickle is read only if that is asked."""
+    file.seek(0)
     start = file.read(4)
     file.seek(0)
     if start == b"PK\x03\x04":
