@@ -225,8 +225,9 @@ def parse_safetensors(file: BinaryIO) -> tuple[dict[str, np.ndarray], dict[str, 
 def _entries(header: dict) -> list[tuple[str, tuple]]:
     """Return (name, (type, shape, start, stop)) in the order of the file; ValueError if malformed.
 
-    safetensors' own reader is not asked: it makes a second copy of all numbers, or opens the file
-    again by its name, which may by then be another file's.
+    safetensors' own reader is not asked: it makes a second copy of all numbers, or (`safe_open`)
+    opens the file again by its name and maps it into memory, where a file that is cut short
+    meanwhile kills the process. It also takes a name that comes twice, and headers of 100 MB.
     """
     entries = {}
     for name, entry in header.items():
