@@ -1,6 +1,9 @@
 """Fetching a file: it can be interrupted and resumed, and is checked before anyone reads it.
 
 What has come so far is in a file NAME.part; it gets its name only when size and checksum are right.
+
+`pooch` would check and show progress too, but it begins a broken download again from the start,
+writes to the disk whatever a server sends without end, and brings `requests`.
 """
 
 from __future__ import annotations
