@@ -53,6 +53,8 @@ class _Settings:
                     raise MinitxlError(f"{f.name} must be a finite number, got {value!r}")
             elif want == "tuple":
                 ok = isinstance(value, tuple) and all(isinstance(v, int) for v in value)
+            elif want == "Released":
+                ok = isinstance(value, Released)
             else:
                 ok = isinstance(value, str)
             if not ok:
@@ -71,12 +73,30 @@ RELATIVE, SHAW, SINUSOID, LEARNED = ATTN_TYPES = range(4)  # the numbers of the 
 
 
 @dataclass(frozen=True, kw_only=True)
+class Released(_Settings):
+    """What the released codes do differently from each other, or from the paper's intention.
+
+    The defaults are the intention; `minitxl.interop` sets the rest.
+    """
+
+    cluster_order: str = "natural"  # the head's columns for clusters; "reversed" in PyTorch's code
+    same_length_extra: int = 0  # keys that same_length shows beyond mem_len; 1 in the TF code
+    ext_len_swapped: bool = False  # PyTorch's code: M and T change places in the update of mems
+    raw_queries: bool = False  # with pre_lnorm queries skip the LayerNorm; so types 2 and 3
+
+    def __post_init__(self) -> None:
+        self._check_types()
+        self._require("same_length_extra", self.same_length_extra >= 0, "at least 0")
+        orders = ("natural", "reversed")
+        self._require("cluster_order", self.cluster_order in orders, "'natural' or 'reversed'")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config(_Settings):
     """Shape of a Transformer-XL and of its relatives. The names are those of the released code.
 
     mem_len=0 is the model without recurrence (the paper's vanilla Transformer with attn_type 2
-    or 3). The last group holds what the released codes do differently from each other or from
-    the paper's intention; the defaults are the intention, `minitxl.interop` sets the rest.
+    or 3).
     """
 
     n_token: int  # V: size of the vocabulary
@@ -110,12 +130,21 @@ class Config(_Settings):
     tie_weight: bool = True  # the softmax's matrices are the embedding's
     tie_projs: tuple = ()  # and so are the projections, by cluster; (): all but the first
     proj_init_std: float = 0.01  # of the projections at the start
-    # --- where the released codes differ ---
     start_mems: str = "empty"  # a stream's first memory: "empty", or "zeros" (TF, Hugging Face)
-    cluster_order: str = "natural"  # the head's columns for clusters; "reversed" in PyTorch's code
-    same_length_extra: int = 0  # keys that same_length shows beyond mem_len; 1 in the TF code
-    ext_len_swapped: bool = False  # released PyTorch code: M and T change places in the update
-    raw_queries: bool = False  # with pre_lnorm queries skip the LayerNorm; so released types 2, 3
+    released: Released = Released()  # what only imported models need
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Config:
+        """As `to_dict` wrote it; version 0.1.0 wrote the fields of `released` beside the others."""
+        if isinstance(values, dict):
+            names = {f.name for f in dataclasses.fields(Released)}
+            beside = {k: v for k, v in values.items() if k in names}
+            within = values.get("released", {})
+            if beside:
+                values = {k: v for k, v in values.items() if k not in names}
+            if beside or isinstance(within, dict):
+                values = values | {"released": Released.from_dict(beside or within)}
+        return super().from_dict(values)
 
     @property
     def embed_width(self) -> int:
@@ -126,6 +155,11 @@ class Config(_Settings):
     def table_len(self) -> int:
         """Rows of a learned table of positions."""
         return self.max_klen or self.tgt_len + self.ext_len + self.mem_len
+
+    @property
+    def most_keys(self) -> int:
+        """How many keys a query sees at most under `same_length`, itself included."""
+        return self.mem_len + self.released.same_length_extra
 
     @property
     def n_cluster(self) -> int:
@@ -158,19 +192,17 @@ class Config(_Settings):
             self._require(name, 0.0 <= getattr(self, name) < 1.0, "at least 0 and below 1")
         self._require("init_std", self.init_std > 0, "above 0")
         self._require("layer_norm_epsilon", self.layer_norm_epsilon > 0, "above 0")
-        if self.same_length and self.mem_len + self.same_length_extra < 1:
+        if self.same_length and self.most_keys < 1:
             # The released code then masks every key, the query's own too, and returns NaN.
             raise MinitxlError(
                 f"same_length=True with mem_len={self.mem_len} would hide every key; set mem_len "
                 "to 1 or more"
             )
         self._require("attn_type", self.attn_type in ATTN_TYPES, "0, 1, 2 or 3")
-        for name in ("ext_len", "max_klen", "d_embed", "same_length_extra"):
+        for name in ("ext_len", "max_klen", "d_embed"):
             self._require(name, getattr(self, name) >= 0, "at least 0")
         self._require("proj_init_std", self.proj_init_std > 0, "above 0")
         self._require("start_mems", self.start_mems in ("empty", "zeros"), "'empty' or 'zeros'")
-        orders = ("natural", "reversed")
-        self._require("cluster_order", self.cluster_order in orders, "'natural' or 'reversed'")
         self._check_words()
 
     def _check_words(self) -> None:

@@ -14,11 +14,11 @@ read, and differ each time: there nothing can be kept, and `PlainReader` reads a
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import product
 from typing import Any
 
 from minitxl.backend.threads import Workers, one_blas_thread, threads_for
-from minitxl.config import RELATIVE, SHAW
 from minitxl.errors import MinitxlError
 from minitxl.model.attention import (
     additive_mask,
@@ -27,12 +27,12 @@ from minitxl.model.attention import (
     merge_heads,
     split_heads,
 )
-from minitxl.model.embedding import vocabulary_of
 from minitxl.model.family.encodings import encoding_of
-from minitxl.model.layers import Attention, LayerSettings, LayerWeights, layer_forward
-from minitxl.model.ops import last_rows_forward, layer_norm_forward, linear_forward
-from minitxl.model.transformer_xl import TransformerXL, kept_rows
-from minitxl.model.weights import layer_weights
+from minitxl.model.family.network import ends_of
+from minitxl.model.layers import LayerWeights, layer_forward
+from minitxl.model.ops import layer_norm_forward, linear_forward
+from minitxl.model.params import layer_weights
+from minitxl.model.transformer_xl import TransformerXL, forward, kept_rows, log_probs_forward
 
 Array = Any
 
@@ -43,7 +43,7 @@ MIN_QUERIES = 128  # of a block, if there are so many: fewer would starve the ma
 
 def can_cache(config) -> bool:
     """Whether keys and values stay true as the text moves on: for the relative encodings."""
-    return config.attn_type in (RELATIVE, SHAW)
+    return encoding_of(config).position_terms is not None
 
 
 def reader_of(model: TransformerXL, batch_size: int = 1, threads: int = 1):
@@ -129,15 +129,8 @@ class CachedReader:
             threads = threads_for(batch_size * c.n_head) if on_cpu else 1
         self._workers = Workers(threads)
         self._block = BLOCK if on_cpu else None
-        self._settings = LayerSettings(
-            Attention(self._attend, None),
-            c.pre_lnorm,
-            c.layer_norm_epsilon,
-            0.0,
-            0.0,
-            c.raw_queries,
-        )
-        weights = [layer_weights(self.model.params, n, c) for n in range(c.n_layer)]
+        kind = encoding_of(c).weights
+        weights = [layer_weights(self.model.params, n, kind) for n in range(c.n_layer)]
         self._layers = [_Layer(self.model, w, batch_size) for w in weights]
         self._reach = 0  # L: for how many distances the positions are known
         self.reset()
@@ -202,67 +195,60 @@ class CachedReader:
 
         T is free. last: how many positions, counted from the end, are wanted; None: all T.
         """
-        tokens = self.model.checked_ids(tokens, "tokens")
-        t, c, xp = tokens.shape[1], self.config, self.model.backend.xp
-        n = t if last is None else min(last, t)
-        with one_blas_thread():
-            h = self._hidden(tokens, n)
-            log_p = vocabulary_of(c).log_probs(self.model.params, h, c, xp=xp)
-        return xp.reshape(log_p, (self.batch_size, n, -1))
+        log_probs = ends_of(self.config).log_probs
+        return self._run(log_probs_forward, tokens, last=last, log_probs=log_probs)
 
     def score(self, tokens, targets):
         """Read tokens (B, T) and return nll (B, S) in nats of targets (B, S), the last S."""
-        tokens = self.model.checked_ids(tokens, "tokens")
         targets = self.model.checked_ids(targets, "targets")
-        shape, c, xp = tuple(targets.shape), self.config, self.model.backend.xp
-        if shape[0] != tokens.shape[0] or shape[1] > tokens.shape[1]:
-            raise MinitxlError(
-                f"targets has shape {shape}, tokens {tuple(tokens.shape)}; they must match, or the "
-                "targets be shorter: those of the last positions"
-            )
-        with one_blas_thread():
-            h = self._hidden(tokens, shape[1])
-            flat = xp.reshape(targets, (-1,))
-            nll, _ = vocabulary_of(c).nll_forward(self.model.params, h, flat, c, xp=xp)
-        return xp.reshape(nll, shape)
+        self.model.check_targets(tokens, targets)
+        nll_forward = ends_of(self.config).nll_forward
+        return self._run(forward, tokens, targets, rng=None, keep=False, nll_forward=nll_forward)
 
-    def _hidden(self, tokens, n_last: int):
-        """Read tokens (B, T) -> h_N of the last n positions (B*n, D); the memory moves on."""
-        params, c, xp = self.model.params, self.config, self.model.backend.xp
-        b, t = tokens.shape
+    def _run(self, function, tokens, *targets, **options):
+        """Run `forward` or `log_probs_forward` with this reader in place of the layers."""
+        tokens = self.model.checked_ids(tokens, "tokens")
+        b, xp = tokens.shape[0], self.model.backend.xp
         if b != self.batch_size:
             raise MinitxlError(
                 f"tokens has {b} rows, the reader {self.batch_size}: row b goes on where row b of "
                 "the call before ended; make a reader of that batch_size"
             )
+        with one_blas_thread():
+            return function(
+                self.model.params, tokens, *targets, None, self.config, xp=xp,
+                hidden_forward=self._hidden, **options,
+            )[0]  # fmt: skip
+
+    def _hidden(self, params, tokens, mems, config, *, rng, xp, inspect, keep):
+        """Read tokens (B, T) -> h_N (B, T, D), None, None; the memory moves on."""
+        c, (b, t) = config, tokens.shape
         self._make_room(t)
         n_mem = self._stop - self._first
         self._keys = slice(self._first, self._stop + t)  # [memory ; segment] in the buffers
-        h, _ = vocabulary_of(c).embed_forward(params, xp.reshape(tokens, (-1,)), c, xp=xp)
+        h, _ = ends_of(c).embed_forward(params, xp.reshape(tokens, (-1,)), c, xp=xp)
         h = xp.reshape(h, (b, t, c.d_model)) * math.sqrt(c.d_model)  # (B*T, D) -> (B, T, D)
         for layer in self._layers:
             layer.states[:, self._stop : self._stop + t, :] = h
             # The layer is told of the segment alone: its memory is what `layer` has kept.
-            h, _ = layer_forward(h, layer, layer.w, None, self._settings, n_mem=0, rng=None, xp=xp)
+            attend = partial(self._attend, layer)
+            h, _ = layer_forward(h, None, layer.w, None, c, n_mem=0, rng=None, xp=xp, attend=attend)
         first, stop = kept_rows(n_mem=n_mem, n_new=t, config=c)
         self._first, self._stop = self._first + first, self._first + stop
-        return xp.reshape(h[:, t - n_last :, :], (-1, c.d_model))
+        return h, None, None
 
-    def _attend(self, x, h, layer: _Layer, w, mask, *, dropatt, rng, xp, inspect=None):
+    def _attend(self, layer: _Layer, x, h, pos, w, mask, *, dropatt, rng, xp, inspect=None):
         """Attention in the form that a layer calls; x, h (B, T, D) are the segment -> (B, T, D)."""
         c = self.config
         q, k, v, _ = heads_forward(x, h, w.w_q, w.w_k, w.w_v, n_head=c.n_head, xp=xp)
         t, scale = q.shape[2], 1.0 / math.sqrt(c.d_head)
         layer.write(k, v, self._keys.stop - t)
         q_u = (q + w.r_w_bias[:, None, :]) * scale
-        if c.attn_type == RELATIVE:
-            q_v = (q + w.r_r_bias[:, None, :]) * scale
-        else:
-            ones = xp.ones((*q.shape[:3], 1), dtype=q.dtype, device=q.device)
-            q_v = xp.concat([q, ones], axis=-1) * scale  # -> (B, H, T, Dh + 1); see `_positions`
+        ones = xp.ones((*q.shape[:3], 1), dtype=q.dtype, device=q.device)
+        q_1 = xp.concat([q, ones], axis=-1) * scale  # -> (B, H, T, Dh + 1); see `_positions`
         k_t, v = layer.k_t[..., self._keys], layer.v[:, :, self._keys, :]
         n_mem = k_t.shape[3] - t
-        max_keys = c.mem_len + c.same_length_extra if c.same_length else None
+        max_keys = c.most_keys if c.same_length else None
         o = xp.empty(q.shape, dtype=q.dtype, device=q.device)
 
         def work(piece) -> None:
@@ -272,7 +258,7 @@ class CachedReader:
             keys = slice(first, n_mem + queries.stop)
             o[b, heads, queries, :] = attend_to_kept(
                 q_u[b, heads, queries, :],
-                q_v[b, heads, queries, :],
+                q_1[b, heads, queries, :],
                 k_t[b, heads, :, keys],
                 v[b, heads, keys, :],
                 layer.r_t[heads, ...],
@@ -294,7 +280,7 @@ class _Layer:
     states: Array  # (B, n, D) the layer's inputs
     k_t: Array  # (B, H, Dh, n) keys, transposed: so a product with few queries is faster
     v: Array  # (B, H, n, Dh)
-    r_t: Array  # (H, Dh, L+1) of the positions; see `_positions`
+    r_t: Array  # (H, Dh+1, L+1) of the positions; see `_positions`
 
     def __init__(self, model: TransformerXL, w: LayerWeights, batch_size: int):
         self.config, self._back = model.config, model.backend
@@ -335,21 +321,13 @@ class _Layer:
 
 
 def _positions(w, n_row: int, model: TransformerXL):
-    """Return r_t (H, Dh, L+1) of an attention's weights: column c for distance L-1-c, then zeros.
+    """Return r_t (H, Dh+1, L+1) of an attention's weights: column c for distance L-1-c, then zeros.
 
-    A learned table's f goes with e as one more row: (q, 1) . (e_d, f_d) = q . e_d + f_d.
+    The score of a distance is q . r + e; e goes with r as one more row: (q, 1) . (r, e).
     """
     c, xp = model.config, model.backend.xp
-    pos = encoding_of(c).positions(n_row, model.params, c, rng=None, xp=xp)
-    if c.attn_type == RELATIVE:
-        r = split_heads((pos @ w.w_r)[None, :, :], n_head=c.n_head, xp=xp)[0, ...]  # (H, L, Dh)
-    else:
-        e, f = (
-            last_rows_forward(table, n_row=n_row, clamp_len=pos, xp=xp)[0]
-            for table in (w.r_emb, w.r_bias)
-        )
-        r = xp.concat([e, f[:, :, None]], axis=-1)  # (L, H, Dh), (L, H, 1) -> (L, H, Dh + 1)
-        r = xp.permute_dims(r, (1, 0, 2))  # -> (H, L, Dh + 1)
+    r, e = encoding_of(c).position_terms(w, n_row, model.params, c, xp=xp)  # (H, L, Dh), (H, L)
+    r = xp.concat([r, e[:, :, None]], axis=-1)  # -> (H, L, Dh + 1)
     n_head, _, width = r.shape
     # Written into an array of its own: what `concat` returns may keep the layout from before.
     r_t = xp.zeros((n_head, width, n_row + 1), dtype=r.dtype, device=r.device)
@@ -372,16 +350,17 @@ def _pieces(b: int, n_head: int, t: int, n_key: int, block: int | None):
     return product(cuts(b, n_row), cuts(n_head, heads), cuts(t, queries))
 
 
-def attend_to_kept(q_u, q_v, k_t, v, r_t, *, max_keys, xp):
-    """o = softmax(q_u k^T + rel_shift(q_v r^T), masked) v for the last T of K positions.
+def attend_to_kept(q_u, q_1, k_t, v, r_t, *, max_keys, xp):
+    """o = softmax(q_u k^T + rel_shift(q_1 r^T), masked) v for the last T of K positions.
 
-    q_u, q_v (B, H, T, Dh), scaled; k_t (B, H, Dh, K), v (B, H, K, Dh); r_t (H, Dh, > K), its last
-    column zeros -> o (B, H, T, Dh). max_keys as in `attention_mask`; K is at most T - 1 more.
+    q_u (B, H, T, Dh), q_1 (B, H, T, Dh+1), scaled; k_t (B, H, Dh, K), v (B, H, K, Dh);
+    r_t (H, Dh+1, > K), its last column zeros -> o (B, H, T, Dh). max_keys as in `attention_mask`;
+    K is at most T - 1 more.
     """
     *lead, t, _ = q_u.shape
     k = k_t.shape[-1]
     # `rel_shift_forward` with its column of zeros brought along by r: the shift is then a view.
-    s = q_v @ r_t[..., r_t.shape[-1] - (k + 1) :]  # (B, H, T, K+1) by distance
+    s = q_1 @ r_t[..., r_t.shape[-1] - (k + 1) :]  # (B, H, T, K+1) by distance
     line = xp.reshape(s, (*lead, t * (k + 1)))[..., t - 1 : t - 1 + t * k]
     s = xp.reshape(line, (*lead, t, k))  # by key
     s += q_u @ k_t

@@ -70,7 +70,7 @@ def config_of(settings: dict) -> Config:
             "tie_projs": tuple(bool(t) for t in ties[:n]),
             # `tie_weight`, which the published config.json has, is not read by the library
             "tie_weight": settings.get("tie_word_embeddings", True),
-            "cluster_order": "natural",
+            "released": {},
         }
     )
 
@@ -134,8 +134,8 @@ def save_huggingface(
         {
             f"attn_type={c.attn_type}": c.attn_type == RELATIVE,
             f"ext_len={c.ext_len}": c.ext_len == 0,
-            f"same_length_extra={c.same_length_extra}": c.same_length_extra == 0,
-            "raw_queries with pre_lnorm": not (c.raw_queries and c.pre_lnorm),
+            f"same_length_extra={c.released.same_length_extra}": not c.released.same_length_extra,
+            "raw_queries with pre_lnorm": not (c.released.raw_queries and c.pre_lnorm),
         },
     )
     folder = Path(directory)

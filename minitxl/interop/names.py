@@ -16,8 +16,7 @@ from minitxl.config import LEARNED, RELATIVE, SHAW, SINUSOID, Config
 from minitxl.errors import MinitxlError
 from minitxl.files import one_line
 from minitxl.model.params import Params
-from minitxl.model.transformer_xl import TransformerXL
-from minitxl.model.weights import empty_params, param_shapes
+from minitxl.model.transformer_xl import TransformerXL, empty_params, network_of
 from minitxl.storage.model_arrays import load_params
 
 
@@ -124,13 +123,13 @@ def to_theirs(params: Params, config: Config, style: Style) -> dict[str, np.ndar
     The columns of the head that stand for the tails are put into their order. Gradients have no
     constants, so `pos_emb.inv_freq` comes with parameters alone.
     """
-    shapes, out = param_shapes(config), {}
+    shapes, out = network_of(config).param_shapes(config), {}
     if shapes != params.shapes:
         raise MinitxlError("the parameters are not of this config; take both from one model")
     for entry in entries(config, style):
         arrays = [_host(params[name]) for name in entry.ours]
         out[entry.theirs] = _join(arrays, entry.layout, _their_shape(entry, config, shapes))
-    if config.cluster_order != style.cluster_order:
+    if config.released.cluster_order != style.cluster_order:
         for name in ("crit.cluster_weight", "crit.cluster_bias"):
             if name in out:
                 out[name] = out[name][::-1].copy()
@@ -173,7 +172,7 @@ def from_theirs(state: Mapping[str, np.ndarray], config: Config, style: Style) -
     """
     state = dict(state)
     _resolve(state, aliases(config, style))
-    shapes, out = param_shapes(config), {}
+    shapes, out = network_of(config).param_shapes(config), {}
     for entry in entries(config, style):
         if entry.theirs not in state:
             raise MinitxlError(
@@ -188,7 +187,7 @@ def from_theirs(state: Mapping[str, np.ndarray], config: Config, style: Style) -
                 "they belong to different models"
             )
         if entry.theirs in ("crit.cluster_weight", "crit.cluster_bias"):
-            array = array if config.cluster_order == style.cluster_order else array[::-1]
+            array = array if config.released.cluster_order == style.cluster_order else array[::-1]
         parts = _split(array, entry, [shapes[name] for name in entry.ours])
         out |= {f"params.{name}": part for name, part in zip(entry.ours, parts, strict=True)}
     inv_freq = state.pop(style.prefix + INV_FREQ, None)

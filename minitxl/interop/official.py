@@ -83,9 +83,11 @@ def config_of(arguments: Mapping) -> Config:
             # the table of type 3 is not clamped there
             "clamp_len": clamp_len if clamp_len > 0 and attn_type != LEARNED else -1,
             "start_mems": "empty",
-            "cluster_order": "reversed",
-            "ext_len_swapped": True,
-            "raw_queries": attn_type in (SINUSOID, LEARNED),
+            "released": {
+                "cluster_order": "reversed",
+                "ext_len_swapped": True,
+                "raw_queries": attn_type in (SINUSOID, LEARNED),
+            },
         }
     )
 
@@ -97,23 +99,23 @@ def arguments_of(config: Config) -> dict:
     memory there: one that starts from zeros must be given them. Raises `MinitxlError` for what
     else the released code would compute otherwise.
     """
-    c = config
+    c, released = config, config.released
     absolute = c.attn_type in (SINUSOID, LEARNED)
     lengths = c.tgt_len + c.ext_len + c.mem_len
     refuse_unless(
         "the released code",
         {
-            f"same_length_extra={c.same_length_extra}": c.same_length_extra == 0,
+            f"same_length_extra={released.same_length_extra}": released.same_length_extra == 0,
             f"layer_norm_epsilon={c.layer_norm_epsilon}": c.layer_norm_epsilon == 1e-5,
-            f"raw_queries={c.raw_queries} with pre_lnorm and attn_type={c.attn_type}": (
-                not c.pre_lnorm or c.raw_queries == absolute
+            f"raw_queries={released.raw_queries} with pre_lnorm and attn_type={c.attn_type}": (
+                not c.pre_lnorm or released.raw_queries == absolute
             ),
             f"a memory (mem_len={c.mem_len}) without faults for attn_type={c.attn_type}": (
                 not (absolute and c.mem_len)
             ),
             f"clamp_len={c.clamp_len} for attn_type=3": c.attn_type != LEARNED or c.clamp_len < 0,
             f"ext_len={c.ext_len} with ext_len_swapped=False": (
-                c.ext_len_swapped or not (c.ext_len and c.mem_len)
+                released.ext_len_swapped or not (c.ext_len and c.mem_len)
             ),
             f"tables of {c.table_len} rows for lengths of {lengths} in all": (
                 c.attn_type not in (SHAW, LEARNED) or c.table_len == lengths

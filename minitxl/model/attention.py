@@ -249,6 +249,24 @@ def heads_backward(dq, dk, dv, cache: HeadsCache, *, memory_rows, xp):
     return dx, xp.reshape(dh, (b, n_key - first, -1)), dw_q, dw_k, dw_v
 
 
+# --- the keys of the positions ------------------------------------------------------------------
+
+
+def position_keys(pos, w_r, *, n_head, xp):
+    """r = R W_{k,R} (sec. 3.3), for R (K, D) -> (H, K, Dh): one table for the whole batch.
+
+    All that keeps keys of positions, to read on or to show them, has them from here.
+    """
+    r, _ = linear_forward(pos, w_r, xp=xp)  # (K, D) -> (K, H*Dh)
+    return split_heads(r[None, :, :], n_head=n_head, xp=xp)[0, ...]  # -> (H, K, Dh)
+
+
+def position_keys_backward(dr, pos, *, xp):
+    """dw_r = R^T dr for dr (H, K, Dh) -> (D, H*Dh); R is no parameter and needs no gradient."""
+    dr = xp.reshape(xp.permute_dims(dr, (1, 0, 2)), (pos.shape[0], -1))  # -> (K, H*Dh)
+    return linear_backward_weight(pos, dr, xp=xp)  # (D, K) @ (K, H*Dh) -> (D, H*Dh)
+
+
 # --- the whole block: projections around the core -----------------------------------------------
 
 
@@ -266,8 +284,7 @@ def attention_forward(x, h, pos, w: AttentionWeights, mask, *, dropatt, rng, xp,
     """
     n_head = w.r_w_bias.shape[0]
     q, k, v, heads = heads_forward(x, h, w.w_q, w.w_k, w.w_v, n_head=n_head, xp=xp)
-    r, _ = linear_forward(pos, w.w_r, xp=xp)  # (K, D) -> (K, H*Dh): one table for the whole batch
-    r = split_heads(r[None, :, :], n_head=n_head, xp=xp)[0, ...]  # -> (H, K, Dh)
+    r = position_keys(pos, w.w_r, n_head=n_head, xp=xp)  # (K, D) -> (H, K, Dh)
     biases = (w.r_w_bias, w.r_r_bias)
     # A faster twin need not keep what a picture shows.
     forward = core_forward if inspect is None else core_forward.plain
@@ -287,9 +304,8 @@ def attention_backward(dy, cache: AttentionCache, *, memory_rows=False, xp):
     do = split_heads(do, n_head=heads.n_head, xp=xp)  # (B, T, H*Dh) -> (B, H, T, Dh)
     # undo: o = softmax(...) v
     dq, dk, dv, dr, du, dv_bias = core_backward(do, core, xp=xp)
-    # undo: r = R @ w_r (R is no parameter: its own gradient is not needed)
-    dr = xp.reshape(xp.permute_dims(dr, (1, 0, 2)), (dr.shape[1], -1))  # (H, K, Dh) -> (K, H*Dh)
-    dw_r = linear_backward_weight(pos, dr, xp=xp)  # (D, K) @ (K, H*Dh) -> (D, H*Dh)
+    # undo: r = R @ w_r
+    dw_r = position_keys_backward(dr, pos, xp=xp)
     # undo: q = x @ w_q, k = h @ w_k, v = h @ w_v
     dx, dh, dw_q, dw_k, dw_v = heads_backward(dq, dk, dv, heads, memory_rows=memory_rows, xp=xp)
     return dx, dh, AttentionWeights(dw_q, dw_k, dw_v, dw_r, dw_o, du, dv_bias)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from minitxl.backend.twins import has_twin
+from minitxl.config import Config
+from minitxl.model.attention import attention_backward, attention_forward
 from minitxl.model.ops import (
     DropoutCache,
     LayerNormCache,
@@ -36,24 +37,6 @@ class LayerWeights(NamedTuple):
     b_2: Array  # (D,)
     ff_gamma: Array  # (D,)
     ff_beta: Array  # (D,)
-
-
-class Attention(NamedTuple):
-    """A kind of attention: `attention_forward` and `_backward` or another pair of their form."""
-
-    forward: Callable  # (x, h, pos, w, mask, *, dropatt, rng, xp, inspect) -> y, cache
-    backward: Callable  # (dy, cache, *, memory_rows, xp) -> dx, dh, dw
-
-
-class LayerSettings(NamedTuple):
-    """What a layer needs of the model's settings."""
-
-    attention: Attention
-    pre_lnorm: bool
-    eps: float
-    dropout: float
-    dropatt: float
-    raw_queries: bool = False
 
 
 # --- position-wise feed-forward -----------------------------------------------------------------
@@ -93,7 +76,7 @@ def feed_forward_backward(dy, cache: FeedForwardCache, *, xp):
 
 
 class LayerCache(NamedTuple):
-    settings: LayerSettings
+    config: Config
     n_mem: int
     attn: Any  # AttentionCache, or that of another attention
     attn_dropout: DropoutCache
@@ -102,23 +85,27 @@ class LayerCache(NamedTuple):
     ff_norm: LayerNormCache
 
 
-def layer_forward(h, pos, w: LayerWeights, mask, s: LayerSettings, *, n_mem, rng, xp, inspect=None):
-    """One layer: h (B, K, D) = [memory ; segment] with n_mem rows of memory -> (B, T, D).
+def layer_forward(
+    h, pos, w: LayerWeights, mask, config: Config, *, n_mem, attend=attention_forward, **options
+):
+    """One layer: h (B, K, D) = [memory ; segment] with n_mem rows of memory -> (B, T, D), cache.
 
-    pos: what the attention knows of positions, in this paper's R (K, D); mask (T, K): 0, or -inf
-    where a key is hidden.
+    pos (K, D) = R; mask (T, K): 0, or -inf where a key is hidden. options: rng, xp, inspect, as in
+    `attention_forward`; attend: that function, or another of its form (`family/`).
     """
-    forward = _pre_norm_forward if s.pre_lnorm else _post_norm_forward
-    return forward(h, pos, w, mask, s, n_mem=n_mem, rng=rng, xp=xp, inspect=inspect)
+    forward = _pre_norm_forward if config.pre_lnorm else _post_norm_forward
+    return forward(h, pos, w, mask, config, n_mem=n_mem, attend=attend, **options)
 
 
-def layer_backward(dy, cache: LayerCache, *, memory_rows=False, xp):
+def layer_backward(
+    dy, cache: LayerCache, *, memory_rows=False, xp, attend_backward=attention_backward
+):
     """Return dx (B, T, D), dmem (B, M, D) or None, and the gradients of the weights.
 
     dmem is None, the stopped gradient, unless memory_rows=True asks for what is otherwise cut.
     """
-    backward = _pre_norm_backward if cache.settings.pre_lnorm else _post_norm_backward
-    dx, dh, dw = backward(dy, cache, memory_rows=memory_rows, xp=xp)
+    backward = _pre_norm_backward if cache.config.pre_lnorm else _post_norm_backward
+    dx, dh, dw = backward(dy, cache, memory_rows, attend_backward, xp=xp)
     # h = [mem ; x], and x was also used on its own, for queries and the residual sum: its
     # gradients add up.
     if not memory_rows:
@@ -127,20 +114,19 @@ def layer_backward(dy, cache: LayerCache, *, memory_rows=False, xp):
     return dx + dh[:, n_mem:, :], dh[:, :n_mem, :], dw
 
 
-def _post_norm_forward(h, pos, w, mask, s, *, n_mem, rng, xp, inspect):
+def _post_norm_forward(h, pos, w, mask, c, *, n_mem, attend, rng, xp, inspect=None):
     """a = LN(x + dropout(attn(x, h))), y = LN(a + FF(a)), as in the paper."""
     x = h[:, n_mem:, :]  # (B, K, D) -> (B, T, D)
-    a, attn = s.attention.forward(
-        x, h, pos, w.attn, mask, dropatt=s.dropatt, rng=rng, xp=xp, inspect=inspect
-    )
-    a, attn_dropout = dropout_forward(a, rate=s.dropout, rng=rng, xp=xp)
-    a, attn_norm = layer_norm_forward(x + a, w.attn_gamma, w.attn_beta, eps=s.eps, xp=xp)
-    f, ff = feed_forward_forward(a, w.w_1, w.b_1, w.w_2, w.b_2, dropout=s.dropout, rng=rng, xp=xp)
-    y, ff_norm = layer_norm_forward(a + f, w.ff_gamma, w.ff_beta, eps=s.eps, xp=xp)
-    return y, LayerCache(s, n_mem, attn, attn_dropout, attn_norm, ff, ff_norm)
+    eps = c.layer_norm_epsilon
+    a, attn = attend(x, h, pos, w.attn, mask, dropatt=c.dropatt, rng=rng, xp=xp, inspect=inspect)
+    a, attn_dropout = dropout_forward(a, rate=c.dropout, rng=rng, xp=xp)
+    a, attn_norm = layer_norm_forward(x + a, w.attn_gamma, w.attn_beta, eps=eps, xp=xp)
+    f, ff = feed_forward_forward(a, w.w_1, w.b_1, w.w_2, w.b_2, dropout=c.dropout, rng=rng, xp=xp)
+    y, ff_norm = layer_norm_forward(a + f, w.ff_gamma, w.ff_beta, eps=eps, xp=xp)
+    return y, LayerCache(c, n_mem, attn, attn_dropout, attn_norm, ff, ff_norm)
 
 
-def _post_norm_backward(dy, cache, *, memory_rows, xp):
+def _post_norm_backward(dy, cache, memory_rows, attend_backward, *, xp):
     # undo: y = LN(a + FF(a))
     ds, dff_gamma, dff_beta = layer_norm_backward(dy, cache.ff_norm, xp=xp)
     da, dw_1, db_1, dw_2, db_2 = feed_forward_backward(ds, cache.ff, xp=xp)
@@ -148,31 +134,31 @@ def _post_norm_backward(dy, cache, *, memory_rows, xp):
     # undo: a = LN(x + dropout(attn(x, h)))
     ds, dattn_gamma, dattn_beta = layer_norm_backward(da, cache.attn_norm, xp=xp)
     da = dropout_backward(ds, cache.attn_dropout, xp=xp)
-    attention = cache.settings.attention
-    dx, dh, dattn = attention.backward(da, cache.attn, memory_rows=memory_rows, xp=xp)
+    dx, dh, dattn = attend_backward(da, cache.attn, memory_rows=memory_rows, xp=xp)
     dx += ds
     dw = LayerWeights(dattn, dattn_gamma, dattn_beta, dw_1, db_1, dw_2, db_2, dff_gamma, dff_beta)
     return dx, dh, dw
 
 
-def _pre_norm_forward(h, pos, w, mask, s, *, n_mem, rng, xp, inspect):
+def _pre_norm_forward(h, pos, w, mask, c, *, n_mem, attend, rng, xp, inspect=None):
     """a = x + dropout(attn(LN(h))), y = a + FF(LN(a)). The memory holds un-normalised states."""
     x = h[:, n_mem:, :]  # (B, K, D) -> (B, T, D)
-    normed, attn_norm = layer_norm_forward(h, w.attn_gamma, w.attn_beta, eps=s.eps, xp=xp)
-    asking = x if s.raw_queries else normed[:, n_mem:, :]
-    a, attn = s.attention.forward(
-        asking, normed, pos, w.attn, mask, dropatt=s.dropatt, rng=rng, xp=xp, inspect=inspect
+    eps = c.layer_norm_epsilon
+    normed, attn_norm = layer_norm_forward(h, w.attn_gamma, w.attn_beta, eps=eps, xp=xp)
+    asking = x if c.released.raw_queries else normed[:, n_mem:, :]
+    a, attn = attend(
+        asking, normed, pos, w.attn, mask, dropatt=c.dropatt, rng=rng, xp=xp, inspect=inspect
     )
-    a, attn_dropout = dropout_forward(a, rate=s.dropout, rng=rng, xp=xp)
+    a, attn_dropout = dropout_forward(a, rate=c.dropout, rng=rng, xp=xp)
     a = x + a
-    normed, ff_norm = layer_norm_forward(a, w.ff_gamma, w.ff_beta, eps=s.eps, xp=xp)
+    normed, ff_norm = layer_norm_forward(a, w.ff_gamma, w.ff_beta, eps=eps, xp=xp)
     ff_weights = (w.w_1, w.b_1, w.w_2, w.b_2)
-    f, ff = feed_forward_forward(normed, *ff_weights, dropout=s.dropout, rng=rng, xp=xp)
-    return a + f, LayerCache(s, n_mem, attn, attn_dropout, attn_norm, ff, ff_norm)
+    f, ff = feed_forward_forward(normed, *ff_weights, dropout=c.dropout, rng=rng, xp=xp)
+    return a + f, LayerCache(c, n_mem, attn, attn_dropout, attn_norm, ff, ff_norm)
 
 
-def _pre_norm_backward(dy, cache, *, memory_rows, xp):
-    s, n_mem = cache.settings, cache.n_mem
+def _pre_norm_backward(dy, cache, memory_rows, attend_backward, *, xp):
+    n_mem = cache.n_mem
     # undo: y = a + FF(LN(a))
     dn, dw_1, db_1, dw_2, db_2 = feed_forward_backward(dy, cache.ff, xp=xp)
     dx, dff_gamma, dff_beta = layer_norm_backward(dn, cache.ff_norm, xp=xp)
@@ -180,8 +166,8 @@ def _pre_norm_backward(dy, cache, *, memory_rows, xp):
     # undo: a = x + dropout(attn(LN(h))). LN saw the memory's rows, so its gamma and beta get
     # gradients from all K rows (as w_k and w_v do), also when the memory itself gets none.
     da = dropout_backward(dx, cache.attn_dropout, xp=xp)
-    dasking, dn, dattn = s.attention.backward(da, cache.attn, memory_rows=True, xp=xp)
-    if s.raw_queries:
+    dasking, dn, dattn = attend_backward(da, cache.attn, memory_rows=True, xp=xp)
+    if cache.config.released.raw_queries:
         dx += dasking
     else:
         dn[:, n_mem:, :] += dasking

@@ -240,6 +240,14 @@ def sinusoid(distances, inv_freq, *, xp):
     return xp.concat([xp.sin(angles), xp.cos(angles)], axis=-1)  # (K, D/2) x 2 -> (K, D)
 
 
+def sinusoid_table(n_key, inv_freq, *, clamp_len=-1, xp):
+    """R for the distances K-1 ... 0 (from clamp_len on all alike) -> (K, D)."""
+    distances = xp.arange(n_key - 1, -1, -1, device=inv_freq.device)
+    if clamp_len > 0:
+        distances = xp.clip(distances, None, clamp_len)
+    return sinusoid(distances, inv_freq, xp=xp)
+
+
 class TableCache(NamedTuple):
     n_table: int  # rows of the table
     n_used: int  # of them, the last ones, are read

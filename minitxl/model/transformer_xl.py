@@ -1,55 +1,40 @@
-"""The Transformer-XL language model: forward, backward, memory update.
+"""The Transformer-XL language model: forward, backward, memory update (paper sec. 3.2 and 3.3).
 
 `forward` and `backward` are pure functions of data, so that threads, processes or devices can each
 run a piece of the batch and add up their gradients. `TransformerXL` is a thin object around them.
+This is the model of the paper; `network_of`, at the end, is where another member of the family
+takes its place.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from minitxl.backend import Backend, get_backend
-from minitxl.config import Config
+from minitxl.config import RELATIVE, SINUSOID, Config
 from minitxl.errors import MinitxlError
+from minitxl.model import inputs
 from minitxl.model.attention import Inspection, additive_mask, attention_mask
-from minitxl.model.embedding import vocabulary_of
-from minitxl.model.family.encodings import encoding_of
-from minitxl.model.layers import (
-    LayerCache,
-    LayerSettings,
-    LayerWeights,
-    layer_backward,
-    layer_forward,
+from minitxl.model.embedding import (
+    embed_backward,
+    embed_forward,
+    log_probs,
+    nll_backward,
+    nll_forward,
 )
-from minitxl.model.ops import DropoutCache, dropout_backward, dropout_forward
-from minitxl.model.params import Params
-from minitxl.model.weights import init_params, layer_weights
+from minitxl.model.layers import LayerCache, LayerWeights, layer_backward, layer_forward
+from minitxl.model.ops import (
+    DropoutCache,
+    dropout_backward,
+    dropout_forward,
+    inverse_frequencies,
+    sinusoid_table,
+)
+from minitxl.model.params import Params, draw, layer_weights, param_shapes
 
-Array = Any
-
-
-# --- forward ------------------------------------------------------------------------------------
-
-
-class HiddenCache(NamedTuple):
-    """What backward reads of the way from the ids to h_N."""
-
-    embedding: Any
-    emb_dropout: DropoutCache
-    added: list  # for every layer, of the positions added to its input; None where there were none
-    layers: list[LayerCache]
-    out_dropout: DropoutCache
-
-
-class ModelCache(NamedTuple):
-    """What `backward` reads."""
-
-    hidden: HiddenCache
-    loss: Any
-    shape: tuple[int, int]  # (B, T) of the tokens
-    n_target: int  # S: the loss is that of the last S positions
+# --- the memory ---------------------------------------------------------------------------------
 
 
 def kept_rows(*, n_mem, n_new, config: Config) -> tuple[int, int]:
@@ -57,7 +42,7 @@ def kept_rows(*, n_mem, n_new, config: Config) -> tuple[int, int]:
 
     The last ext_len rows stay out: the next segment begins by reading those tokens again.
     """
-    if config.ext_len_swapped:  # the same, unless ext_len exceeds one of the two
+    if config.released.ext_len_swapped:  # the same, unless ext_len exceeds one of the two
         n_mem, n_new = n_new, n_mem
     stop = n_mem + max(0, n_new - config.ext_len)
     return max(0, stop - config.mem_len), stop
@@ -72,28 +57,46 @@ def update_mems(both, *, n_mem, config: Config):
     return both[:, first:stop, :]
 
 
-def _hidden_forward(params, tokens, mems, config, *, rng, xp, inspect, keep=True):
+# --- forward ------------------------------------------------------------------------------------
+
+
+class HiddenCache(NamedTuple):
+    """What backward reads of the way from the ids to h_N."""
+
+    embedding: Any
+    emb_dropout: DropoutCache
+    layers: list[LayerCache]
+    out_dropout: DropoutCache
+    added: list | None = None  # of positions added to the layers' inputs (family/network.py)
+
+
+class ModelCache(NamedTuple):
+    """What `backward` reads."""
+
+    hidden: HiddenCache
+    loss: Any
+    shape: tuple[int, int]  # (B, T) of the tokens
+    n_target: int  # S: the loss is that of the last S positions
+
+
+def hidden_forward(params, tokens, mems, config, *, rng, xp, inspect=None, keep=True):
     """Return h_N after its dropout (B, T, D), the new memories, and the cache (if keep)."""
-    c, encoding = config, encoding_of(config)
+    c, drop = config, dict(rng=rng, xp=xp)
     (b, t), n_mem = tokens.shape, mems[0].shape[1]
-    drop = dict(rng=rng, xp=xp)
 
     # h_0 = dropout(sqrt(D) E[x]). E also is the softmax's matrix and so starts small (0.02);
     # sqrt(D) brings its rows to the size that a layer's input should have.
-    h, embedding = vocabulary_of(c).embed_forward(params, xp.reshape(tokens, (-1,)), c, xp=xp)
+    h, embedding = embed_forward(params, xp.reshape(tokens, (-1,)), c, xp=xp)
     h = xp.reshape(h, (b, t, c.d_model)) * math.sqrt(c.d_model)  # (B*T, D) -> (B, T, D)
-    rate = c.dropout if encoding.drops_embedding else 0.0
-    h, emb_dropout = dropout_forward(h, rate=rate, **drop)
+    h, emb_dropout = dropout_forward(h, rate=c.dropout, **drop)
 
-    pos = encoding.positions(n_mem + t, params, c, **drop)
-    max_keys = c.mem_len + c.same_length_extra if c.same_length else None
-    mask = attention_mask(n_query=t, n_mem=n_mem, max_keys=max_keys, device=h.device, xp=xp)
-    mask = additive_mask(mask, dtype=h.dtype, xp=xp)
+    # R, for all layers, queries and rows of the batch. It has no gradient: no mask is kept.
+    inv_freq = params.constants["inv_freq"]
+    pos = sinusoid_table(n_mem + t, inv_freq, clamp_len=c.clamp_len, xp=xp)  # (K, D)
+    pos, _ = dropout_forward(pos, rate=c.dropout, **drop)
+    mask = segment_mask(h, n_mem, c, xp=xp)  # (T, K)
 
-    settings = LayerSettings(
-        encoding.attention, c.pre_lnorm, c.layer_norm_epsilon, c.dropout, c.dropatt, c.raw_queries
-    )
-    new_mems, added, layers = [], [], []
+    new_mems, layers = [], []
     for n in range(c.n_layer):
         if inspect is not None:
             inspect.hidden.append(h)
@@ -101,17 +104,23 @@ def _hidden_forward(params, tokens, mems, config, *, rng, xp, inspect, keep=True
         # segment layer n reads these states again, so every layer reaches one memory further.
         both = xp.concat([mems[n], h], axis=1)  # h~ = [SG(m) ; h] (sec. 3.2) -> (B, K, D)
         new_mems.append(update_mems(both, n_mem=n_mem, config=c))
-        both, add_cache = encoding.add_forward(both, n, params, c, **drop)
-        w = layer_weights(params, n, c)
-        h, cache = layer_forward(both, pos, w, mask, settings, n_mem=n_mem, inspect=inspect, **drop)
+        w = layer_weights(params, n)
+        h, cache = layer_forward(both, pos, w, mask, c, n_mem=n_mem, inspect=inspect, **drop)
         if keep:
-            added.append(add_cache)
             layers.append(cache)
     if inspect is not None:
         inspect.hidden.append(h)
     # No LayerNorm here, under pre_lnorm neither: the released code has none.
     h, out_dropout = dropout_forward(h, rate=c.dropout, **drop)
-    return h, new_mems, HiddenCache(embedding, emb_dropout, added, layers, out_dropout)
+    return h, new_mems, HiddenCache(embedding, emb_dropout, layers, out_dropout)
+
+
+def segment_mask(h, n_mem: int, config: Config, *, xp):
+    """The additive mask (T, M + T) of a segment's states h (B, T, D)."""
+    max_keys = config.most_keys if config.same_length else None
+    where = dict(device=h.device, xp=xp)
+    mask = attention_mask(n_query=h.shape[1], n_mem=n_mem, max_keys=max_keys, **where)
+    return additive_mask(mask, dtype=h.dtype, xp=xp)
 
 
 def _last_rows(h, n, *, xp):
@@ -119,31 +128,37 @@ def _last_rows(h, n, *, xp):
     return xp.reshape(h[:, h.shape[1] - n :, :], (-1, h.shape[-1]))
 
 
-def forward(params, tokens, targets, mems, config: Config, *, rng, xp, inspect=None, keep=True):
+def forward(
+    params, tokens, targets, mems, config: Config, *, rng, xp, inspect=None, keep=True,
+    hidden_forward=hidden_forward, nll_forward=nll_forward,
+):  # fmt: skip
     """Return nll (B, S) in nats, the new memories, and the cache for `backward` (if keep).
 
     tokens (B, T), targets (B, S) integers, S <= T: the targets of the last S positions; mems:
-    n_layer arrays (B, M, D), M = 0 at a stream's start.
+    n_layer arrays (B, M, D), M = 0 at a stream's start. The last two arguments are the paper's own
+    functions, unless a member of the family or a reader brings others of their form.
     """
     n_target = targets.shape[1]
-    h, new_mems, hidden = _hidden_forward(
+    h, new_mems, hidden = hidden_forward(
         params, tokens, mems, config, rng=rng, xp=xp, inspect=inspect, keep=keep
     )
     h = _last_rows(h, n_target, xp=xp)  # (B, T, D) -> (B*S, D)
-    flat = xp.reshape(targets, (-1,))
-    nll, loss = vocabulary_of(config).nll_forward(params, h, flat, config, xp=xp)
+    nll, loss = nll_forward(params, h, xp.reshape(targets, (-1,)), config, xp=xp)
     cache = ModelCache(hidden, loss, tokens.shape, n_target) if keep else None
     return xp.reshape(nll, targets.shape), new_mems, cache
 
 
-def log_probs_forward(params, tokens, mems, config: Config, *, xp, inspect=None, last=None):
+def log_probs_forward(
+    params, tokens, mems, config: Config, *, xp, inspect=None, last=None,
+    hidden_forward=hidden_forward, log_probs=log_probs,
+):  # fmt: skip
     """Return log-probabilities (B, last or T, V) of the next token, and the new memories."""
     b, t = tokens.shape
-    h, new_mems, _ = _hidden_forward(
+    h, new_mems, _ = hidden_forward(
         params, tokens, mems, config, rng=None, xp=xp, inspect=inspect, keep=False
     )
     n = t if last is None else min(last, t)
-    log_p = vocabulary_of(config).log_probs(params, _last_rows(h, n, xp=xp), config, xp=xp)
+    log_p = log_probs(params, _last_rows(h, n, xp=xp), config, xp=xp)
     return xp.reshape(log_p, (b, n, -1)), new_mems
 
 
@@ -158,9 +173,32 @@ class Gradients(NamedTuple):
     mems: list  # N of (B, M, D), or None each where the gradient is stopped
 
 
+def hidden_backward(dh, cache: HiddenCache, grads, config, *, xp, later=None, through=False):
+    """Return dLoss/dh_0 ... dLoss/dh_N and the memories' gradients, for dh = dLoss/dh_N.
+
+    Adds the layers' gradients to `grads`. later, through: see `backward`.
+    """
+    dhidden, dmems = [dh], []
+    for n in reversed(range(config.n_layer)):
+        dh, dmem, dw = layer_backward(dh, cache.layers[n], memory_rows=through, xp=xp)
+        if later is not None:
+            dh = dh + later[n]
+        accumulate(layer_weights(grads, n), dw)
+        dhidden.append(dh)
+        dmems.append(dmem)
+    return dhidden[::-1], dmems[::-1]
+
+
+def accumulate(grads: LayerWeights, dw: LayerWeights) -> None:
+    """Add one layer's gradients to the buffer: u and v, shared by the layers, collect from all."""
+    for total, part in zip((*grads.attn, *grads[1:]), (*dw.attn, *dw[1:]), strict=True):
+        total += part  # `total` is a view into the flat buffer
+
+
 def backward(
-    params, dnll, cache: ModelCache, config: Config, *, scatter_add, xp, later=None, through=False
-) -> Gradients:
+    params, dnll, cache: ModelCache, config: Config, *, scatter_add, xp, later=None, through=False,
+    hidden_backward=hidden_backward, nll_backward=nll_backward, embed_backward=embed_backward,
+) -> Gradients:  # fmt: skip
     """Back-propagate dnll (B, S) = dLoss/dnll through one segment.
 
     Memory is a constant (stopped gradient, sec. 3.2). For experiments and pictures,
@@ -168,46 +206,21 @@ def backward(
     adds what a *later* segment sent back into this segment's layer inputs.
     """
     grads = params.zeros_like()
-    vocabulary, encoding = vocabulary_of(config), encoding_of(config)
     (b, t), n_target, hidden = cache.shape, cache.n_target, cache.hidden
     # undo: nll = the softmax's loss of the last S rows of dropout(h_N)
-    dh = vocabulary.nll_backward(xp.reshape(dnll, (-1,)), cache.loss, grads, config, xp=xp)
+    dh = nll_backward(xp.reshape(dnll, (-1,)), cache.loss, grads, config, xp=xp)
     dh = xp.reshape(dh, (b, n_target, -1))  # (B*S, D) -> (B, S, D)
     if n_target < t:
         unread = xp.zeros((b, t - n_target, dh.shape[2]), dtype=dh.dtype, device=dh.device)
         dh = xp.concat([unread, dh], axis=1)  # -> (B, T, D)
     dh = dropout_backward(dh, hidden.out_dropout, xp=xp)
-
-    dhidden, dmems = [dh], []
-    for n in reversed(range(config.n_layer)):
-        added = hidden.added[n]
-        rows = through or added is not None  # a table of positions serves the memory's rows too
-        dh, dmem, dw = layer_backward(dh, hidden.layers[n], memory_rows=rows, xp=xp)
-        if added is not None:
-            both = xp.concat([dmem, dh], axis=1)  # (B, M, D), (B, T, D) -> (B, K, D)
-            both = encoding.add_backward(both, n, added, grads, xp=xp)
-            n_mem = dmem.shape[1]
-            dmem, dh = (both[:, :n_mem, :] if through else None), both[:, n_mem:, :]
-        if later is not None:
-            dh = dh + later[n]
-        _accumulate(layer_weights(grads, n, config), dw)
-        dhidden.append(dh)
-        dmems.append(dmem)
-
+    # undo: the layers
+    dhidden, dmems = hidden_backward(dh, hidden, grads, config, xp=xp, later=later, through=through)
     # undo: h_0 = dropout(sqrt(D) E[x])
-    dh = dropout_backward(dh, hidden.emb_dropout, xp=xp) * math.sqrt(config.d_model)
+    dh = dropout_backward(dhidden[0], hidden.emb_dropout, xp=xp) * math.sqrt(config.d_model)
     dx = xp.reshape(dh, (b * t, -1))  # (B, T, D) -> (B*T, D)
-    vocabulary.embed_backward(dx, hidden.embedding, grads, config, scatter_add=scatter_add, xp=xp)
-    return Gradients(grads, dhidden[::-1], dmems[::-1])
-
-
-def _accumulate(grads: LayerWeights, dw: LayerWeights) -> None:
-    """Add one layer's gradients to the buffer: u and v, shared by the layers, collect from all."""
-    for total, part in zip((*grads.attn, *grads[1:]), (*dw.attn, *dw[1:]), strict=True):
-        total += part  # `total` is a view into the flat buffer
-
-
-# --- the object ---------------------------------------------------------------------------------
+    embed_backward(dx, hidden.embedding, grads, config, scatter_add=scatter_add, xp=xp)
+    return Gradients(grads, dhidden, dmems)
 
 
 class TransformerXL:
@@ -229,7 +242,10 @@ class TransformerXL:
     ):
         self.config = config
         self.backend = get_backend(device, dtype)
-        self.params = init_params(config, self.backend, seed) if params is None else params
+        if params is None:
+            params = draw(empty_params(config, self.backend), config, self.backend, seed)
+        self.params = params
+        self.network = network_of(config)
 
     def __repr__(self) -> str:
         return f"TransformerXL({self.n_params:,} parameters on {self.backend.name}, {self.config})"
@@ -280,15 +296,11 @@ class TransformerXL:
     def _forward(self, tokens, targets, mems, **options):
         tokens = self.checked_ids(tokens, "tokens")
         targets = self.checked_ids(targets, "targets")
-        (b, t), shape = tokens.shape, tuple(targets.shape)
-        if shape[0] != b or shape[1] > t:
-            raise MinitxlError(
-                f"targets has shape {shape}, tokens {(b, t)}; they must match, or the targets be "
-                "shorter: targets are the tokens one step later, of the last positions"
-            )
-        mems = self.checked_mems(mems, b)
+        self.check_targets(tokens, targets)
+        mems = self.checked_mems(mems, tokens.shape[0])
         xp = self.backend.xp
-        return forward(self.params, tokens, targets, mems, self.config, xp=xp, **options)
+        run = self.network.forward
+        return run(self.params, tokens, targets, mems, self.config, xp=xp, **options)
 
     def backward(self, cache: ModelCache, dnll=None) -> Params:
         """Return the gradients, by name, of nll.mean() - or of sum(nll * dnll) for dnll (B, S)."""
@@ -307,7 +319,7 @@ class TransformerXL:
                     f"dnll has shape {tuple(dnll.shape)}, nll has {(b, s)}: give one number for "
                     "each token, or None for the gradient of the mean"
                 )
-        return backward(
+        return self.network.backward(
             self.params,
             dnll,
             cache,
@@ -328,7 +340,7 @@ class TransformerXL:
         if last is not None and last < 1:
             raise MinitxlError(f"last={last} must be at least 1, or None for all positions")
         xp = self.backend.xp
-        return log_probs_forward(
+        return self.network.log_probs_forward(
             self.params, tokens, mems, self.config, xp=xp, inspect=inspect, last=last
         )
 
@@ -338,59 +350,49 @@ class TransformerXL:
 
     def checked_on_host(self, ids, name: str):
         """Return ids (B, T) where they are, checked as far as costs no wait for the device."""
-        if not hasattr(ids, "shape"):
-            ids = self.backend.xp.asarray(ids)  # a nested list
-        shape = tuple(ids.shape)
-        if len(shape) != 2 or 0 in shape:
-            raise MinitxlError(f"{name} has shape {shape}; it must be (B, T), both at least 1")
-        if "int" not in str(ids.dtype):
-            raise MinitxlError(f"{name} is of type {ids.dtype}; token ids must be integers")
-        if hasattr(ids, "__array_interface__"):  # on the host: looking at the values is cheap
-            low, high = int(ids.min()), int(ids.max())
-            if low < 0 or high >= self.config.n_token:
-                raise MinitxlError(
-                    f"{name} holds ids from {low} to {high}, the model knows 0 to "
-                    f"{self.config.n_token - 1}; use the vocabulary it was trained with"
-                )
-        return ids
+        return inputs.checked_ids(ids, name, self.config.n_token, self.backend.xp)
+
+    def check_targets(self, tokens, targets) -> None:
+        """Raise MinitxlError where targets (B, S) do not fit tokens (B, T)."""
+        inputs.check_targets(tuple(tokens.shape), tuple(targets.shape))
 
     def checked_mems(self, mems, batch_size: int) -> Sequence:
         """Return mems, or those of a stream's start for None; an error where they do not fit."""
         if mems is None:
             return self.start_mems(batch_size)
-        c = self.config
-        if len(mems) != c.n_layer:
-            raise MinitxlError(
-                f"mems holds {len(mems)} arrays, the model has {c.n_layer} layers: they come from "
-                "another model; start with mems=None"
-            )
-        if any(not hasattr(mem, "shape") for mem in mems):
-            raise MinitxlError("mems holds something that is no array; start with mems=None")
-        length = mems[0].shape[1] if len(mems[0].shape) == 3 else None
-        for n, mem in enumerate(mems):
-            if len(mem.shape) != 3 or mem.shape[1] != length:
-                raise MinitxlError(
-                    f"mems[{n}] has shape {tuple(mem.shape)}, it must be (B, M, D) with one M for "
-                    "all layers; start with mems=None"
-                )
-            if mem.shape[2] != c.d_model:
-                raise MinitxlError(
-                    f"mems[{n}] has d_model={mem.shape[2]}, the model has {c.d_model}: they come "
-                    "from another checkpoint; start with mems=None"
-                )
-            if mem.dtype != self.backend.dtype:
-                raise MinitxlError(
-                    f"mems[{n}] is of type {mem.dtype}, the model of {self.backend.dtype_name}: "
-                    "they come from another model; start with mems=None"
-                )
-            if mem.shape[0] != batch_size:
-                raise MinitxlError(
-                    f"mems[{n}] has batch size {mem.shape[0]}, tokens has {batch_size}: row b of "
-                    "a batch must continue row b of the one before; start with mems=None"
-                )
-        if length > c.mem_len:
-            raise MinitxlError(
-                f"mems hold {length} tokens, the model has mem_len={c.mem_len}: cut them to their "
-                "last rows, or start with mems=None"
-            )
+        inputs.check_mems(mems, batch_size, self.config, self.backend)
         return mems
+
+
+# --- the family ---------------------------------------------------------------------------------
+
+
+class Network(NamedTuple):
+    """What stands behind a `TransformerXL`: functions of data only."""
+
+    param_shapes: Callable
+    forward: Callable
+    log_probs_forward: Callable
+    backward: Callable
+
+
+PAPER = Network(param_shapes, forward, log_probs_forward, backward)
+
+
+def network_of(config: Config) -> Network:
+    """Return the functions above or, where the configuration asks for another encoding or
+    vocabulary, those of the family. This is the one place where that is decided."""
+    if config.attn_type == RELATIVE and config.is_plain:
+        return PAPER
+    from minitxl.model.family.network import member  # read when it is wanted
+
+    return member(config)
+
+
+def empty_params(config: Config, backend: Backend) -> Params:
+    """Make parameters that are all 0, with the constants of the model."""
+    where = dict(dtype=backend.dtype, device=backend.device, xp=backend.xp)
+    constants = {}
+    if config.attn_type in (RELATIVE, SINUSOID):
+        constants["inv_freq"] = inverse_frequencies(d_model=config.d_model, **where)
+    return Params.zeros(network_of(config).param_shapes(config), constants=constants, **where)

@@ -19,8 +19,7 @@ from minitxl.config import Config
 from minitxl.data.text import Corpus, load_corpus
 from minitxl.data.vocab import vocab_from_dict
 from minitxl.errors import MinitxlError
-from minitxl.model.transformer_xl import TransformerXL
-from minitxl.model.weights import empty_params
+from minitxl.model.transformer_xl import TransformerXL, empty_params
 from minitxl.storage import checkpoint
 from minitxl.storage.model_arrays import load_params, params_of
 

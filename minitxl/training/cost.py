@@ -11,7 +11,7 @@ import math
 from typing import NamedTuple
 
 from minitxl.config import LEARNED, RELATIVE, SHAW, Config, TrainConfig
-from minitxl.model.weights import param_shapes
+from minitxl.model.transformer_xl import network_of
 
 # --- parameters ---------------------------------------------------------------------------------
 
@@ -19,7 +19,7 @@ from minitxl.model.weights import param_shapes
 def count_parameters(config: Config) -> dict[str, int]:
     """Return the number of parameters by part, tied ones counted once; their sum is all."""
     parts = {"embedding and softmax": 0, "attention": 0, "feed-forward": 0, "LayerNorm": 0}
-    for name, shape in param_shapes(config).items():
+    for name, shape in network_of(config).param_shapes(config).items():
         parts[_part(name)] += math.prod(shape)
     return parts
 

@@ -15,8 +15,7 @@ from minitxl import Inspection, attention, load_corpus, ops, viz
 from minitxl.experiments import stored  # results that are kept with the package
 from minitxl.experiments.attention_spans import striking
 from minitxl.experiments.attention_spans_figure import draw_attention_spans
-from minitxl.model.family.encodings import sinusoid_table
-from minitxl.model.weights import layer_weights
+from minitxl.model.params import layer_weights
 from minitxl.viz.lessons import four_terms as pictures
 
 np.set_printoptions(precision=3, suppress=True, linewidth=110)
@@ -277,10 +276,10 @@ _, mems = reader.predict(np.repeat(text[begin : begin + M][None, :], T + 1, axis
 seen = Inspection()
 reader.predict(batch, mems, inspect=seen)
 
-w = layer_weights(model.params, 0, c)
+w = layer_weights(model.params, 0)
 h = np.concatenate([mems[0], seen.hidden[0]], axis=1)  # (B, K, D)
 h, _ = ops.layer_norm_forward(h, w.attn_gamma, w.attn_beta, eps=c.layer_norm_epsilon, xp=np)
-pos = sinusoid_table(M + T, model.params, c, xp=np)
+pos = ops.sinusoid_table(M + T, model.params.constants["inv_freq"], xp=np)
 causal = attention.attention_mask(n_query=T, n_mem=M, max_keys=None, device="cpu", xp=np)
 changes = []
 for mask in (causal, np.zeros_like(causal)):

@@ -1,8 +1,11 @@
 """Small models and texts whose dimensions all differ, and what is asked of them again and again."""
 
+import dataclasses
+
 import numpy as np
 
 from minitxl import Config, TransformerXL
+from minitxl.config import Released
 from minitxl.model.gradcheck import RTOL
 
 # All dimensions differ, so that a swap of two of them cannot pass unseen.
@@ -10,11 +13,18 @@ B, H, DH, T, M, D, F, V = 2, 3, 4, 5, 6, 14, 9, 11
 LETTERS = "ab<\n &\"'cd>"  # as many as make_model's vocabulary; some must be escaped in HTML
 
 
+def config_of(**options):
+    """A Config; what belongs to `Config.released` may stand among the other fields."""
+    names = {f.name for f in dataclasses.fields(Released)}
+    released = {name: options.pop(name) for name in names & set(options)}
+    return Config(**options, released=Released(**released)) if released else Config(**options)
+
+
 def make_model(backend, scale=0.3, seed=0, **options):
     """A small float64 model whose parameters are all far from 0 and 1, biases included."""
     fields = dict(n_token=V, n_layer=2, d_model=D, n_head=H, d_head=DH, d_inner=F)
     fields |= dict(tgt_len=T, mem_len=M, dropout=0.0)
-    model = TransformerXL(Config(**{**fields, **options}), device=backend, seed=seed)
+    model = TransformerXL(config_of(**{**fields, **options}), device=backend, seed=seed)
     noise = np.random.default_rng(seed).normal(size=model.n_params) * scale
     model.params.flat[...] = model.params.flat + backend.asarray(noise, dtype=backend.dtype)
     return model

@@ -68,7 +68,7 @@ def hidden_keys(n_query, n_mem, config):
     """(T, K) bool, True where query i may not see key j: the future; same_length: the far past."""
     distance = distances(n_query, n_mem)
     if config.same_length:  # so many keys are seen, the query's own (distance 0) included
-        return (distance < 0) | (distance >= config.mem_len + config.same_length_extra)
+        return (distance < 0) | (distance >= config.mem_len + config.released.same_length_extra)
     return distance < 0
 
 
@@ -184,7 +184,7 @@ def decoder_layer(config, params, layer, context, n_query, masks):
     h = context[:, context.shape[1] - n_query :]
     queries_in, keys_in = h, context
     if config.pre_lnorm:
-        queries_in = h if config.raw_queries else norm("attn", h)
+        queries_in = h if config.released.raw_queries else norm("attn", h)
         keys_in = norm("attn", context)
     attended, *seen = attention(config, params, layer, queries_in, keys_in, masks)
     attended = masks.apply(f"{layer}.attn", attended)
@@ -204,7 +204,7 @@ def remembered(n_mem, n_query, config):
     It begins ext_len tokens before this segment's end (but not before its beginning) and remembers
     the mem_len rows before that. The released code takes M for T and T for M here.
     """
-    old, new = (n_query, n_mem) if config.ext_len_swapped else (n_mem, n_query)
+    old, new = (n_query, n_mem) if config.released.ext_len_swapped else (n_mem, n_query)
     begin = old + max(0, new - config.ext_len)
     return [row for row in range(n_mem + n_query) if begin - config.mem_len <= row < begin]
 

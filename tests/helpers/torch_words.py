@@ -83,7 +83,7 @@ def log_probabilities(config, params, h):
     n_tail = len(config.cutoffs)
     for_tails = []  # for_tails[i]: the head's score of tail i, as the head's choice
     for i in range(n_tail):
-        column = n_tail - 1 - i if config.cluster_order == "reversed" else i
+        column = n_tail - 1 - i if config.released.cluster_order == "reversed" else i
         score = z @ params["cluster_weight"][column] + params["cluster_bias"][column]
         for_tails.append(score[..., None])
     of_head = log_sum(torch.cat([scores[0], *for_tails], dim=-1))

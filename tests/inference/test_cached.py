@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from helpers.models import B, M, T, V, make_model, make_tokens
-from minitxl import Config, MinitxlError, TransformerXL
+from minitxl import MinitxlError, TransformerXL
 from minitxl.backend import get_backend
 from minitxl.inference import cached
 from minitxl.inference.cached import CachedReader, PlainReader, reader_of
@@ -85,10 +85,7 @@ def test_same_numbers_wherever_the_model_runs(backend, options):
 
 @pytest.mark.parametrize("options", OPTIONS, ids=name)
 def test_same_numbers_in_float32(options):
-    config = Config(
-        **{**make_model(CPU).config.to_dict(), "cutoffs": (), "tie_projs": ()} | options
-    )
-    model = TransformerXL(config, "cpu", seed=1)
+    model = TransformerXL(make_model(CPU, **options).config, "cpu", seed=1)
     assert_same(model, CachedReader(model, B), text(), rtol=0, atol=1e-6)
 
 

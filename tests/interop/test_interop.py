@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.models import config_of
 from minitxl import Config, MinitxlError, TransformerXL, interop
+from minitxl.config import Released
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RELEASED = sorted((GOLDEN / "released").glob("*.npz"))
@@ -107,7 +109,7 @@ def test_a_model_of_ours_keeps_its_meaning_elsewhere():
     model.params.flat[...] += np.random.default_rng(0).normal(size=model.n_params)
     state = interop.to_official(model.params, config)
     there = interop.load_official(state, interop.arguments_of(config))
-    assert there.config.cluster_order == "reversed"
+    assert there.config.released.cluster_order == "reversed"
     tokens = np.random.default_rng(1).integers(0, 17, (2, 6))
     np.testing.assert_allclose(
         model.predict(tokens)[0], there.predict(tokens)[0], rtol=0, atol=1e-13
@@ -178,10 +180,10 @@ CANNOT = [
 def test_what_cannot_be_expressed_is_not_exported(options):
     """Rather no file than one that computes something else."""
     with pytest.raises(MinitxlError, match="would compute something else") as caught:
-        interop.arguments_of(Config(n_token=9, **options))
+        interop.arguments_of(config_of(n_token=9, **options))
     assert "\n" not in str(caught.value)
     for allowed in (dict(), dict(attn_type=1), dict(attn_type=3, mem_len=0), dict(untie_r=True)):
-        interop.arguments_of(Config(n_token=9, **allowed))
+        interop.arguments_of(config_of(n_token=9, **allowed))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,7 @@ def hf_outputs(case, dtype):
     """Run the library's segments; yield (ours, theirs, what)."""
     expected = dict(np.load(HF / case / "expected.npz"))
     model = interop.load_huggingface(HF / case, dtype=dtype)
-    assert model.config.start_mems == "zeros" and model.config.cluster_order == "natural"
+    assert model.config.start_mems == "zeros" and model.config.released.cluster_order == "natural"
     mems, k = None, 0
     while f"ids_{k}" in expected:
         log_p, mems = model.predict(expected[f"ids_{k}"], mems)
@@ -308,7 +310,7 @@ def test_a_published_folder():
     import math
 
     from minitxl.interop.huggingface import config_of
-    from minitxl.model.weights import param_shapes
+    from minitxl.model.params import param_shapes
 
     config = config_of(settings)
     shapes = param_shapes(config)
@@ -352,7 +354,7 @@ def test_visible_settings_count(tmp_path):
     c = interop.load_huggingface(tmp_path).config
     assert (c.mem_len, c.same_length, c.clamp_len) == (99, False, 50)
     with pytest.raises(MinitxlError, match="raw_queries with pre_lnorm"):
-        config = model.config.replace(raw_queries=True, pre_lnorm=True)
+        config = model.config.replace(released=Released(raw_queries=True), pre_lnorm=True)
         interop.save_huggingface(TransformerXL(config, device="cpu"), tmp_path)
 
 

@@ -12,6 +12,7 @@ from helpers.models import (
     T,
     V,
     assert_right,
+    config_of,
     make_model,
     make_tokens,
     read,
@@ -19,6 +20,7 @@ from helpers.models import (
 )
 from minitxl import Config, Inspection, MinitxlError, TransformerXL
 from minitxl.backend import get_backend
+from minitxl.config import Released
 from minitxl.model.gradcheck import check_model
 
 CPU = get_backend("cpu", "float64")
@@ -178,7 +180,9 @@ def test_probabilities_of_words(backend, options):
 def test_order_of_the_clusters():
     """Natural and reversed differ by which column of the head belongs to which tail."""
     a = make_model(CPU, cutoffs=(3, 7))
-    b = TransformerXL(a.config.replace(cluster_order="reversed"), "cpu", params=a.params)
+    b = TransformerXL(
+        a.config.replace(released=Released(cluster_order="reversed")), "cpu", params=a.params
+    )
     tokens = make_tokens(B, T)
     natural = a.predict(tokens)[0]
     weight, bias = a.params["cluster_weight"].copy(), a.params["cluster_bias"].copy()
@@ -201,7 +205,7 @@ def test_clusters_that_no_word_is_in(options):
 
 def test_adaptive_with_one_cluster_is_plain():
     """Without cutoffs, projections or ties to break, both kinds compute the same."""
-    from minitxl.model.embedding import ADAPTIVE, PLAIN
+    from minitxl.model.family.network import ADAPTIVE, PLAIN
 
     plain = make_model(CPU)
     params = dict(plain.params)
@@ -259,7 +263,7 @@ def test_tables_keep_their_length():
 
 def test_float32_stays_float32():
     for options in (*ENCODINGS, *WORDS):
-        config = Config(n_token=V, n_layer=2, d_model=16, dropout=0.1, **options)
+        config = config_of(n_token=V, n_layer=2, d_model=16, dropout=0.1, **options)
         model = TransformerXL(config, device="cpu")
         x = make_tokens(2, 8)
         nll, mems, cache = model.forward(x, x, rng=model.backend.rng(1))
@@ -283,7 +287,7 @@ def test_float32_stays_float32():
 )
 def test_wrong_config(fields, words):
     with pytest.raises(MinitxlError, match=words):
-        Config(n_token=11, **fields)
+        config_of(n_token=11, **fields)
 
 
 def test_config_round_trip():
@@ -291,5 +295,5 @@ def test_config_round_trip():
     import json
 
     for options in itertools.chain(ENCODINGS, WORDS):
-        config = Config(n_token=11, d_model=16, **options)
+        config = config_of(n_token=11, d_model=16, **options)
         assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config

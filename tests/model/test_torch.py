@@ -10,6 +10,7 @@ torch = pytest.importorskip(
     "torch", reason='PyTorch is not installed; pip install -e ".[torch]" brings it'
 )
 
+from helpers.models import config_of  # noqa: E402
 from helpers.torch_reference import (  # noqa: E402  (needs torch)
     reference,
     reference_hidden_gradients,
@@ -17,7 +18,7 @@ from helpers.torch_reference import (  # noqa: E402  (needs torch)
     run_segment,
     to_tensors,
 )
-from minitxl import Config, Inspection, TransformerXL  # noqa: E402
+from minitxl import Inspection, TransformerXL  # noqa: E402
 from minitxl.model.through_memory import hidden_gradients  # noqa: E402
 
 torch.set_num_threads(1)  # the models are tiny; threads would only wait for each other
@@ -50,7 +51,7 @@ CASES = [
 
 def random_model(mem_len, lengths, **options):
     """A model whose every parameter is far from its start: biases not 0, LN weights not 1."""
-    config = Config(**SHAPE | options, tgt_len=max(lengths), mem_len=mem_len)
+    config = config_of(**SHAPE | options, tgt_len=max(lengths), mem_len=mem_len)
     model = TransformerXL(config, device="cpu", dtype="float64", seed=0)
     # The masks are recorded as the plain version draws them: whole. (The twin draws the same
     # numbers in blocks: test_twins.py.)
@@ -263,7 +264,10 @@ def loop_nll(config, params, tokens, targets, mems):
         weights, values = [], []
         for j in range(n_m + i + 1):  # nothing after the query itself
             distance = n_m + i - j
-            if config.same_length and distance >= config.mem_len + config.same_length_extra:
+            if (
+                config.same_length
+                and distance >= config.mem_len + config.released.same_length_extra
+            ):
                 continue
             k = rows[j] @ p["attn.w_k"]
             score = q @ k + position_score(q, k, distance)
@@ -308,7 +312,8 @@ def loop_log_p(p, h, word):
 @pytest.mark.parametrize("attn_type", range(4))
 def test_reference_equals_a_double_loop(attn_type, clamp_len, same_length, adaptive):
     options = dict(attn_type=attn_type, clamp_len=clamp_len, same_length=same_length)
-    config = one_head_config(adaptive=adaptive, same_length_extra=int(adaptive), **options)
+    config = one_head_config(adaptive=adaptive, **options)
+    config.released.same_length_extra = int(adaptive)
     params = one_head_params(config)
     mems = [np.random.default_rng(5).normal(size=(BATCH, 4, config.d_model))]
     (tokens, targets), *_ = random_segments((6,))
@@ -339,11 +344,14 @@ def one_head_config(*, adaptive, **options):
     fields = dict(
         n_token=SHAPE["n_token"], n_layer=1, d_model=6, n_head=1, d_head=5, mem_len=4,
         layer_norm_epsilon=1e-5, untie_r=False, pre_lnorm=False, same_length=False,
-        start_mems="empty", ext_len=0, ext_len_swapped=False,
-        d_embed=0, tie_weight=True, tie_projs=(), cluster_order="natural",
+        start_mems="empty", ext_len=0,
+        d_embed=0, tie_weight=True, tie_projs=(),
         cutoffs=(4,) if adaptive else (), div_val=2 if adaptive else 1,
     )  # fmt: skip
-    return SimpleNamespace(**fields | options)
+    released = SimpleNamespace(
+        ext_len_swapped=False, cluster_order="natural", same_length_extra=0, raw_queries=False
+    )
+    return SimpleNamespace(**fields | options, released=released)
 
 
 def one_head_params(config):

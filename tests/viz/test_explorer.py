@@ -100,7 +100,7 @@ def test_the_layers_arrays_make_the_models_probabilities(options, mem_len):
     model, tokens, _ = small(**options)
     reading = Reading(model, tokens, tgt_len=T)
     layers = packing.layer_inputs(model, reading, mem_len)
-    extra = mem_len + model.config.same_length_extra if model.config.same_length else None
+    extra = mem_len + model.config.released.same_length_extra if model.config.same_length else None
     for layer, want in zip(layers, model_says(model, tokens, mem_len), strict=True):
         for head in range(model.config.n_head):
             got = by_terms(layer, head=head, terms="abcd", mem_len=mem_len, max_keys=extra)

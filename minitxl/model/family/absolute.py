@@ -59,10 +59,13 @@ class AbsoluteCache(NamedTuple):
     o: LinearCache
 
 
-def absolute_forward(x, h, n_head, w: AbsoluteWeights, mask, *, dropatt, rng, xp, inspect=None):
+def absolute_forward(
+    x, h, pos, w: AbsoluteWeights, mask, *, n_head, dropatt, rng, xp, inspect=None
+):
     """Attend from the segment x (B, T, D) to h (B, K, D) = [memory ; segment] -> (B, T, D).
 
-    o = softmax(q k^T / sqrt(Dh), masked) v; mask (T, K) as in `attention_forward`.
+    o = softmax(q k^T / sqrt(Dh), masked) v; there is no R: pos is None; mask (T, K) as in
+    `attention_forward`.
     """
     q, k, v, heads = heads_forward(x, h, w.w_q, w.w_k, w.w_v, n_head=n_head, xp=xp)
     q = q * (1.0 / math.sqrt(q.shape[-1]))

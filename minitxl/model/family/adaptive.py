@@ -293,7 +293,9 @@ def adaptive_embed_backward(dx, cache, grads, config, *, scatter_add, xp):
 def adaptive_nll_forward(params, h, targets, config, *, xp):
     """See `adaptive_softmax_forward`."""
     head, tails = _head_and_tails(params, config, xp=xp)
-    return adaptive_softmax_forward(h, targets, head, tails, order=config.cluster_order, xp=xp)
+    return adaptive_softmax_forward(
+        h, targets, head, tails, order=config.released.cluster_order, xp=xp
+    )
 
 
 def adaptive_nll_backward(dnll, cache, grads, config, *, xp):
@@ -321,4 +323,4 @@ def _add(totals, parts) -> None:
 def adaptive_log_probs_of(params, h, config, *, xp):
     """See `adaptive_log_probs`."""
     head, tails = _head_and_tails(params, config, xp=xp)
-    return adaptive_log_probs(h, head, tails, order=config.cluster_order, xp=xp)
+    return adaptive_log_probs(h, head, tails, order=config.released.cluster_order, xp=xp)

@@ -1,16 +1,22 @@
 """The ways to tell attention where a key stands: one `Encoding` for each `attn_type`.
 
-The model goes through all of them in the same way: `positions` once a segment, then in every layer
-`add_forward`, which may add positions to the layer's input, and the attention itself.
+`network.py` goes through all of them in the same way; whoever keeps keys to read on (`inference`)
+or shows them (`viz`) asks `position_terms`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from minitxl.config import LEARNED, RELATIVE, SHAW, SINUSOID, Config
-from minitxl.model.attention import AttentionWeights, attention_backward, attention_forward
+from minitxl.model.attention import (
+    AttentionWeights,
+    attention_backward,
+    attention_forward,
+    position_keys,
+)
 from minitxl.model.family.absolute import (
     AbsoluteWeights,
     absolute_backward,
@@ -20,20 +26,30 @@ from minitxl.model.family.absolute import (
     add_table_backward,
     add_table_forward,
 )
-from minitxl.model.family.shaw import ShawWeights, shaw_backward, shaw_forward
-from minitxl.model.layers import Attention
-from minitxl.model.ops import dropout_forward, sinusoid
+from minitxl.model.family.shaw import (
+    ShawWeights,
+    shaw_backward,
+    shaw_forward,
+    shaw_position_keys,
+)
+from minitxl.model.ops import dropout_forward, sinusoid_table
+from minitxl.model.params import position_biases
 
 
 class Encoding(NamedTuple):
     """One way to encode positions."""
 
     weights: type  # of the attention block, a NamedTuple
-    attention: Attention
-    layer_shapes: Callable  # config -> name -> shape of a layer's parameters of position
-    positions: Callable  # (n_key, params, config, *, rng, xp) -> the attention's argument `pos`
-    add_forward: Callable  # (h, n, params, config, *, rng, xp) -> h (B, K, D), cache or None
-    add_backward: Callable  # (dh, n, cache, grads, *, xp) -> dh (B, K, D); adds to grads
+    attend: Callable  # config -> a function of `attention_forward`'s form
+    attend_backward: Callable
+    shared_shapes: Callable  # config -> name -> shape of what all layers share
+    layer_shapes: Callable  # config -> name -> shape of a layer's own parameters of position
+    positions: Callable  # (n_key, params, config, *, rng, xp) -> R with dropout, or None
+    # (w, n_key, params, config, *, xp) -> r (H, K, Dh), e (H, K): the score of a key at a distance
+    # has q . r + e beside what the key itself gives. None: positions are part of the states.
+    position_terms: Callable | None
+    add_forward: Callable | None  # (h, n, params, config, *, rng, xp) -> h (B, K, D), cache or None
+    add_backward: Callable | None  # (dh, n, cache, grads, *, xp) -> dh (B, K, D); adds to grads
     drops_embedding: bool  # whether the embeddings meet their dropout before positions are added
 
 
@@ -42,31 +58,30 @@ def encoding_of(config: Config) -> Encoding:
     return _ENCODINGS[config.attn_type]
 
 
-def sinusoid_table(n_key, params, config: Config, *, xp):
-    """R for the distances K-1 ... 0, from clamp_len on all alike -> (K, D)."""
-    inv_freq = params.constants["inv_freq"]
-    distances = xp.arange(n_key - 1, -1, -1, device=inv_freq.device)
-    if config.clamp_len > 0:
-        distances = xp.clip(distances, None, config.clamp_len)
-    return sinusoid(distances, inv_freq, xp=xp)
-
-
-def _nothing_added(h, n, params, config, *, rng, xp):
-    return h, None
-
-
-def _no_shapes(config) -> dict:
+def _nothing(config) -> dict:
     return {}
+
+
+def _no_positions(n_key, params, config, *, rng, xp):
+    return None
 
 
 # --- type 0: relative, of this paper ------------------------------------------------------------
 
 
+def _r(n_key, params, config, *, xp):
+    return sinusoid_table(n_key, params.constants["inv_freq"], clamp_len=config.clamp_len, xp=xp)
+
+
 def _relative_positions(n_key, params, config, *, rng, xp):
-    """R with dropout; one table serves every layer, query and row of the batch."""
-    pos = sinusoid_table(n_key, params, config, xp=xp)
-    # R has no gradient, so its dropout mask is not kept.
+    pos = _r(n_key, params, config, xp=xp)
     return dropout_forward(pos, rate=config.dropout, rng=rng, xp=xp)[0]
+
+
+def _relative_terms(w: AttentionWeights, n_key, params, config, *, xp):
+    """Terms b and d: (q + v) . r = q . r + v . r."""
+    r = position_keys(_r(n_key, params, config, xp=xp), w.w_r, n_head=config.n_head, xp=xp)
+    return r, xp.sum(r * w.r_r_bias[:, None, :], axis=-1)  # (H, K, Dh) -> (H, K)
 
 
 # --- type 1: relative, learned ------------------------------------------------------------------
@@ -78,21 +93,17 @@ def _shaw_shapes(config) -> dict:
     return biases | {"r_emb": (rows, heads, config.d_head), "r_bias": (rows, heads)}
 
 
-def _clamp_len(n_key, params, config, *, rng, xp):
-    return config.clamp_len
+def _shaw_terms(w: ShawWeights, n_key, params, config, *, xp):
+    return shaw_position_keys(w, n_row=n_key, clamp_len=config.clamp_len, xp=xp)[:2]
 
 
 # --- types 2 and 3: absolute --------------------------------------------------------------------
 
 
-def _n_head(n_key, params, config, *, rng, xp):
-    return config.n_head
-
-
 def _add_sinusoid(h, n, params, config, *, rng, xp):
     if n > 0:
         return h, None
-    pos = sinusoid_table(h.shape[1], params, config, xp=xp)
+    pos = _r(h.shape[1], params, config, xp=xp)
     return add_sinusoid_forward(h, pos, dropout=config.dropout, rng=rng, xp=xp)
 
 
@@ -115,40 +126,51 @@ def _add_table_backward(dh, n, cache, grads, *, xp):
     return dh
 
 
-_ABSOLUTE = Attention(absolute_forward, absolute_backward)
 _ENCODINGS = {
     RELATIVE: Encoding(
         weights=AttentionWeights,
-        attention=Attention(attention_forward, attention_backward),
-        layer_shapes=_no_shapes,  # u and v stand with the model's: layers may share them
+        attend=lambda config: attention_forward,
+        attend_backward=attention_backward,
+        shared_shapes=lambda c: {} if c.untie_r else position_biases(c),
+        layer_shapes=lambda c: position_biases(c) if c.untie_r else {},
         positions=_relative_positions,
-        add_forward=_nothing_added,
+        position_terms=_relative_terms,
+        add_forward=None,
         add_backward=None,
         drops_embedding=True,
     ),
     SHAW: Encoding(
         weights=ShawWeights,
-        attention=Attention(shaw_forward, shaw_backward),
+        attend=lambda config: partial(shaw_forward, clamp_len=config.clamp_len),
+        attend_backward=shaw_backward,
+        shared_shapes=_nothing,
         layer_shapes=_shaw_shapes,
-        positions=_clamp_len,
-        add_forward=_nothing_added,
+        positions=_no_positions,
+        position_terms=_shaw_terms,
+        add_forward=None,
         add_backward=None,
         drops_embedding=True,
     ),
     SINUSOID: Encoding(
         weights=AbsoluteWeights,
-        attention=_ABSOLUTE,
-        layer_shapes=_no_shapes,
-        positions=_n_head,
+        attend=lambda config: partial(absolute_forward, n_head=config.n_head),
+        attend_backward=absolute_backward,
+        shared_shapes=_nothing,
+        layer_shapes=_nothing,
+        positions=_no_positions,
+        position_terms=None,
         add_forward=_add_sinusoid,
         add_backward=_add_sinusoid_backward,
         drops_embedding=False,
     ),
     LEARNED: Encoding(
         weights=AbsoluteWeights,
-        attention=_ABSOLUTE,
+        attend=lambda config: partial(absolute_forward, n_head=config.n_head),
+        attend_backward=absolute_backward,
+        shared_shapes=_nothing,
         layer_shapes=_table_shapes,
-        positions=_n_head,
+        positions=_no_positions,
+        position_terms=None,
         add_forward=_add_table,
         add_backward=_add_table_backward,
         drops_embedding=True,

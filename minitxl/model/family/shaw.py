@@ -115,18 +115,26 @@ class ShawCache(NamedTuple):
     o: LinearCache
 
 
-def shaw_forward(x, h, clamp_len, w: ShawWeights, mask, *, dropatt, rng, xp, inspect=None):
+def shaw_position_keys(w: ShawWeights, *, n_row, clamp_len, xp):
+    """r (H, K, Dh) and f (H, K) for the distances K-1 ... 0, and the cache of the table.
+
+    clamp_len: how many distances of the table are told apart, -1: all.
+    """
+    rows = dict(n_row=n_row, clamp_len=clamp_len, xp=xp)
+    r, table = last_rows_forward(w.r_emb, **rows)  # (L, H, Dh) -> (K, H, Dh)
+    f, _ = last_rows_forward(w.r_bias, **rows)  # (L, H) -> (K, H)
+    return xp.permute_dims(r, (1, 0, 2)), f.T, table  # -> (H, K, Dh), (H, K)
+
+
+def shaw_forward(x, h, pos, w: ShawWeights, mask, *, clamp_len, dropatt, rng, xp, inspect=None):
     """Attend from the segment x (B, T, D) to h (B, K, D) = [memory ; segment] -> (B, T, D).
 
-    clamp_len: how many distances of the table are told apart, -1: all; mask (T, K) as in
+    There is no R: pos is None. clamp_len as in `shaw_position_keys`, mask (T, K) as in
     `attention_forward`.
     """
     n_head = w.r_w_bias.shape[0]
     q, k, v, heads = heads_forward(x, h, w.w_q, w.w_k, w.w_v, n_head=n_head, xp=xp)
-    rows = dict(n_row=h.shape[1], clamp_len=clamp_len, xp=xp)
-    r, table = last_rows_forward(w.r_emb, **rows)  # (L, H, Dh) -> (K, H, Dh)
-    f, _ = last_rows_forward(w.r_bias, **rows)  # (L, H) -> (K, H)
-    r, f = xp.permute_dims(r, (1, 0, 2)), f.T  # -> (H, K, Dh), (H, K)
+    r, f, table = shaw_position_keys(w, n_row=h.shape[1], clamp_len=clamp_len, xp=xp)
     bias = w.r_w_bias
     o, core = shaw_core_forward(q, k, v, r, f, bias, mask, dropatt=dropatt, rng=rng, xp=xp)
     if inspect is not None:

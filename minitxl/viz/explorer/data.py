@@ -15,12 +15,11 @@ from typing import NamedTuple
 import numpy as np
 
 from minitxl.backend.threads import one_blas_thread
-from minitxl.config import RELATIVE, SHAW
 from minitxl.errors import MinitxlError
-from minitxl.model.attention import Inspection, heads_forward, split_heads
+from minitxl.model.attention import Inspection, heads_forward
 from minitxl.model.family.encodings import encoding_of
-from minitxl.model.ops import last_rows_forward, layer_norm_forward
-from minitxl.model.weights import layer_weights
+from minitxl.model.ops import layer_norm_forward
+from minitxl.model.params import layer_weights
 from minitxl.viz.reading import Reading
 from minitxl.viz.theme import HIDDEN, INK, MUTED, PAPER, SEGMENT_COLOURS, printable, spoken
 
@@ -51,7 +50,8 @@ def layer_inputs(model, reading: Reading, mem_len: int) -> list[LayerInputs]:
     which are added to the cached states anew in every segment.
     """
     c = model.config
-    if c.attn_type not in (RELATIVE, SHAW):
+    encoding = encoding_of(c)
+    if encoding.position_terms is None:
         raise MinitxlError(
             f"attn_type={c.attn_type} has absolute positions, this explorer needs relative ones "
             "(0 or 1): its scores are not a sum of four terms; use viz.attention_explorer"
@@ -65,40 +65,35 @@ def layer_inputs(model, reading: Reading, mem_len: int) -> list[LayerInputs]:
             seen = Inspection()
             _, mems = model.predict(tokens, mems or empty, inspect=seen)
             hidden.append(seen.hidden)
-        pos = encoding_of(c).positions(len(reading.tokens), model.params, c, rng=None, xp=xp)
         layers = []
         for n in range(c.n_layer):
             h = xp.concat([segment[n] for segment in hidden], axis=1)  # S of (1, T, D) -> (1, n, D)
-            found = _inputs(h, pos, layer_weights(model.params, n, c), c, xp=xp)
+            w = layer_weights(model.params, n, encoding.weights)
+            terms = encoding.position_terms(w.attn, h.shape[1], model.params, c, xp=xp)
+            found = _inputs(h, w, *terms, c, xp=xp)
             layers.append(LayerInputs(*(backend.to_numpy(x) for x in found)))
     return layers
 
 
-def _inputs(h, pos, w, c, *, xp):
+def _inputs(h, w, r, e, c, *, xp):
     """One layer's arrays for its inputs h (1, n, D); those by distance start with distance 0."""
     asking = h
     if c.pre_lnorm:
         h, _ = layer_norm_forward(h, w.attn_gamma, w.attn_beta, eps=c.layer_norm_epsilon, xp=xp)
-        asking = asking if c.raw_queries else h
+        asking = asking if c.released.raw_queries else h
     w, scale = w.attn, 1.0 / math.sqrt(c.d_head)
     q, k, _, _ = heads_forward(asking, h, w.w_q, w.w_k, w.w_v, n_head=c.n_head, xp=xp)
     q, k = q[0, ...] * scale, k[0, ...]  # (1, H, n, Dh) -> (H, n, Dh)
-    if c.attn_type == RELATIVE:
-        r = split_heads((pos @ w.w_r)[None, :, :], n_head=c.n_head, xp=xp)[0, ...]
-        d = xp.sum(r * w.r_r_bias[:, None, :], axis=-1)  # (H, n, Dh) -> (H, n)
-    else:
-        rows = dict(n_row=h.shape[1], clamp_len=c.clamp_len, xp=xp)
-        r = xp.permute_dims(last_rows_forward(w.r_emb, **rows)[0], (1, 0, 2))  # -> (H, n, Dh)
-        d = last_rows_forward(w.r_bias, **rows)[0].T  # (n, H) -> (H, n)
     key_bias = xp.sum(k * w.r_w_bias[:, None, :], axis=-1)  # (H, n, Dh) -> (H, n)
-    return q, k, xp.flip(r, axis=1), key_bias * scale, xp.flip(d, axis=1) * scale
+    return q, k, xp.flip(r, axis=1), key_bias * scale, xp.flip(e, axis=1) * scale
 
 
 def memory_lengths(tgt_len: int, mem_len: int, config) -> list[int]:
     """Memories to choose from: none, whole segments, and all that the passage was read with."""
     lengths = sorted({*range(0, mem_len + 1, tgt_len), mem_len})
     # under same_length a query without memory would see not even itself
-    return [m for m in lengths if not config.same_length or m + config.same_length_extra > 0]
+    extra = config.released.same_length_extra
+    return [m for m in lengths if not config.same_length or m + extra > 0]
 
 
 def pack(layers: list[LayerInputs], reading: Reading, symbols, config, mem_len: int, start) -> dict:
@@ -113,7 +108,7 @@ def pack(layers: list[LayerInputs], reading: Reading, symbols, config, mem_len: 
         "d_head": config.d_head,
         "memories": memory_lengths(reading.tgt_len, mem_len, config),
         # `same_length`: a query sees at most memory + extra keys; null: all in memory and segment
-        "extra_keys": config.same_length_extra if config.same_length else None,
+        "extra_keys": config.released.same_length_extra if config.same_length else None,
         "start": start,
         "layers": [_packed(layer) for layer in layers],
         "colours": [

@@ -1,0 +1,148 @@
+"""The family's way through the layers: as `transformer_xl.py`, with the parts of a configuration.
+
+What differs is in two tables: `encodings.py` for positions, `ENDS` here for vocabularies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from minitxl.config import Config
+from minitxl.model import embedding, transformer_xl
+from minitxl.model.family import adaptive
+from minitxl.model.family.encodings import Encoding, encoding_of
+from minitxl.model.layers import layer_backward, layer_forward
+from minitxl.model.ops import dropout_forward
+from minitxl.model.params import layer_shapes, layer_weights
+from minitxl.model.transformer_xl import (
+    HiddenCache,
+    Network,
+    accumulate,
+    segment_mask,
+    update_mems,
+)
+
+
+class Ends(NamedTuple):
+    """The two ends of a model, with the arguments of the functions of `embedding.py`."""
+
+    shapes: Callable
+    embed_forward: Callable
+    embed_backward: Callable
+    nll_forward: Callable
+    nll_backward: Callable
+    log_probs: Callable
+
+
+PLAIN = Ends(
+    embedding.end_shapes,
+    embedding.embed_forward,
+    embedding.embed_backward,
+    embedding.nll_forward,
+    embedding.nll_backward,
+    embedding.log_probs,
+)
+ADAPTIVE = Ends(
+    adaptive.adaptive_shapes,
+    adaptive.adaptive_embed_forward,
+    adaptive.adaptive_embed_backward,
+    adaptive.adaptive_nll_forward,
+    adaptive.adaptive_nll_backward,
+    adaptive.adaptive_log_probs_of,
+)
+
+
+def ends_of(config: Config) -> Ends:
+    """Return the ends that a configuration asks for."""
+    return PLAIN if config.is_plain else ADAPTIVE
+
+
+def member(config: Config) -> Network:
+    """Return the functions of a model: those of `transformer_xl.py`, around other parts."""
+    encoding, ends = encoding_of(config), ends_of(config)
+    walk = partial(hidden_forward, encoding=encoding, embed_forward=ends.embed_forward)
+    return Network(
+        partial(param_shapes, encoding=encoding, ends=ends),
+        partial(transformer_xl.forward, hidden_forward=walk, nll_forward=ends.nll_forward),
+        partial(transformer_xl.log_probs_forward, hidden_forward=walk, log_probs=ends.log_probs),
+        partial(
+            transformer_xl.backward,
+            hidden_backward=partial(hidden_backward, encoding=encoding),
+            nll_backward=ends.nll_backward,
+            embed_backward=ends.embed_backward,
+        ),
+    )
+
+
+def param_shapes(config: Config, *, encoding: Encoding, ends: Ends) -> dict:
+    """As `params.param_shapes`."""
+    projections = [name for name in encoding.weights._fields if name.startswith("w_")]
+    projections.remove("w_o")
+    shapes = ends.shapes(config) | encoding.shared_shapes(config)
+    own = encoding.layer_shapes(config)
+    for n in range(config.n_layer):
+        shapes |= layer_shapes(config, n, projections=projections, own=own)
+    return shapes
+
+
+def hidden_forward(
+    params, tokens, mems, config, *, rng, xp, inspect=None, keep=True,
+    encoding: Encoding, embed_forward: Callable,
+):  # fmt: skip
+    """As `transformer_xl.hidden_forward`."""
+    c, drop = config, dict(rng=rng, xp=xp)
+    (b, t), n_mem = tokens.shape, mems[0].shape[1]
+    h, embedding = embed_forward(params, xp.reshape(tokens, (-1,)), c, xp=xp)
+    h = xp.reshape(h, (b, t, c.d_model)) * math.sqrt(c.d_model)  # (B*T, D) -> (B, T, D)
+    rate = c.dropout if encoding.drops_embedding else 0.0
+    h, emb_dropout = dropout_forward(h, rate=rate, **drop)
+    pos = encoding.positions(n_mem + t, params, c, **drop)
+    mask = segment_mask(h, n_mem, c, xp=xp)
+    options = dict(n_mem=n_mem, attend=encoding.attend(c), inspect=inspect, **drop)
+
+    new_mems, layers, added = [], [], []
+    for n in range(c.n_layer):
+        if inspect is not None:
+            inspect.hidden.append(h)
+        both = xp.concat([mems[n], h], axis=1)  # [SG(m) ; h] -> (B, K, D)
+        new_mems.append(update_mems(both, n_mem=n_mem, config=c))
+        add_cache = None
+        if encoding.add_forward is not None:  # absolute positions, when the states are read
+            both, add_cache = encoding.add_forward(both, n, params, c, **drop)
+        h, cache = layer_forward(
+            both, pos, layer_weights(params, n, encoding.weights), mask, c, **options
+        )
+        if keep:
+            layers.append(cache)
+            added.append(add_cache)
+    if inspect is not None:
+        inspect.hidden.append(h)
+    h, out_dropout = dropout_forward(h, rate=c.dropout, **drop)
+    return h, new_mems, HiddenCache(embedding, emb_dropout, layers, out_dropout, added)
+
+
+def hidden_backward(
+    dh, cache: HiddenCache, grads, config, *, xp, later=None, through=False, encoding: Encoding
+):
+    """As `transformer_xl.hidden_backward`."""
+    dhidden, dmems = [dh], []
+    for n in reversed(range(config.n_layer)):
+        added = cache.added[n]
+        rows = through or added is not None  # a table of positions serves the memory's rows too
+        dh, dmem, dw = layer_backward(
+            dh, cache.layers[n], memory_rows=rows, xp=xp, attend_backward=encoding.attend_backward
+        )
+        if added is not None:
+            both = xp.concat([dmem, dh], axis=1)  # (B, M, D), (B, T, D) -> (B, K, D)
+            both = encoding.add_backward(both, n, added, grads, xp=xp)
+            n_mem = dmem.shape[1]
+            dmem, dh = (both[:, :n_mem, :] if through else None), both[:, n_mem:, :]
+        if later is not None:
+            dh = dh + later[n]
+        accumulate(layer_weights(grads, n, encoding.weights), dw)
+        dhidden.append(dh)
+        dmems.append(dmem)
+    return dhidden[::-1], dmems[::-1]
