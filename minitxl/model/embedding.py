@@ -61,7 +61,7 @@ def plain_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 
 
 def plain_embed_forward(params, ids, config, *, xp):
-    """x = E[ids]."""
+    """x = E[ids]: h of layer 0 (sec. 3.3)."""
     return embedding_forward(ids, params["word_emb"], xp=xp)  # (N,) -> (N, D)
 
 

@@ -69,7 +69,7 @@ class FeedForwardCache(NamedTuple):
 
 @has_twin
 def feed_forward_forward(x, w_1, b_1, w_2, b_2, *, dropout, rng, xp):
-    """y = dropout(dropout(relu(x w_1 + b_1)) w_2 + b_2); (B, T, D) -> (B, T, D)."""
+    """y = dropout(dropout(relu(x w_1 + b_1)) w_2 + b_2) (sec. 3.3); (B, T, D) -> (B, T, D)."""
     y, linear_1 = linear_forward(x, w_1, b_1, xp=xp)  # (B, T, D) -> (B, T, F)
     y, relu = relu_forward(y, xp=xp)
     y, dropout_1 = dropout_forward(y, rate=dropout, rng=rng, xp=xp)
@@ -105,6 +105,7 @@ class LayerCache(NamedTuple):
 def layer_forward(h, pos, w: LayerWeights, mask, s: LayerSettings, *, n_mem, rng, xp, inspect=None):
     """One layer: h (B, K, D) = [memory ; segment] with n_mem rows of memory -> (B, T, D).
 
+    The Transformer-Layer of sec. 3.2.
     pos: what the attention knows of positions, in this paper's R (K, D); mask (T, K): 0, or -inf
     where a key is hidden.
     """
@@ -128,7 +129,7 @@ def layer_backward(dy, cache: LayerCache, *, memory_rows=False, xp):
 
 
 def _post_norm_forward(h, pos, w, mask, s, *, n_mem, rng, xp, inspect):
-    """a = LN(x + dropout(attn(x, h))), y = LN(a + FF(a)), as in the paper."""
+    """a = LN(x + dropout(attn(x, h))), y = LN(a + FF(a)), as in the paper (sec. 3.3)."""
     x = h[:, n_mem:, :]  # (B, K, D) -> (B, T, D)
     a, attn = s.attention.forward(
         x, h, pos, w.attn, mask, dropatt=s.dropatt, rng=rng, xp=xp, inspect=inspect

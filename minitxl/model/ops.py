@@ -204,7 +204,10 @@ def log_softmax(x, *, xp):
 
 @has_twin
 def cross_entropy_forward(logits, targets, *, xp):
-    """nll = -log softmax(logits)[target] in nats, for logits (N, V) and targets (N,) -> (N,)."""
+    """nll = -log softmax(logits)[target] in nats, for logits (N, V) and targets (N,) -> (N,).
+
+    The factors of P(x), one for each token (paper sec. 3.1).
+    """
     log_p = log_softmax(logits, xp=xp)
     picked = xp.take_along_axis(log_p, targets[:, None], axis=-1)  # (N, V) -> (N, 1)
     return -picked[:, 0], CrossEntropyCache(log_p, targets)

@@ -122,8 +122,8 @@ def _last_rows(h, n, *, xp):
 def forward(params, tokens, targets, mems, config: Config, *, rng, xp, inspect=None, keep=True):
     """Return nll (B, S) in nats, the new memories, and the cache for `backward` (if keep).
 
-    tokens (B, T), targets (B, S) integers, S <= T: the targets of the last S positions; mems:
-    n_layer arrays (B, M, D), M = 0 at a stream's start.
+    tokens (B, T), targets (B, S) integers, S <= T: the targets of the last S positions (S = T/2
+    is the loss on half of sec. 4.2); mems: n_layer arrays (B, M, D), M = 0 at a stream's start.
     """
     n_target = targets.shape[1]
     h, new_mems, hidden = _hidden_forward(

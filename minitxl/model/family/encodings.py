@@ -43,7 +43,7 @@ def encoding_of(config: Config) -> Encoding:
 
 
 def sinusoid_table(n_key, params, config: Config, *, xp):
-    """R for the distances K-1 ... 0, from clamp_len on all alike -> (K, D)."""
+    """R (sec. 3.3) for the distances K-1 ... 0, from clamp_len on all alike -> (K, D)."""
     inv_freq = params.constants["inv_freq"]
     distances = xp.arange(n_key - 1, -1, -1, device=inv_freq.device)
     if config.clamp_len > 0:
