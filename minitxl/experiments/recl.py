@@ -138,8 +138,7 @@ def content_curves(losses, null, ratio: float) -> np.ndarray:
 def effective_lengths(lengths, curves, threshold: float = 0.01) -> list[int]:
     """Return each model's RECL: the first of C lengths from which the gain is under the threshold.
 
-    Paper sec. 4.3 and app. C.
-    curves (I, C-1): what `gain_curves` returned. The last length stands for itself or more.
+    curves (I, C-1): of `gain_curves` (sec. 4.3). The last length stands for itself or more.
     """
     small = np.column_stack([curves < threshold, np.ones(len(curves), dtype=bool)])  # -> (I, C)
     return [int(lengths[n]) for n in small.argmax(axis=1)]

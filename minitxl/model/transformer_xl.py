@@ -99,7 +99,7 @@ def _hidden_forward(params, tokens, mems, config, *, rng, xp, inspect, keep=True
             inspect.hidden.append(h)
         # What this layer reads now is what it will remember: the input h of layer n. In the next
         # segment layer n reads these states again, so every layer reaches one memory further.
-        both = xp.concat([mems[n], h], axis=1)  # h~ = [SG(m) ; h] (sec. 3.2) -> (B, K, D)
+        both = xp.concat([mems[n], h], axis=1)  # h~ = [SG(m) ; h] (sec. 3.2, 3.3) -> (B, K, D)
         new_mems.append(update_mems(both, n_mem=n_mem, config=c))
         both, add_cache = encoding.add_forward(both, n, params, c, **drop)
         w = layer_weights(params, n, c)
