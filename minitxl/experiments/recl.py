@@ -101,7 +101,7 @@ def hardest(near, ratio: float) -> np.ndarray:
 
 
 def gains(near, far, ratio: float) -> np.ndarray:
-    """Return g_i(c, c') of every model i (App. C) -> (I,).
+    """Return g_i(c, c') of every model i (app. C) -> (I,).
 
     near (I, N), far (I, N): losses l_i(c, t) and l_i(c', t) in nats at N positions; ratio: r, the
     share of the positions that counts, the hardest ones.
@@ -138,7 +138,7 @@ def content_curves(losses, null, ratio: float) -> np.ndarray:
 def effective_lengths(lengths, curves, threshold: float = 0.01) -> list[int]:
     """Return each model's RECL: the first of C lengths from which the gain is under the threshold.
 
-    curves (I, C-1): what `gain_curves` returned. The last length stands for itself or more.
+    curves (I, C-1): of `gain_curves` (sec. 4.3). The last length stands for itself or more.
     """
     small = np.column_stack([curves < threshold, np.ones(len(curves), dtype=bool)])  # -> (I, C)
     return [int(lengths[n]) for n in small.argmax(axis=1)]

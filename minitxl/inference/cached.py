@@ -99,7 +99,7 @@ class PlainReader:
 
 
 class CachedReader:
-    """A stream of text in reading: a model, and what it has kept of the text so far.
+    """A stream of text in reading: a model, and what it has kept of the text so far (sec. 4.5).
 
     >>> reader = CachedReader(model)
     >>> log_probs = reader.read(tokens, last=1)  # (1, T) -> (1, 1, V)

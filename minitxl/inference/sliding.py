@@ -32,6 +32,7 @@ def evaluate_sliding(
 ) -> Evaluation:
     """Return the mean loss of tokens (1-D ids), each predicted from a window of earlier ones.
 
+    The paper's way for models without recurrence (sec. 4.5).
     Every window is read from an empty memory; a prediction has between window - stride + 1 and
     `window` tokens of context, those of the first window fewer. batch_size: windows read side by
     side; max_tokens: reads only the beginning; threads: batches at once, None: one per core.

@@ -39,7 +39,7 @@ class AttentionWeights(NamedTuple):
     """The parameters of one attention block; their gradients come in the same tuple."""
 
     w_q: Array  # (D, H*Dh)
-    w_k: Array  # (D, H*Dh)
+    w_k: Array  # (D, H*Dh)  W_{k,E} of the paper (sec. 3.3): keys made of content
     w_v: Array  # (D, H*Dh)
     w_r: Array  # (D, H*Dh)  W_{k,R} of the paper: keys made of positions
     w_o: Array  # (H*Dh, D)
@@ -67,7 +67,7 @@ class Inspection:
 
 
 def attention_mask(*, n_query, n_mem, max_keys, device, xp):
-    """Return (T, K) bool, True where key j is hidden from query i.
+    """Return (T, K) bool, True where key j is hidden from query i (paper sec. 3.3).
 
     Query i stands at column i + M. Hidden is the future, j > i + M. With max_keys, the option
     `same_length`, also what lies that far behind, j <= i + M - max_keys: no query sees more keys,
@@ -114,7 +114,7 @@ class AttendCache(NamedTuple):
 
 
 def attend_forward(scores, v, *, dropatt, rng, xp):
-    """o = dropout(softmax(scores)) v; (B, H, T, K), (B, H, K, Dh) -> (B, H, T, Dh)."""
+    """o = dropout(softmax(scores)) v (sec. 3.3); (B, H, T, K), (B, H, K, Dh) -> (B, H, T, Dh)."""
     p, softmax_cache = softmax_forward(scores, xp=xp)
     p, dropatt_cache = dropout_forward(p, rate=dropatt, rng=rng, xp=xp)
     o = p @ v  # (B, H, T, K) @ (B, H, K, Dh) -> (B, H, T, Dh)
@@ -147,6 +147,7 @@ class CoreCache(NamedTuple):
 def core_forward(q, k, v, r, r_w_bias, r_r_bias, mask, *, dropatt, rng, xp):
     """o = softmax(((q + u) k^T + rel_shift((q + v) r^T)) / sqrt(Dh), masked) v.
 
+    Paper sec. 3.3: the terms (a) + (c), then (b) + (d).
     q (B, H, T, Dh); k, v (B, H, K, Dh); r (H, K, Dh), row c for distance K-1-c; u, v (H, Dh);
     mask (T, K): 0, or -inf where a key is hidden -> o (B, H, T, Dh).
     """
@@ -186,7 +187,7 @@ def core_backward(do, cache: CoreCache, *, xp):
 
 
 def attention_terms(q, k, r, r_w_bias, r_r_bias, *, xp):
-    """The four terms one by one, each (B, H, T, K), scaled and shifted (for pictures only)."""
+    """The four terms of sec. 3.3, each (B, H, T, K), scaled and shifted (for pictures only)."""
     scale = 1.0 / math.sqrt(q.shape[-1])
     k_t, r_t = xp.matrix_transpose(k), xp.matrix_transpose(r)
     u = xp.zeros_like(q) + r_w_bias[:, None, :]
@@ -213,7 +214,7 @@ class HeadsCache(NamedTuple):
 def heads_forward(x, h, w_q, w_k, w_v, *, n_head, xp):
     """Return q (B, H, T, Dh) of the segment x (B, T, D), and k, v (B, H, K, Dh) of h (B, K, D).
 
-    h = [memory ; segment]: only the segment asks, memory and segment answer.
+    h = [memory ; segment]: only the segment asks, memory and segment answer (sec. 3.2, 3.3).
     """
     q, q_cache = linear_forward(x, w_q, xp=xp)  # -> (B, T, H*Dh)
     k, k_cache = linear_forward(h, w_k, xp=xp)  # -> (B, K, H*Dh)
@@ -226,7 +227,7 @@ def heads_forward(x, h, w_q, w_k, w_v, *, n_head, xp):
 def heads_backward(dq, dk, dv, cache: HeadsCache, *, memory_rows, xp):
     """Return dx (B, T, D), dh, and dw_q, dw_k, dw_v.
 
-    Here is the stopped gradient of the paper: h = [SG(memory) ; segment]. With memory_rows=False
+    Here is the stopped gradient (sec. 3.2): h = [SG(memory) ; segment]. With memory_rows=False
     dh is (B, T, D), the segment's rows alone: nothing flows *into* the memory. The gradients of
     w_k and w_v still sum over all K rows, the memory's too: it is the memory that is held fixed,
     not how it is read. With memory_rows=True dh is (B, K, D), the gradient that is otherwise cut
@@ -280,7 +281,8 @@ class AttentionCache(NamedTuple):
 def attention_forward(x, h, pos, w: AttentionWeights, mask, *, dropatt, rng, xp, inspect=None):
     """Attend from the segment x (B, T, D) to h (B, K, D) = [memory ; segment] -> (B, T, D).
 
-    pos (K, D) = R for the distances K-1 ... 0; mask (T, K): 0, or -inf where a key is hidden.
+    pos (K, D) = R (sec. 3.3) for the distances K-1 ... 0; mask (T, K): 0, or -inf where a
+    key is hidden.
     """
     n_head = w.r_w_bias.shape[0]
     q, k, v, heads = heads_forward(x, h, w.w_q, w.w_k, w.w_v, n_head=n_head, xp=xp)

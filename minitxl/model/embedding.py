@@ -33,7 +33,7 @@ def end_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 
 
 def embed_forward(params, ids, config, *, xp):
-    """x = E[ids], for ids (N,) -> (N, D)."""
+    """x = E[ids]: h of layer 0 (sec. 3.3), for ids (N,) -> (N, D)."""
     return embedding_forward(ids, params["word_emb"], xp=xp)
 
 

@@ -52,7 +52,7 @@ class FeedForwardCache(NamedTuple):
 
 @has_twin
 def feed_forward_forward(x, w_1, b_1, w_2, b_2, *, dropout, rng, xp):
-    """y = dropout(dropout(relu(x w_1 + b_1)) w_2 + b_2); (B, T, D) -> (B, T, D)."""
+    """y = dropout(dropout(relu(x w_1 + b_1)) w_2 + b_2) (sec. 3.3); (B, T, D) -> (B, T, D)."""
     y, linear_1 = linear_forward(x, w_1, b_1, xp=xp)  # (B, T, D) -> (B, T, F)
     y, relu = relu_forward(y, xp=xp)
     y, dropout_1 = dropout_forward(y, rate=dropout, rng=rng, xp=xp)
@@ -88,10 +88,11 @@ class LayerCache(NamedTuple):
 def layer_forward(
     h, pos, w: LayerWeights, mask, config: Config, *, n_mem, attend=attention_forward, **options
 ):
-    """One layer: h (B, K, D) = [memory ; segment] with n_mem rows of memory -> (B, T, D), cache.
+    """The Transformer-Layer of sec. 3.2: h (B, K, D) = [memory ; segment] -> (B, T, D), cache.
 
-    pos (K, D) = R; mask (T, K): 0, or -inf where a key is hidden. options: rng, xp, inspect, as in
-    `attention_forward`; attend: that function, or another of its form (`family/`).
+    n_mem: how many rows are memory; pos (K, D) = R; mask (T, K): 0, or -inf where a key is hidden.
+    options: rng, xp, inspect, as in `attention_forward`; attend: that function, or another of its
+    form (`family/`).
     """
     forward = _pre_norm_forward if config.pre_lnorm else _post_norm_forward
     return forward(h, pos, w, mask, config, n_mem=n_mem, attend=attend, **options)
@@ -115,7 +116,7 @@ def layer_backward(
 
 
 def _post_norm_forward(h, pos, w, mask, c, *, n_mem, attend, rng, xp, inspect=None):
-    """a = LN(x + dropout(attn(x, h))), y = LN(a + FF(a)), as in the paper."""
+    """a = LN(x + dropout(attn(x, h))), y = LN(a + FF(a)), as in the paper (sec. 3.3)."""
     x = h[:, n_mem:, :]  # (B, K, D) -> (B, T, D)
     eps = c.layer_norm_epsilon
     a, attn = attend(x, h, pos, w.attn, mask, dropatt=c.dropatt, rng=rng, xp=xp, inspect=inspect)

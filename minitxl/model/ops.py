@@ -204,7 +204,10 @@ def log_softmax(x, *, xp):
 
 @has_twin
 def cross_entropy_forward(logits, targets, *, xp):
-    """nll = -log softmax(logits)[target] in nats, for logits (N, V) and targets (N,) -> (N,)."""
+    """nll = -log softmax(logits)[target] in nats, for logits (N, V) and targets (N,) -> (N,).
+
+    The factors of P(x), one for each token (paper sec. 3.1).
+    """
     log_p = log_softmax(logits, xp=xp)
     picked = xp.take_along_axis(log_p, targets[:, None], axis=-1)  # (N, V) -> (N, 1)
     return -picked[:, 0], CrossEntropyCache(log_p, targets)
@@ -241,7 +244,7 @@ def sinusoid(distances, inv_freq, *, xp):
 
 
 def sinusoid_table(n_key, inv_freq, *, clamp_len=-1, xp):
-    """R for the distances K-1 ... 0 (from clamp_len on all alike) -> (K, D)."""
+    """R (sec. 3.3) for the distances K-1 ... 0, from clamp_len on all alike -> (K, D)."""
     distances = xp.arange(n_key - 1, -1, -1, device=inv_freq.device)
     if clamp_len > 0:
         distances = xp.clip(distances, None, clamp_len)

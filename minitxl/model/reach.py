@@ -6,6 +6,7 @@ import math
 def exact_reach(n_layer: int, tgt_len: int, mem_len: int) -> int:
     """Return R = (N-1) T ceil(M/T) + M: tokens before a segment's start that can change it.
 
+    Paper sec. 3.2 says O(N L).
     The top layer reads M states of the layer below; the oldest was made in the segment that
     began T ceil(M/T) before, and the same holds for it, down to the first layer's M embeddings.
     """

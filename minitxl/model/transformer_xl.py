@@ -102,7 +102,7 @@ def hidden_forward(params, tokens, mems, config, *, rng, xp, inspect=None, keep=
             inspect.hidden.append(h)
         # What this layer reads now is what it will remember: the input h of layer n. In the next
         # segment layer n reads these states again, so every layer reaches one memory further.
-        both = xp.concat([mems[n], h], axis=1)  # h~ = [SG(m) ; h] (sec. 3.2) -> (B, K, D)
+        both = xp.concat([mems[n], h], axis=1)  # h~ = [SG(m) ; h] (sec. 3.2, 3.3) -> (B, K, D)
         new_mems.append(update_mems(both, n_mem=n_mem, config=c))
         w = layer_weights(params, n)
         h, cache = layer_forward(both, pos, w, mask, c, n_mem=n_mem, inspect=inspect, **drop)
@@ -134,9 +134,10 @@ def forward(
 ):  # fmt: skip
     """Return nll (B, S) in nats, the new memories, and the cache for `backward` (if keep).
 
-    tokens (B, T), targets (B, S) integers, S <= T: the targets of the last S positions; mems:
-    n_layer arrays (B, M, D), M = 0 at a stream's start. The last two arguments are the paper's own
-    functions, unless a member of the family or a reader brings others of their form.
+    tokens (B, T), targets (B, S) integers, S <= T: the targets of the last S positions (S = T/2 is
+    the loss on half of sec. 4.2); mems: n_layer arrays (B, M, D), M = 0 at a stream's start. The
+    last two arguments are the paper's own functions, unless a member of the family or a reader
+    brings others of their form.
     """
     n_target = targets.shape[1]
     h, new_mems, hidden = hidden_forward(

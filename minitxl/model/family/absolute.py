@@ -64,8 +64,8 @@ def absolute_forward(
 ):
     """Attend from the segment x (B, T, D) to h (B, K, D) = [memory ; segment] -> (B, T, D).
 
-    o = softmax(q k^T / sqrt(Dh), masked) v; there is no R: pos is None; mask (T, K) as in
-    `attention_forward`.
+    o = softmax(q k^T / sqrt(Dh), masked) v: A^abs of sec. 3.3 where x, h are E + U. There is no
+    R: pos is None; mask (T, K) as in `attention_forward`.
     """
     q, k, v, heads = heads_forward(x, h, w.w_q, w.w_k, w.w_v, n_head=n_head, xp=xp)
     q = q * (1.0 / math.sqrt(q.shape[-1]))
@@ -99,6 +99,7 @@ def absolute_backward(dy, cache: AbsoluteCache, *, memory_rows=False, xp):
 def add_sinusoid_forward(h, pos, *, dropout, rng, xp):
     """y = dropout(h + pos), for the first layer: h (B, K, D) = [memory ; embeddings], pos (K, D).
 
+    E + U of sec. 3.3.
     The dropout of the embeddings falls here, after the sum.
     """
     return dropout_forward(h + pos, rate=dropout, rng=rng, xp=xp)
@@ -110,7 +111,10 @@ def add_sinusoid_backward(dy, cache: DropoutCache, *, xp):
 
 
 def add_table_forward(h, table, *, clamp_len, xp):
-    """y = h + the last K rows of the layer's table (L, D), for h (B, K, D) = [memory ; input]."""
+    """y = h + the last K rows of the layer's table (L, D), for h (B, K, D) = [memory ; input].
+
+    Al-Rfou's positions in the ablation of sec. 4.2.
+    """
     rows, cache = last_rows_forward(table, n_row=h.shape[1], clamp_len=clamp_len, xp=xp)
     return h + rows, cache
 

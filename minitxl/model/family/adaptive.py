@@ -69,7 +69,7 @@ class AdaptiveEmbeddingCache(NamedTuple):
 
 
 def adaptive_embedding_forward(tokens, bands, *, xp):
-    """y[n] = table_i[tokens[n] - first_i] proj_i, i the band of the id; (N,) -> (N, D)."""
+    """y[n] = table_i[tokens[n] - first_i] proj_i, i the id's band (sec. 4.1); (N,) -> (N, D)."""
     rows, tables, projs, parts = [], [], [], []
     for band in bands:
         where = rows_of(tokens, band.first, band.stop, xp=xp)
@@ -130,7 +130,7 @@ def tail_columns(n_head: int, n_tail: int, order: str) -> list[int]:
 
 
 def adaptive_softmax_forward(h, targets, head: Cluster, tails, *, order, xp):
-    """nll[n] = -log p(targets[n] | h[n]) in nats; h (N, D), targets (N,) -> (N,).
+    """nll[n] = -log p(targets[n] | h[n]) in nats (sec. 4.1); h (N, D), targets (N,) -> (N,).
 
     head.weight (n_head + n_tail, E) and bias hold the columns of the tails at their end; order
     says in which order (`tail_columns`).

@@ -58,6 +58,7 @@ class ShawCoreCache(NamedTuple):
 def shaw_core_forward(q, k, v, r, f, r_w_bias, mask, *, dropatt, rng, xp):
     """o = softmax(((q + u) k^T + rel_shift(q r^T + f)) / sqrt(Dh), masked) v.
 
+    In the ablation of sec. 4.2.
     As `core_forward`, with r (H, K, Dh) and f (H, K), column c for distance K-1-c.
     """
     scale = 1.0 / math.sqrt(q.shape[-1])
