@@ -32,7 +32,7 @@ class Namespace:
         return value
 
 
-def has_twin(plain: Callable) -> Callable:
+def has_twin(plain: Callable) -> Any:  # a function with an attribute has no better name
     """Mark an operation that a backend may replace; `plain` stays reachable as `.plain`."""
     name = plain.__name__
 
@@ -42,5 +42,5 @@ def has_twin(plain: Callable) -> Callable:
         result = NotImplemented if twin is None else twin(*args, xp=xp, **options)
         return plain(*args, xp=xp, **options) if result is NotImplemented else result
 
-    operation.plain = plain
+    operation.plain = plain  # type: ignore[attr-defined]
     return operation

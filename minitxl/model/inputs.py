@@ -49,7 +49,7 @@ def check_mems(mems: Sequence, batch_size: int, config: Config, backend: Backend
         )
     if any(not hasattr(mem, "shape") for mem in mems):
         raise MinitxlError("mems holds something that is no array; start with mems=None")
-    length = mems[0].shape[1] if len(mems[0].shape) == 3 else None
+    length = mems[0].shape[1] if len(mems[0].shape) == 3 else -1
     for n, mem in enumerate(mems):
         if len(mem.shape) != 3 or mem.shape[1] != length:
             raise MinitxlError(

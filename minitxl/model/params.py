@@ -101,7 +101,7 @@ def layer_shapes(config: Config, n: int, *, projections, own) -> dict[str, tuple
     """Shapes of layer n, 0-based. projections: the matrices that make queries, keys and values;
     own: name -> shape of what its attention has beside them."""
     c, heads = config, config.n_head * config.d_head
-    layer = {f"attn.{name}": (c.d_model, heads) for name in projections}
+    layer: dict[str, tuple[int, ...]] = {f"attn.{name}": (c.d_model, heads) for name in projections}
     layer |= {"attn.w_o": (heads, c.d_model)}
     layer |= own
     layer |= {"attn_norm.gamma": (c.d_model,), "attn_norm.beta": (c.d_model,)}
@@ -140,8 +140,9 @@ def layer_weights(params: Params, n: int, kind=AttentionWeights) -> LayerWeights
     def find(name: str):
         return next(params[key] for key in (f"{p}attn.{name}", p + name, name) if key in params)
 
-    rest = ("attn_norm.gamma", "attn_norm.beta", "ff.w_1", "ff.b_1", "ff.w_2", "ff.b_2")
-    rest += ("ff_norm.gamma", "ff_norm.beta")
-    return LayerWeights(
-        kind(*(find(name) for name in kind._fields)), *(params[p + name] for name in rest)
-    )
+    norms_and_ff = (
+        "attn_norm.gamma", "attn_norm.beta", "ff.w_1", "ff.b_1", "ff.w_2", "ff.b_2",
+        "ff_norm.gamma", "ff_norm.beta",
+    )  # fmt: skip
+    attn = kind(*(find(name) for name in kind._fields))
+    return LayerWeights(attn, *(params[p + name] for name in norms_and_ff))

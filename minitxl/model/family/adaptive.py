@@ -215,7 +215,8 @@ def adaptive_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 
     With div_val 1 one table serves all clusters. What is tied stands under the embedding's name.
     """
-    c, shapes = config, {}
+    c = config
+    shapes: dict[str, tuple[int, ...]] = {}
     for i, (first, stop) in enumerate(_edges(c) if c.div_val > 1 else [(0, c.n_token)]):
         width = c.embed_width // c.div_val**i
         shapes[f"word_emb.{i}"] = (stop - first, width)

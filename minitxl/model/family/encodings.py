@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from minitxl.config import LEARNED, RELATIVE, SHAW, SINUSOID, Config
 from minitxl.model.attention import (
@@ -39,7 +39,7 @@ from minitxl.model.params import position_biases
 class Encoding(NamedTuple):
     """One way to encode positions."""
 
-    weights: type  # of the attention block, a NamedTuple
+    weights: Any  # the NamedTuple of the attention block's weights
     attend: Callable  # config -> a function of `attention_forward`'s form
     attend_backward: Callable
     shared_shapes: Callable  # config -> name -> shape of what all layers share

@@ -130,12 +130,12 @@ def hidden_backward(
     """As `transformer_xl.hidden_backward`."""
     dhidden, dmems = [dh], []
     for n in reversed(range(config.n_layer)):
-        added = cache.added[n]
+        added = cache.added[n] if cache.added else None
         rows = through or added is not None  # a table of positions serves the memory's rows too
         dh, dmem, dw = layer_backward(
             dh, cache.layers[n], memory_rows=rows, xp=xp, attend_backward=encoding.attend_backward
         )
-        if added is not None:
+        if added is not None and encoding.add_backward is not None:
             both = xp.concat([dmem, dh], axis=1)  # (B, M, D), (B, T, D) -> (B, K, D)
             both = encoding.add_backward(both, n, added, grads, xp=xp)
             n_mem = dmem.shape[1]
