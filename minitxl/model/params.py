@@ -81,7 +81,10 @@ class Params(Mapping):
 
 
 def param_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """Return name -> shape of every parameter. Weights are (in, out): y = x @ w."""
+    """Return name -> shape of every parameter. Weights are (in, out): y = x @ w.
+
+    Those of the paper's model; `transformer_xl.network_of` has any member's.
+    """
     shapes = end_shapes(config)
     if not config.untie_r:
         shapes |= position_biases(config)  # the same for all layers (sec. 3.3)

@@ -310,10 +310,10 @@ def test_a_published_folder():
     import math
 
     from minitxl.interop.huggingface import config_of
-    from minitxl.model.params import param_shapes
+    from minitxl.model.transformer_xl import network_of
 
     config = config_of(settings)
-    shapes = param_shapes(config)
+    shapes = network_of(config).param_shapes(config)
     n_params = sum(math.prod(shape) for shape in shapes.values())
     assert n_params == 285_205_322  # as the published file holds, ties counted once ...
     assert config.d_model // 2 == 512  # ... and its 512 frequencies are no parameters

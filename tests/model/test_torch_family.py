@@ -5,6 +5,7 @@ As a program it prints how far minitxl and the reference are apart:
 PYTHONPATH=tests python tests/model/test_torch_family.py
 """
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -27,6 +28,7 @@ from test_torch import (  # noqa: E402  (needs torch)
 )
 
 from helpers.torch_reference import reference, reference_step  # noqa: E402
+from minitxl.config import Released  # noqa: E402
 
 ENCODINGS = {0: "relative", 1: "Shaw", 2: "sinusoid", 3: "learned"}
 
@@ -228,7 +230,10 @@ def test_every_option_matters(options, change):
     lengths = (5, 5, 5)
     model = random_model(7, lengths, **options)
     losses = []
-    for config in (model.config, model.config.replace(**change)):
+    names = {f.name for f in dataclasses.fields(Released)} & set(change)
+    released = {"released": Released(**{n: change[n] for n in names})} if names else {}
+    rest = {n: value for n, value in change.items() if n not in names}
+    for config in (model.config, model.config.replace(**rest, **released)):
         mems = None
         for tokens, targets in overlapping_segments(lengths, 0, False):
             nll, mems = reference(config, model.params, tokens, targets, mems)
