@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 import minitxl
 from minitxl.config import Config, TrainConfig
@@ -33,7 +32,6 @@ from minitxl.training.parallel import Group, joined
 from minitxl.training.presets import PRESETS, Preset, find_preset, merge_options, settings_of
 from minitxl.training.report import comparison, sample
 from minitxl.training.trainer import Trainer
-from minitxl.viz.loss_curve import save_loss_curve
 
 __all__ = ["load_corpus_of", "load_run", "train"]
 
@@ -245,6 +243,8 @@ class _Run:
 
     def go(self) -> None:
         """Train up to the last step."""
+        from tqdm import tqdm
+
         s, trainer, config = self.settings, self.trainer, self.model.config
         if not self.quiet:
             print(self._headline(), flush=True)
@@ -344,8 +344,10 @@ class _Run:
     def _draw(self) -> None:
         """Draw loss_curve.png; a picture that cannot be written is no reason to stop."""
         try:
+            from minitxl.viz.loss_curve import save_loss_curve
+
             save_loss_curve(read_metrics(self.folder), self.folder / "loss_curve.png")
-        except OSError as error:
+        except (OSError, ImportError) as error:  # matplotlib may be missing
             print(f"loss_curve.png was not written: {error}", file=sys.stderr)
 
     # --- the end ---
