@@ -70,7 +70,7 @@ def evaluate(
             f"{batch_size + 1}; use a longer text or a smaller batch_size (at least 1)"
         )
     row_len = (len(tokens) - 1) // batch_size
-    within = 1  # threads of one reader
+    within: int | None = 1  # threads of one reader
     if threads is None:
         threads = threads_for(batch_size) if model.backend.name == "cpu" else 1
         within = None if threads == 1 else 1

@@ -106,7 +106,7 @@ def serialize(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes
 
 @contextmanager
 def _making(path: str | os.PathLike) -> Iterator[None]:
-    """What goes wrong while the bytes of a file are made is told in one line that names the file."""
+    """Tell what goes wrong while the bytes of a file are made in one line that names it."""
     try:
         yield
     except ImportError as error:  # to read, the package is not needed

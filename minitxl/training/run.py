@@ -154,9 +154,9 @@ def _reopen(resume, out, names, asked, model_options, device, group):
     return run
 
 
-def _same_file(a: str, b: str) -> bool:
+def _same_file(a: str, b: str | None) -> bool:
     try:
-        return os.path.samefile(a, b)
+        return b is not None and os.path.samefile(a, b)
     except OSError:
         return False
 
@@ -366,7 +366,7 @@ class _Run:
         print(sample(best, self.corpus))
         print(f"written to {self.folder}: run.json, best.safetensors, last.safetensors,")
         print("  metrics.jsonl, loss_curve.png. Next:")
-        preset = PRESETS.get(read_info(self.folder).get("preset"))
+        preset = PRESETS.get(read_info(self.folder).get("preset", ""))
         options = preset.eval_options if preset else ""
         print(f"  python -m minitxl eval {self.folder} {options}".rstrip())
         print(f"  python -m minitxl generate {self.folder} --length 2000 --temperature 0.8")
