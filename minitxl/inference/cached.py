@@ -328,7 +328,9 @@ def _positions(w, n_row: int, model: TransformerXL):
     The score of a distance is q . r + e; e goes with r as one more row: (q, 1) . (r, e).
     """
     c, xp = model.config, model.backend.xp
-    r, e = encoding_of(c).position_terms(w, n_row, model.params, c, xp=xp)  # (H, L, Dh), (H, L)
+    terms = encoding_of(c).position_terms
+    assert terms is not None  # `can_cache` has said so
+    r, e = terms(w, n_row, model.params, c, xp=xp)  # (H, L, Dh), (H, L)
     r = xp.concat([r, e[:, :, None]], axis=-1)  # -> (H, L, Dh + 1)
     n_head, _, width = r.shape
     # Written into an array of its own: what `concat` returns may keep the layout from before.
