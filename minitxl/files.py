@@ -16,8 +16,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from safetensors import SafetensorError
-
 from minitxl.errors import MinitxlError
 
 _REPLACE_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8)  # seconds between attempts to rename
@@ -43,7 +41,7 @@ def reading(path: str | os.PathLike) -> Iterator[BinaryIO]:
         raise MinitxlError(f"cannot read {name}: {why(error)}") from error
     except MemoryError as error:
         raise MinitxlError(f"{name} does not fit into memory; close other programs") from error
-    except (SafetensorError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise MinitxlError(
             f"{name} is damaged: {one_line(error)}; restore it from a copy, "
             "or use another checkpoint or run"

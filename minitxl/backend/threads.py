@@ -3,6 +3,9 @@
 NumPy's elementwise work runs on one core only; cut by rows of the batch, all of it runs on all
 cores. BLAS's own threads, on top of these, would fight over the cores; for a single piece, too,
 they cost more than they bring wherever anything else runs (15 times the time was measured).
+
+Where threads cannot be started, as in a browser's Python, the caller does all pieces itself, one
+after the other: the results are the same.
 """
 
 from __future__ import annotations
@@ -14,8 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 
-from threadpoolctl import ThreadpoolController
-
 MAX_THREADS = 8  # more pieces of a batch than this are too small to be worth a thread
 
 
@@ -23,7 +24,7 @@ class Workers:
     """`map` that runs up to n_thread calls at once and returns the results in order."""
 
     def __init__(self, n_thread: int):
-        self._pool = ThreadPoolExecutor(n_thread) if n_thread > 1 else None
+        self._pool = ThreadPoolExecutor(n_thread) if n_thread > 1 and threads_start() else None
 
     def map(self, function: Callable, jobs: Iterable) -> list:
         """Return [function(job) for job in jobs]."""
@@ -31,7 +32,28 @@ class Workers:
             return list((self._pool.map if self._pool else map)(function, jobs))
 
 
-_controller = cache(ThreadpoolController)  # finding the libraries takes milliseconds: once
+@cache
+def threads_start() -> bool:
+    """Return whether this Python can start a thread; a browser's cannot."""
+    try:
+        thread = threading.Thread(target=int)
+        thread.start()
+    except RuntimeError:
+        return False
+    thread.join()
+    return True
+
+
+@cache
+def _controller():
+    """Return what sets BLAS's threads, or None; finding the libraries takes milliseconds: once."""
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ImportError:
+        return None
+    return ThreadpoolController()
+
+
 _lock = threading.Lock()
 _inside = 0  # how many `one_blas_thread` blocks are open, in all threads
 _limit = None
@@ -41,19 +63,21 @@ _limit = None
 def one_blas_thread():
     """Let BLAS use one thread inside the block; the setting belongs to the whole process.
 
-    Blocks of several threads may overlap: the first sets the limit, the last puts it back.
+    Blocks of several threads may overlap: the first sets the limit, the last puts it back. Without
+    threadpoolctl nothing is set.
     """
     global _inside, _limit
     with _lock:
         _inside += 1
         if _inside == 1:
-            _limit = _controller().limit(limits=1, user_api="blas")
+            controller = _controller()
+            _limit = controller and controller.limit(limits=1, user_api="blas")
     try:
         yield
     finally:
         with _lock:
             _inside -= 1
-            if _inside == 0:
+            if _inside == 0 and _limit is not None:
                 _limit.restore_original_limits()
 
 

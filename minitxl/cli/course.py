@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 from minitxl.cli.common import Parser, add_command, say
@@ -27,7 +28,9 @@ def add(commands) -> None:
     ):
         notebooks = add_command(kinds, kind, run, sentence)
         _add_names(notebooks)
-        notebooks.add_argument("--run", action="store_true", help="run them, and keep the outputs")
+        notebooks.add_argument(  # `options.run` is the command itself
+            "--run", dest="outputs", action="store_true", help="run them, and keep the outputs"
+        )
     grade = add_command(kinds, "grade", run, "grade submissions with nbgrader", GRADE_EPILOG)
     grade.add_argument("submissions", type=Path, metavar="SUBMISSIONS", help="folder of folders")
     _add_names(grade)
@@ -43,7 +46,7 @@ def _add_names(parser: Parser) -> None:
     add = parser.add_argument
     add("--notebook", nargs="+", default=[], metavar="NAME", help="only these (default: all)")
     add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
-    add("--source", type=Path, metavar="DIR", help="of the scripts (default: notebooks/source)")
+    add("--source", type=Path, metavar="DIR", help="of the scripts (default: those that ship)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -62,9 +65,11 @@ def _write(options: argparse.Namespace) -> int:
     for name in options.notebook or notebooks.known(source):
         solved = options.kind == "solutions"
         book = notebooks.notebook_from(name, source, solved=solved)
-        if options.run:
-            notebooks.execute(book)
+        if options.outputs:
+            began = time.perf_counter()
+            notebooks.execute(book, options.out)
             notebooks.clean(book)
+            say(f"{name}: all cells in {time.perf_counter() - began:.0f} s")
         path = options.out / f"{name}.ipynb"
         notebooks.write(book, path)
         print(path)

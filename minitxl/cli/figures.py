@@ -15,7 +15,9 @@ def add(commands) -> None:
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="results (default: those that ship)"
     )
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder to write to")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder (default: figures, made if missing)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -27,9 +29,12 @@ def run(options: argparse.Namespace) -> int:
     unknown = [name for name in options.names if name not in FIGURES]
     if unknown:
         raise MinitxlError(f"figure {unknown[0]!r} is unknown; choose from {', '.join(FIGURES)}")
-    if not options.out.is_dir():
-        raise MinitxlError(f"--out {options.out}: give a folder that exists")
+    out = options.out or Path("figures")
+    if options.out is None:
+        out.mkdir(exist_ok=True)
+    if not out.is_dir():
+        raise MinitxlError(f"--out {out}: give a folder that exists")
     for name in options.names or FIGURES:
-        for path in write(name, options.data or RESULTS, options.out):
+        for path in write(name, options.data or RESULTS, out):
             print(path)
     return 0

@@ -28,8 +28,9 @@ from minitxl.course import EXERCISES, Exercise
 from minitxl.errors import MinitxlError
 from minitxl.viz.explorer import VIEW as WIDGET
 
-ROOT = Path(minitxl.__file__).resolve().parents[1]  # the checkout
-SOURCE = ROOT / "notebooks" / "source"
+ROOT = Path(minitxl.__file__).resolve().parents[1]  # the checkout, or where packages are installed
+_SHIPPED = Path(__file__).resolve().parent / "source"  # a wheel has the scripts here: setup.py
+SOURCE = _SHIPPED if _SHIPPED.is_dir() else ROOT / "notebooks" / "source"
 TIMEOUT = 300  # seconds for one cell
 SOCKET_PATH = 90  # characters: some systems end the path of a socket at 103, and "-ipc-5" is added
 KEPT = ("nbgrader", "deletable", "editable")  # cell metadata
@@ -39,7 +40,7 @@ def known(source: Path = SOURCE) -> list[str]:
     """Return the names of all notebooks whose script is in the folder."""
     names = sorted(path.stem for path in source.glob("*.py"))
     if not names:
-        raise MinitxlError(f"{source} has no notebook scripts NAME.py: they are in the checkout")
+        raise MinitxlError(f"{source} has no notebook scripts NAME.py: give the folder by --source")
     return names
 
 
@@ -114,8 +115,11 @@ def write(book: NotebookNode, path: Path) -> None:
 # --- running -------------------------------------------------------------------------------------
 
 
-def execute(book: NotebookNode, folder: Path = SOURCE.parent) -> None:
-    """Run all cells in a clean kernel that works in the folder; a failing cell raises."""
+def execute(book: NotebookNode, folder: Path | None = None) -> None:
+    """Run all cells in a clean kernel; a failing cell raises.
+
+    folder: where the kernel works, by default this process's own.
+    """
     from nbclient import NotebookClient
 
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -124,7 +128,7 @@ def execute(book: NotebookNode, folder: Path = SOURCE.parent) -> None:
         client = NotebookClient(
             book,
             timeout=TIMEOUT,
-            resources={"metadata": {"path": str(folder)}},
+            resources={"metadata": {"path": str(folder or Path.cwd())}},
             store_widget_state=False,
         )
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as sockets:

@@ -4,8 +4,6 @@ A compressor predicts too. Its price for a held-out text is how much longer its 
 that text follows the training text, so it is compared with a model trained on the same part.
 """
 
-import bz2
-import lzma
 import zlib
 
 import numpy as np
@@ -30,12 +28,20 @@ def _gzip(data: bytes) -> bytes:
     return compressor.compress(data) + compressor.flush()
 
 
-# xz with its "extreme" flag is no better here (Tiny Shakespeare: 2.614 instead of 2.611 bpc).
-_COMPRESSORS = {
-    "gzip": _gzip,
-    "bzip2": lambda data: bz2.compress(data, 9),
-    "xz": lambda data: lzma.compress(data, preset=9),
-}
+def _bzip2(data: bytes) -> bytes:
+    import bz2  # here, as in `_xz`: a browser's Python may lack it, and needs it for nothing else
+
+    return bz2.compress(data, 9)
+
+
+def _xz(data: bytes) -> bytes:
+    # xz with its "extreme" flag is no better here (Tiny Shakespeare: 2.614 instead of 2.611 bpc).
+    import lzma
+
+    return lzma.compress(data, preset=9)
+
+
+_COMPRESSORS = {"gzip": _gzip, "bzip2": _bzip2, "xz": _xz}
 
 
 def compression_bpc(

@@ -2,7 +2,6 @@
 
 import difflib
 import hashlib
-import lzma
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -214,6 +213,13 @@ def _shipped_text(name: str) -> bytes:
         packed = resources.files("minitxl.data").joinpath("corpora", f"{name}.txt.xz").read_bytes()
     except OSError as error:
         raise MinitxlError(f"the shipped text {name!r} is missing: {cure}") from error
+    try:
+        import lzma
+    except ImportError as error:  # a browser's Python
+        raise MinitxlError(
+            f"the shipped text {name!r} is packed with xz, and this Python has no module lzma: "
+            "give the path of a plain text file"
+        ) from error
     try:
         plain = lzma.decompress(packed)
     except (lzma.LZMAError, EOFError) as error:

@@ -46,7 +46,7 @@ def can_cache(config) -> bool:
     return encoding_of(config).position_terms is not None
 
 
-def reader_of(model: TransformerXL, batch_size: int = 1, threads: int = 1):
+def reader_of(model: TransformerXL, batch_size: int = 1, threads: int | None = 1):
     """Return a `CachedReader`, or a `PlainReader` on a GPU, or where keys cannot be kept."""
     if can_cache(model.config) and model.backend.name != "cuda":
         return CachedReader(model, batch_size, threads=threads)
@@ -69,7 +69,8 @@ class PlainReader:
         self.reset()
 
     def _score_once(self, inputs, mems):
-        return self.model.score(*inputs, mems)
+        tokens, targets = inputs
+        return self.model.score(tokens, targets, mems)
 
     def reset(self) -> None:
         """Go back to a stream's start."""
@@ -84,7 +85,7 @@ class PlainReader:
         """As `CachedReader.read`."""
         if last not in self._read:
             self._read[last] = self.model.backend.replayed(
-                lambda inputs, mems: self.model.predict(*inputs, mems, last=last)
+                lambda inputs, mems: self.model.predict(inputs[0], mems, last=last)
             )
         tokens = self.model.checked_on_host(tokens, "tokens")
         log_probs, self._mems = self._read[last]((tokens,), self._mems)
@@ -266,7 +267,7 @@ class CachedReader:
                 xp=xp,
             )
 
-        pieces = list(_pieces(*q.shape[:3], n_mem + t, self._block))
+        pieces = list(_pieces(q.shape[0], q.shape[1], t, n_mem + t, self._block))
         if len(pieces) == 1:
             work(pieces[0])
         else:
@@ -295,8 +296,9 @@ class _Layer:
             mem, _ = layer_norm_forward(
                 mem, w.attn_gamma, w.attn_beta, eps=c.layer_norm_epsilon, xp=xp
             )
-        k, v = (linear_forward(mem, x, xp=xp)[0] for x in (w.attn.w_k, w.attn.w_v))
-        self.write(*(split_heads(y, n_head=c.n_head, xp=xp) for y in (k, v)), 0)
+        projected = (linear_forward(mem, x, xp=xp)[0] for x in (w.attn.w_k, w.attn.w_v))
+        k, v = (split_heads(y, n_head=c.n_head, xp=xp) for y in projected)
+        self.write(k, v, 0)
 
     def move(self, first: int, stop: int, n: int) -> None:
         """Make buffers of length n that begin with what stood from first to stop."""
@@ -326,7 +328,9 @@ def _positions(w, n_row: int, model: TransformerXL):
     The score of a distance is q . r + e; e goes with r as one more row: (q, 1) . (r, e).
     """
     c, xp = model.config, model.backend.xp
-    r, e = encoding_of(c).position_terms(w, n_row, model.params, c, xp=xp)  # (H, L, Dh), (H, L)
+    terms = encoding_of(c).position_terms
+    assert terms is not None  # `can_cache` has said so
+    r, e = terms(w, n_row, model.params, c, xp=xp)  # (H, L, Dh), (H, L)
     r = xp.concat([r, e[:, :, None]], axis=-1)  # -> (H, L, Dh + 1)
     n_head, _, width = r.shape
     # Written into an array of its own: what `concat` returns may keep the layout from before.

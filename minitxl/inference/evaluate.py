@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-
-from tqdm import tqdm
 
 from minitxl.backend.threads import Workers, threads_for
 from minitxl.data.stream import segments
@@ -70,7 +70,7 @@ def evaluate(
             f"{batch_size + 1}; use a longer text or a smaller batch_size (at least 1)"
         )
     row_len = (len(tokens) - 1) // batch_size
-    within = 1  # threads of one reader
+    within: int | None = 1  # threads of one reader
     if threads is None:
         threads = threads_for(batch_size) if model.backend.name == "cpu" else 1
         within = None if threads == 1 else 1
@@ -80,17 +80,29 @@ def evaluate(
     parts = [tokens[start : start + rows * row_len + 1] for start in starts]
     began = time.perf_counter()
     n_token = batch_size * row_len
-    with tqdm(total=n_token, unit="tok", unit_scale=True, disable=not progress) as bar:
+    with counted(n_token, progress) as count:
 
         def read(part) -> float:
             reader = reader_of(model, rows, within) if cached else PlainReader(model, rows)
-            return _sum_nll(reader, part, bar)
+            return _sum_nll(reader, part, count)
 
         nll = Workers(threads).map(read, parts)
     return Evaluation(sum(nll) / n_token, n_token, time.perf_counter() - began)
 
 
-def _sum_nll(reader, tokens, bar: tqdm) -> float:
+@contextmanager
+def counted(n_token: int, shown: bool) -> Iterator[Callable[[int], object]]:
+    """Yield a function to be called with the number of tokens just read; shown: in a bar."""
+    if not shown:
+        yield lambda n: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=n_token, unit="tok", unit_scale=True) as bar:
+        yield bar.update
+
+
+def _sum_nll(reader, tokens, count: Callable[[int], object]) -> float:
     """Read tokens in the reader's rows, segment by segment; return the sum of nll in nats."""
     c, back, total = reader.model.config, reader.model.backend, 0.0
     lengths = dict(batch_size=reader.batch_size, tgt_len=c.tgt_len, ext_len=c.ext_len)
@@ -98,5 +110,5 @@ def _sum_nll(reader, tokens, bar: tqdm) -> float:
         nll = reader.score(x, y)  # (B, T)
         # Sum over a segment in the model's float, over segments in Python's double.
         total += float(back.xp.sum(nll))
-        bar.update(y.size)
+        count(y.size)
     return total

@@ -12,11 +12,10 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
-from tqdm import tqdm
 
 from minitxl.backend.threads import Workers, threads_for
 from minitxl.errors import MinitxlError
-from minitxl.inference.evaluate import Evaluation
+from minitxl.inference.evaluate import Evaluation, counted
 from minitxl.model.transformer_xl import TransformerXL
 
 
@@ -56,12 +55,12 @@ def evaluate_sliding(
         threads = threads_for(60) if model.backend.name == "cpu" else 1
     began = time.perf_counter()
     n_token = len(tokens) - 1
-    with tqdm(total=n_token, unit="tok", unit_scale=True, disable=not progress) as bar:
+    with counted(n_token, progress) as count:
 
         def nats(batch) -> float:
             x, y = batch
             nll, _ = model.score(x, y)
-            bar.update(y.size)
+            count(y.size)
             return float(model.backend.xp.sum(nll))
 
         total = sum(Workers(threads).map(nats, windows(tokens, window, stride, batch_size)))

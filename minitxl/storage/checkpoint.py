@@ -17,13 +17,12 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import save as serialize
 
 from minitxl.errors import MinitxlError
 from minitxl.files import one_line, reading, write_atomically
@@ -47,15 +46,12 @@ def save(path: str | os.PathLike, tensors: Mapping[str, np.ndarray], state: dict
     """
     arrays = {name: storable(name, array) for name, array in tensors.items()}
     state_text = _json_text(state, "state", allow_nan=True)
-    try:
+    with _making(path):
         crc = _crc32(arrays, state_text)
         # One metadata key only: safetensors writes several in random order, and then two saves of
         # the same state would differ in their bytes.
         ours = f'{{"crc32": "{crc:08x}", "state": {state_text}}}'
         data = serialize(arrays, metadata={"minitxl": ours})
-    except (SafetensorError, ValueError, MemoryError) as error:
-        reason = one_line(error) or "out of memory"
-        raise MinitxlError(f"cannot save {one_line(path)}: {reason}; check the tensors") from error
     _check_size(path, int.from_bytes(data[:8], "little"), "names and state")
     write_atomically(path, data)
 
@@ -92,12 +88,35 @@ def save_tensors(
 ) -> None:
     """Write tensors to a plain safetensors file for other programs, atomically; as in `save`."""
     arrays = {name: storable(name, array) for name, array in tensors.items()}
-    try:
+    with _making(path):
         data = serialize(arrays, metadata=metadata)
-    except (SafetensorError, ValueError, MemoryError) as error:
+    write_atomically(path, data)
+
+
+def serialize(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
+    """Return the bytes of a safetensors file; ImportError without that package."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save
+
+    try:
+        return save(tensors, metadata=metadata)
+    except SafetensorError as error:
+        raise ValueError(one_line(error)) from error
+
+
+@contextmanager
+def _making(path: str | os.PathLike) -> Iterator[None]:
+    """Tell what goes wrong while the bytes of a file are made in one line that names it."""
+    try:
+        yield
+    except ImportError as error:  # to read, the package is not needed
+        raise MinitxlError(
+            f"cannot save {one_line(path)}: the package safetensors is not installed; "
+            "pip install safetensors"
+        ) from error
+    except (ValueError, MemoryError) as error:
         reason = one_line(error) or "out of memory"
         raise MinitxlError(f"cannot save {one_line(path)}: {reason}; check the tensors") from error
-    write_atomically(path, data)
 
 
 def write_json(path: str | os.PathLike, obj: dict) -> None:

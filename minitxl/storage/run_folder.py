@@ -14,10 +14,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from minitxl.backend import get_backend
+from minitxl.backend import Backend, get_backend
 from minitxl.config import Config
 from minitxl.data.text import Corpus, load_corpus
-from minitxl.data.vocab import vocab_from_dict
+from minitxl.data.vocab import ByteVocab, CharVocab, vocab_from_dict
+from minitxl.data.words import WordVocab
 from minitxl.errors import MinitxlError
 from minitxl.model.transformer_xl import TransformerXL, empty_params
 from minitxl.storage import checkpoint
@@ -29,14 +30,14 @@ class LoadedRun:
     """A trained model with its vocabulary; `info` is what run.json holds."""
 
     model: TransformerXL
-    vocab: object  # CharVocab or ByteVocab
+    vocab: CharVocab | ByteVocab | WordVocab
     info: dict
     step: int  # the update after which the parameters were saved
 
 
 def load_run(
     folder: str | os.PathLike,
-    device: str = "auto",
+    device: str | Backend = "auto",
     dtype: str | None = None,
     which: str = "best",
 ) -> LoadedRun:

@@ -166,7 +166,7 @@ class _Piece:
     @property
     def loss(self) -> int:
         """Kept by the softmax: inputs and log-probabilities; the head's matrix with its columns."""
-        c, kept = self.config, 0
+        c, kept = self.config, 0.0
         for cluster in self.clusters:
             n = self.s * cluster.share
             kept += n * (c.d_model + cluster.n_word)

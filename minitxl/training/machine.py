@@ -7,7 +7,6 @@ import platform
 from pathlib import Path
 
 import numpy as np
-from threadpoolctl import threadpool_info
 
 import minitxl
 from minitxl.backend.threads import MAX_THREADS, threads_for
@@ -15,7 +14,12 @@ from minitxl.backend.threads import MAX_THREADS, threads_for
 
 def machine_facts() -> dict:
     """Return processor, cores, system and versions, as JSON can hold them."""
-    blas = [lib for lib in threadpool_info() if lib["user_api"] == "blas"]
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        blas = []
+    else:
+        blas = [lib for lib in threadpool_info() if lib["user_api"] == "blas"]
     return {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),

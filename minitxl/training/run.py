@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 import minitxl
 from minitxl.config import Config, TrainConfig
@@ -33,7 +32,6 @@ from minitxl.training.parallel import Group, joined
 from minitxl.training.presets import PRESETS, Preset, find_preset, merge_options, settings_of
 from minitxl.training.report import comparison, sample
 from minitxl.training.trainer import Trainer
-from minitxl.viz.loss_curve import save_loss_curve
 
 __all__ = ["load_corpus_of", "load_run", "train"]
 
@@ -156,9 +154,9 @@ def _reopen(resume, out, names, asked, model_options, device, group):
     return run
 
 
-def _same_file(a: str, b: str) -> bool:
+def _same_file(a: str, b: str | None) -> bool:
     try:
-        return os.path.samefile(a, b)
+        return b is not None and os.path.samefile(a, b)
     except OSError:
         return False
 
@@ -245,6 +243,8 @@ class _Run:
 
     def go(self) -> None:
         """Train up to the last step."""
+        from tqdm import tqdm
+
         s, trainer, config = self.settings, self.trainer, self.model.config
         if not self.quiet:
             print(self._headline(), flush=True)
@@ -344,8 +344,10 @@ class _Run:
     def _draw(self) -> None:
         """Draw loss_curve.png; a picture that cannot be written is no reason to stop."""
         try:
+            from minitxl.viz.loss_curve import save_loss_curve
+
             save_loss_curve(read_metrics(self.folder), self.folder / "loss_curve.png")
-        except OSError as error:
+        except (OSError, ImportError) as error:  # matplotlib may be missing
             print(f"loss_curve.png was not written: {error}", file=sys.stderr)
 
     # --- the end ---
@@ -364,7 +366,7 @@ class _Run:
         print(sample(best, self.corpus))
         print(f"written to {self.folder}: run.json, best.safetensors, last.safetensors,")
         print("  metrics.jsonl, loss_curve.png. Next:")
-        preset = PRESETS.get(read_info(self.folder).get("preset"))
+        preset = PRESETS.get(read_info(self.folder).get("preset", ""))
         options = preset.eval_options if preset else ""
         print(f"  python -m minitxl eval {self.folder} {options}".rstrip())
         print(f"  python -m minitxl generate {self.folder} --length 2000 --temperature 0.8")

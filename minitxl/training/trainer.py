@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain
+from typing import Any
 
 from minitxl.backend.threads import Workers, threads_for
 from minitxl.config import TrainConfig
@@ -51,7 +52,7 @@ class Trainer:
             xp=back.xp,
         )
         self.n_step = 0  # updates done
-        self.grad_norm = None  # of the last step, before clipping; 0-d array
+        self.grad_norm: Any = None  # of the last step, before clipping; 0-d array
         self._n_thread = s.threads // self.group.size
         self._workers = Workers(self._n_thread)
         # A group adds up its gradients on the host; one process can leave all of it to the device.

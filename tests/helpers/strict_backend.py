@@ -21,7 +21,8 @@ class StrictBackend(Backend):
         super().__init__(xp, xp.Device("device1"), dtype)
 
     def to_numpy(self, a):
-        return np.from_dlpack(xp.asarray(a, device=xp.Device("CPU_DEVICE"), copy=True))
+        # A copy more: before NumPy 2.3 what `from_dlpack` gives is for reading only.
+        return np.array(np.from_dlpack(xp.asarray(a, device=xp.Device("CPU_DEVICE"))))
 
     def rng_of(self, key):
         return StrictRandom(self, NumpyRandom(key))

@@ -482,7 +482,7 @@ def test_curve_that_cannot_be_written(book, tmp_path, monkeypatch, capsys):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run, "save_loss_curve", full)
+    monkeypatch.setattr("minitxl.viz.loss_curve.save_loss_curve", full)
     start(book, tmp_path / "run", steps=12)
     assert "No space left" in capsys.readouterr().err
     assert checkpoint.load(tmp_path / "run" / "last.safetensors")[1]["n_step"] == 12
