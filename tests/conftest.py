@@ -1,6 +1,11 @@
 """Fixtures: the CPU, and a strict stand-in for every other device."""
 
+import os
+
 import pytest
+
+# Tests run side by side, and so do their subprocesses: BLAS's threads would fight over the cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from helpers.strict_backend import StrictBackend
 from minitxl.backend import get_backend

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -132,13 +134,15 @@ def _label_ends(ax, ends) -> None:
 def _words(results: dict) -> tuple[str, str]:
     """Title and note, with their numbers from the results."""
     s, best = results["settings"], best_at_longest(results)
+    cpu = results["machine"]["cpu"].replace("(R)", "").replace("(TM)", "")
+    cpu = textwrap.shorten(cpu, 20, placeholder=" ...")  # what the line has room for
     title = (
         f"With its memory kept, XL predicts a token {best['speedup']:,.0f} times faster "
         f"than a window of {best['attention_len']:,}"
     )
     note = (
         f"{s['n_layer']} layers, D = {s['d_model']}, float32, the same weights and text; "
-        f"{results['machine']['cpu']}, {results['machine']['threads']} cores; medians of "
+        f"{cpu}, {results['machine']['threads']} cores; medians of "
         f"{s['repeats']}. XL: memory and a segment of S tokens together are the\nattention "
         "length. Sliding window: the fastest of several, read anew for every token; with absolute "
         f"positions, as in the paper,\nit is {best['over_absolute']:,.0f} times, but their "

@@ -47,6 +47,7 @@ SHAPES = {  # n_layer, d_model, n_head, d_head, d_inner, tgt_len = mem_len, batc
 }
 SECONDS = 1.0  # that the timed steps of one contender take together, about
 TRAINED = 50  # steps
+LEARNER = dict(n_layer=2, tgt_len=32, mem_len=32, dropout=0.0)  # what is trained
 PROMPT, WRITTEN = "Natasha looked at ", 600  # what the shipped model goes on from; tokens
 ROWS = 7  # of steps, each timed as a whole
 ATTENTION_LENS = (800, 1800, 2800, 3800)  # of the paper's table 9
@@ -296,13 +297,13 @@ def parity() -> dict:
 def training() -> dict:
     """Fifty steps on War and Peace, and the shipped model writing: the GPU beside the CPU."""
     corpus = load_corpus("war-and-peace")
-    config = Config(n_token=corpus.vocab.n_token, n_layer=2, tgt_len=32, mem_len=32, dropout=0.0)
+    config = Config(n_token=corpus.vocab.n_token, **LEARNER)
     losses = {}
     for device, dtype in (("cpu", "float64"), (GPU, "float64"), (GPU, "float32")):
         backend = get_backend(device, dtype)
         trainer, stream = (
             trainer_of(config, 8, backend),
-            Stream(corpus.train, batch_size=8, tgt_len=32),
+            Stream(corpus.train, batch_size=8, tgt_len=config.tgt_len),
         )
         found = [trainer.step(*stream.next()) for _ in range(TRAINED)]
         losses[f"{device} {dtype}"] = [float(backend.to_numpy(x)) for x in found]

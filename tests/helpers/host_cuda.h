@@ -6,6 +6,7 @@
 // the other. What CUDA leaves undefined is an error here: threads that wait at different barriers,
 // or that end while others wait.
 #include <cmath>
+#include <csetjmp>
 #include <cstring>
 #include <functional>
 #include <ucontext.h>
@@ -30,7 +31,9 @@ enum State { RUNNING, AT_SYNC, AT_SHUFFLE_WRITTEN, AT_SHUFFLE_READ, ENDED };
 constexpr size_t STACK = 1 << 15;
 constexpr unsigned MAX_THREADS = 1024;
 
-static ucontext_t scheduler, fibers[MAX_THREADS];
+static ucontext_t beginnings[MAX_THREADS];
+static jmp_buf scheduler, fibers[MAX_THREADS];  // swapcontext would ask the system at every switch
+static bool begun[MAX_THREADS];
 static State states[MAX_THREADS];
 static char slots[MAX_THREADS][8];
 static const std::function<void()>* body;
@@ -38,12 +41,32 @@ static const std::function<void()>* body;
 static void wait(State state) {
   unsigned t = threadIdx.x;
   states[t] = state;
-  swapcontext(&fibers[t], &scheduler);
+  if (!_setjmp(fibers[t])) _longjmp(scheduler, 1);
 }
 
+static void resume() {
+  if (_setjmp(scheduler)) return;
+  unsigned t = threadIdx.x;
+  if (begun[t]) _longjmp(fibers[t], 1);
+  begun[t] = true;
+  setcontext(&beginnings[t]);
+}
+
+// A fiber does one thread after another: that of the next block, that of the next launch.
 static void entry() {
-  (*body)();
-  wait(ENDED);
+  while (true) {
+    (*body)();
+    wait(ENDED);
+  }
+}
+
+static void make_fiber(unsigned t) {
+  static std::vector<char> stacks(MAX_THREADS * STACK);
+  getcontext(&beginnings[t]);
+  beginnings[t].uc_stack.ss_sp = stacks.data() + t * STACK;
+  beginnings[t].uc_stack.ss_size = STACK;
+  beginnings[t].uc_link = nullptr;
+  makecontext(&beginnings[t], entry, 0);
 }
 
 // Let a warp run to its next __syncthreads or its end; return 1 if its threads part.
@@ -51,7 +74,7 @@ static int run_warp(unsigned first, bool backwards) {
   do {
     for (unsigned lane = 0; lane < 32; lane++) {
       threadIdx.x = first + (backwards ? 31 - lane : lane);
-      swapcontext(&scheduler, &fibers[threadIdx.x]);
+      resume();
     }
     for (unsigned lane = 1; lane < 32; lane++)
       if (states[first + lane] != states[first]) return 1;
@@ -59,14 +82,10 @@ static int run_warp(unsigned first, bool backwards) {
   return 0;
 }
 
-static int run_block(unsigned threads, bool backwards, std::vector<char>& stacks) {
+static int run_block(unsigned threads, bool backwards) {
   for (unsigned t = 0; t < threads; t++) {
-    getcontext(&fibers[t]);
-    fibers[t].uc_stack.ss_sp = stacks.data() + t * STACK;
-    fibers[t].uc_stack.ss_size = STACK;
-    fibers[t].uc_link = nullptr;
+    if (!begun[t]) make_fiber(t);
     states[t] = RUNNING;
-    makecontext(&fibers[t], entry, 0);
   }
   do {
     for (unsigned n = 0; n < threads; n += 32)
@@ -79,7 +98,6 @@ static int run_block(unsigned threads, bool backwards, std::vector<char>& stacks
 
 static int launch(const unsigned* grid, unsigned threads, int backwards,
                   const std::function<void()>& kernel) {
-  static std::vector<char> stacks(MAX_THREADS * STACK);
   if (threads % 32 || threads > MAX_THREADS) return 2;
   body = &kernel;
   gridDim = {grid[0], grid[1], grid[2]};
@@ -87,7 +105,10 @@ static int launch(const unsigned* grid, unsigned threads, int backwards,
   for (blockIdx.z = 0; blockIdx.z < grid[2]; blockIdx.z++)
     for (blockIdx.y = 0; blockIdx.y < grid[1]; blockIdx.y++)
       for (blockIdx.x = 0; blockIdx.x < grid[0]; blockIdx.x++)
-        if (int error = run_block(threads, backwards, stacks)) return error;
+        if (int error = run_block(threads, backwards)) {
+          std::memset(begun, 0, sizeof(begun));  // fibers that wait in the middle are left there
+          return error;
+        }
   return 0;
 }
 

@@ -62,6 +62,7 @@ def compiled(replacements: tuple = ()):
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "kernels.cpp").write_text("\n".join(lines), encoding="utf-8")
     options = ["-std=c++17", "-O1", "-Wall", "-Werror", "-ffp-contract=off", "-shared", "-fPIC"]
+    options.append("-U_FORTIFY_SOURCE")  # which takes a jump to another stack for an attack
     here = Path(__file__).parent
     command = [compiler, *options, f"-I{here}", "-o", "kernels.so", "kernels.cpp"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
