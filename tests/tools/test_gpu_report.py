@@ -9,7 +9,7 @@ from helpers import host_cuda
 from minitxl import cli
 from minitxl.backend import cupy_backend, get_backend
 from minitxl.storage.run_folder import load_run
-from minitxl.tools import gpu_report
+from minitxl.tools import gpu_checks, gpu_report, gpu_shared, gpu_speed
 
 SMALL = (1, 8, 2, 4, 8, 4, 2, 5)  # as SHAPES has them
 
@@ -25,18 +25,18 @@ def rehearsed(monkeypatch, tmp_path):
         made.synchronize = lambda: None
         return made
 
-    monkeypatch.setattr(gpu_report, "get_backend", backend)
-    monkeypatch.setattr(gpu_report, "TORCH", "cpu")
-    monkeypatch.setattr(gpu_report, "SECONDS", 0.0)
-    monkeypatch.setattr(gpu_report, "ROWS", 2)
-    monkeypatch.setattr(gpu_report, "SHAPES", {"enwik8-base": SMALL})
-    monkeypatch.setattr(gpu_report, "ATTENTION_LENS", (9,))
-    monkeypatch.setattr(gpu_report, "SEGMENT_LENS", (1, 4))
+    monkeypatch.setattr(gpu_shared, "get_backend", backend)
+    monkeypatch.setattr(gpu_shared, "TORCH", "cpu")
+    monkeypatch.setattr(gpu_shared, "SECONDS", 0.0)
+    monkeypatch.setattr(gpu_shared, "ROWS", 2)
+    monkeypatch.setattr(gpu_shared, "SHAPES", {"enwik8-base": SMALL})
+    monkeypatch.setattr(gpu_speed, "ATTENTION_LENS", (9,))
+    monkeypatch.setattr(gpu_speed, "SEGMENT_LENS", (1, 4))
     sizes = dict(n_token=78, n_layer=1, d_model=8, n_head=2, d_head=4, d_inner=8)
-    monkeypatch.setattr(gpu_report, "EVALUATED", {"small": sizes})
-    monkeypatch.setattr(gpu_report, "free_bytes", lambda: 0)
+    monkeypatch.setattr(gpu_speed, "EVALUATED", {"small": sizes})
+    monkeypatch.setattr(gpu_shared, "free_bytes", lambda: 0)
     sizes = dict(n_token=50, n_layer=1, d_model=8, n_head=2, d_head=4, d_inner=8, tgt_len=5)
-    monkeypatch.setattr(gpu_report, "PARITY", sizes)
+    monkeypatch.setattr(gpu_checks, "PARITY", sizes)
 
     def run(name):
         assert gpu_report.main(["--here", "--parts", name, "--out", str(tmp_path)]) == 0
@@ -48,7 +48,7 @@ def rehearsed(monkeypatch, tmp_path):
 
 def test_parity(rehearsed):
     found = rehearsed("parity")
-    assert len(found) == 4 * len(gpu_report.parity_cases())
+    assert len(found) == 4 * len(gpu_checks.parity_cases())
     assert all(case["worst"] <= case["limit"] for case in found.values()), found
 
 
@@ -59,12 +59,12 @@ def test_training_and_writing(rehearsed, monkeypatch, tmp_path):
     options = ["--steps=2", "--batch-size=2", "--device=cpu", "--quiet"]
     options += [f"--set={size}" for size in sizes]
     assert cli.main(["train", "--data", str(text), "--out", str(run), *options]) == 0
-    monkeypatch.setattr(gpu_report, "load_pretrained", lambda name, device: load_run(run, device))
+    monkeypatch.setattr(gpu_checks, "load_pretrained", lambda name, device: load_run(run, device))
     sizes = dict(n_layer=2, d_model=8, n_head=2, d_head=4, d_inner=8, tgt_len=8, mem_len=8)
-    monkeypatch.setattr(gpu_report, "LEARNER", sizes | dict(dropout=0.0))
-    monkeypatch.setattr(gpu_report, "TRAINED", 4)
-    monkeypatch.setattr(gpu_report, "WRITTEN", 4)
-    monkeypatch.setattr(gpu_report, "PROMPT", "So")
+    monkeypatch.setattr(gpu_checks, "LEARNER", sizes | dict(dropout=0.0))
+    monkeypatch.setattr(gpu_checks, "TRAINED", 4)
+    monkeypatch.setattr(gpu_checks, "WRITTEN", 4)
+    monkeypatch.setattr(gpu_checks, "PROMPT", "So")
     found = rehearsed("training")
     assert found["apart"]["cuda float64"] < 1e-9 and len(found["losses"]["cuda float32"]) == 4
     assert found["texts"]["cuda"] == found["texts"]["cpu"]
@@ -91,10 +91,10 @@ def test_largest_batch(rehearsed, monkeypatch):
         tried.append(batch)
         return "out of memory" if batch > 80 else ""
 
-    monkeypatch.setattr(gpu_report, "error_of", error_of)
+    monkeypatch.setattr(gpu_speed, "error_of", error_of)
     found = rehearsed("largest-batch")
     assert found["replayed"] == 80 and tried[:3] == [64, 80, 100]
-    monkeypatch.setattr(gpu_report, "SHAPES", {"enwik8-base": SMALL})
+    monkeypatch.setattr(gpu_shared, "SHAPES", {"enwik8-base": SMALL})
     assert gpu_report.main(["--fits", "replayed", "2"]) == 0
 
 
@@ -114,7 +114,7 @@ def test_the_report_needs_a_gpu(monkeypatch):
 
 def test_a_part_that_fails_costs_only_itself(monkeypatch, tmp_path, capsys):
     """Parts run in processes of their own; here every one of them finds no GPU and says so."""
-    monkeypatch.setattr(gpu_report, "get_backend", lambda device: None)
+    monkeypatch.setattr(gpu_shared, "get_backend", lambda device: None)
     out = tmp_path / "out"
     assert gpu_report.main(["--parts", "machine", "parity", "--out", str(out)]) == 1
     printed = capsys.readouterr().out
@@ -124,5 +124,5 @@ def test_a_part_that_fails_costs_only_itself(monkeypatch, tmp_path, capsys):
 
 def test_numbers_of_the_host(monkeypatch):
     backend = get_backend("cpu", "float64")
-    a, b = (gpu_report.HostNumbers(backend, 1, 2).uniform((3, 2)) for _ in range(2))
+    a, b = (gpu_checks.HostNumbers(backend, 1, 2).uniform((3, 2)) for _ in range(2))
     np.testing.assert_array_equal(a, b)
