@@ -86,9 +86,12 @@ def threads_for(n_row: int, n_process: int = 1) -> int:
 
     n_process: how many processes share the cores of this machine.
     """
-    if hasattr(os, "sched_getaffinity"):  # what this process may use; Linux only
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    most = max(1, min(cores // n_process, MAX_THREADS))
+    most = max(1, min(core_count() // n_process, MAX_THREADS))
     return max(n for n in range(1, most + 1) if n_row % n == 0)
+
+
+def core_count() -> int:
+    """Cores that this process may use, fewer than the machine's in a container or under taskset."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -111,7 +111,9 @@ def check_numpy() -> Check:
     if tuple(map(int, np.__version__.split(".")[:2])) < OLDEST_NUMPY:
         text = f"NumPy {np.__version__} is too old: minitxl needs the array API of {wanted}."
         return Check("NumPy", False, text, f'pip install --upgrade "numpy>={wanted}".')
-    cores = _core_count()
+    from minitxl.backend.threads import core_count  # needs NumPy, which is there by now
+
+    cores = core_count()
     text = f"NumPy {np.__version__}, products by {_blas(np)}; {_count(cores, 'core')} usable."
     return Check("NumPy", True, text)
 
@@ -286,13 +288,6 @@ def _nvidia_gpu() -> tuple[str | None, int]:
         return name.strip(), int(version.strip().split(".")[0])
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return None, 0
-
-
-def _core_count() -> int:
-    """Cores that this process may use, fewer than the machine's in a container or under taskset."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _count(n: int, noun: str) -> str:

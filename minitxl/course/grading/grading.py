@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import nbformat
 
+from minitxl.backend.threads import core_count
 from minitxl.course import SEED_VARIABLE
 from minitxl.course.grading.processes import processes
 from minitxl.course.grading.reasons import (
@@ -178,7 +179,7 @@ def _jobs(limits: Limits) -> int:
     import psutil  # comes with Jupyter's kernel
 
     free = psutil.virtual_memory().available / 2**30
-    return max(1, min(os.cpu_count() or 1, int(free / limits.memory), MOST_JOBS))
+    return max(1, min(core_count(), int(free / limits.memory), MOST_JOBS))
 
 
 def table(rows: list[Row], remarks: list[tuple[str, str, str]]) -> str:
