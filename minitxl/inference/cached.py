@@ -30,9 +30,10 @@ from minitxl.model.attention import (
 from minitxl.model.family.encodings import encoding_of
 from minitxl.model.family.network import ends_of
 from minitxl.model.layers import LayerWeights, layer_forward
+from minitxl.model.network import forward, kept_rows, log_probs_forward
 from minitxl.model.ops import layer_norm_forward, linear_forward
 from minitxl.model.params import layer_weights
-from minitxl.model.transformer_xl import TransformerXL, forward, kept_rows, log_probs_forward
+from minitxl.model.transformer_xl import TransformerXL
 
 Array = Any
 

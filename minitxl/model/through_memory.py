@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from minitxl.errors import MinitxlError
+from minitxl.model.network import ModelCache, kept_rows
 from minitxl.model.params import Params
-from minitxl.model.transformer_xl import ModelCache, TransformerXL, kept_rows
+from minitxl.model.transformer_xl import TransformerXL
 
 
 class SequenceGradients(NamedTuple):

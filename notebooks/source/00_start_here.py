@@ -225,7 +225,7 @@ for token in generate(model, vocab, prompt, length=500, temperature=0.8, seed=7)
 # - **Train your own** on two cores in about five minutes: `python -m minitxl train`, on your text
 #   with `--data book.txt`. Then `python -m minitxl generate RUN` and `python -m minitxl eval RUN`.
 # - **See every gradient proven**: `python -m pytest`.
-# - **Read the code** from the bottom up: `ops.py`, `attention.py`, `layers.py`, `transformer_xl.py`
+# - **Read the code** from the bottom up: `ops.py`, `attention.py`, `layers.py`, `network.py`
 #   in `minitxl/model/`. Each forward function stands next to its backward.
 # - **Read the paper**: [Transformer-XL: Attentive Language Models Beyond a Fixed-Length
 #   Context](https://arxiv.org/abs/1901.02860).

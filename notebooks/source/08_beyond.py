@@ -322,5 +322,5 @@ for name, score in scores.items():
 # 3. The gradient stops at the memory. Why can the compression be trained all the same, and why does
 #    its gradient not flow into the states that are compressed?
 #
-# **To go on:** a memory of your own. `update_mems` in `minitxl/model/transformer_xl.py` decides in
+# **To go on:** a memory of your own. `update_mems` in `minitxl/model/network.py` decides in
 # three lines what is kept; notebook 6 trains, and notebook 7 measures.

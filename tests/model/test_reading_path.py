@@ -56,7 +56,7 @@ def test_forward_and_backward_stay_on_the_reading_path():
 def test_the_family_walks_as_the_paper():
     """With the paper's own parts the family's loops give the same bits."""
     from minitxl.model.family.network import member
-    from minitxl.model.transformer_xl import PAPER
+    from minitxl.model.network import PAPER
 
     config = Config(n_token=11, n_layer=3, tgt_len=5, mem_len=6, dropout=0.2, dropatt=0.1)
     model = TransformerXL(config, device="cpu", dtype="float64")

@@ -6,9 +6,9 @@ import numpy as np
 
 from minitxl import config
 from minitxl.course.exercise import Case, Exercise, Mistake, sizes
-from minitxl.model import attention, transformer_xl
+from minitxl.model import attention, network
 
-LIBRARY = (attention, config, transformer_xl)
+LIBRARY = (attention, config, network)
 
 
 # --- the memory ----------------------------------------------------------------------------------
@@ -63,13 +63,13 @@ def update_memory(mem, h, mem_len):
 import numpy as np
 
 from minitxl.config import Config
-from minitxl.model.transformer_xl import update_mems
+from minitxl.model.network import update_mems
 """,
     body="""
 both = np.concatenate([mem, h], axis=1)  # (B, M + T, D)
 return update_mems(both, n_mem=mem.shape[1], config=Config(n_token=1, mem_len=mem_len))
 """,
-    shown=(transformer_xl.kept_rows, transformer_xl.update_mems),
+    shown=(network.kept_rows, network.update_mems),
     outputs=("memory",),
     cases=_update_cases,
     mistakes=(

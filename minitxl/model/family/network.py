@@ -1,4 +1,4 @@
-"""The family's way through the layers: as `transformer_xl.py`, with the parts of a configuration.
+"""The family's way through the layers: as `model/network.py`, with the parts of a configuration.
 
 What differs is in two tables: `encodings.py` for positions, `ENDS` here for vocabularies.
 """
@@ -11,19 +11,19 @@ from functools import partial
 from typing import NamedTuple
 
 from minitxl.config import Config
-from minitxl.model import embedding, transformer_xl
+from minitxl.model import embedding, network
 from minitxl.model.family import adaptive
 from minitxl.model.family.encodings import Encoding, encoding_of
 from minitxl.model.layers import layer_backward, layer_forward
-from minitxl.model.ops import dropout_forward
-from minitxl.model.params import layer_shapes, layer_weights
-from minitxl.model.transformer_xl import (
+from minitxl.model.network import (
     HiddenCache,
     Network,
     accumulate,
     segment_mask,
     update_mems,
 )
+from minitxl.model.ops import dropout_forward
+from minitxl.model.params import layer_shapes, layer_weights
 
 
 class Ends(NamedTuple):
@@ -61,15 +61,15 @@ def ends_of(config: Config) -> Ends:
 
 
 def member(config: Config) -> Network:
-    """Return the functions of a model: those of `transformer_xl.py`, around other parts."""
+    """Return the functions of a model: those of `model/network.py`, around other parts."""
     encoding, ends = encoding_of(config), ends_of(config)
     walk = partial(hidden_forward, encoding=encoding, embed_forward=ends.embed_forward)
     return Network(
         partial(param_shapes, encoding=encoding, ends=ends),
-        partial(transformer_xl.forward, hidden_forward=walk, nll_forward=ends.nll_forward),
-        partial(transformer_xl.log_probs_forward, hidden_forward=walk, log_probs=ends.log_probs),
+        partial(network.forward, hidden_forward=walk, nll_forward=ends.nll_forward),
+        partial(network.log_probs_forward, hidden_forward=walk, log_probs=ends.log_probs),
         partial(
-            transformer_xl.backward,
+            network.backward,
             hidden_backward=partial(hidden_backward, encoding=encoding),
             nll_backward=ends.nll_backward,
             embed_backward=ends.embed_backward,
@@ -92,7 +92,7 @@ def hidden_forward(
     params, tokens, mems, config, *, rng, xp, inspect=None, keep=True,
     encoding: Encoding, embed_forward: Callable,
 ):  # fmt: skip
-    """As `transformer_xl.hidden_forward`."""
+    """As `network.hidden_forward`."""
     c, drop = config, dict(rng=rng, xp=xp)
     (b, t), n_mem = tokens.shape, mems[0].shape[1]
     h, embedding = embed_forward(params, xp.reshape(tokens, (-1,)), c, xp=xp)
@@ -127,7 +127,7 @@ def hidden_forward(
 def hidden_backward(
     dh, cache: HiddenCache, grads, config, *, xp, later=None, through=False, encoding: Encoding
 ):
-    """As `transformer_xl.hidden_backward`."""
+    """As `network.hidden_backward`."""
     dhidden, dmems = [dh], []
     for n in reversed(range(config.n_layer)):
         added = cache.added[n] if cache.added else None

@@ -9,7 +9,7 @@ from matplotlib.ticker import NullLocator
 
 from minitxl.config import Config
 from minitxl.errors import MinitxlError
-from minitxl.model.transformer_xl import kept_rows
+from minitxl.model.network import kept_rows
 from minitxl.viz.theme import (
     FAINT,
     HIDDEN,

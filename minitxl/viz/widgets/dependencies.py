@@ -14,8 +14,8 @@ from matplotlib.patches import Rectangle
 from minitxl.config import Config
 from minitxl.errors import MinitxlError
 from minitxl.model.attention import attention_mask
+from minitxl.model.network import kept_rows
 from minitxl.model.reach import exact_reach
-from minitxl.model.transformer_xl import kept_rows
 from minitxl.viz.theme import (
     FAINT,
     HIDDEN,
