@@ -192,7 +192,7 @@ def steps_on_gpu() -> list[str]:
             for way in ("PyTorch", "PyTorch, SDPA", "replayed", "fused", "plain")
         )
         found.append(f"| {dropout} | {gib} |")
-    from minitxl.tools.gpu_report import ROWS, config_of
+    from minitxl.tools.gpu_shared import ROWS, config_of
 
     for shape in SHAPES:
         c, batch = config_of(shape)
