@@ -56,7 +56,7 @@ def tests() -> dict:
     if not folder.is_dir():
         return {"skipped": "no tests beside the package"}
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
-    command += ["--tb=short", "--continue-on-collection-errors", str(folder)]
+    command += ["-o", "addopts=", "--tb=short", "--continue-on-collection-errors", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder.parent)
     print(done.stdout[-6000:], done.stderr[-2000:])
     return {"exit": done.returncode, "last": done.stdout.strip().splitlines()[-1:]}

@@ -453,6 +453,7 @@ def test_bad_sizes_and_tokens(call):
 
 
 # gzip, bzip2 and xz at -9, of the whole text, in bits per character: the commands' own figures.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, recorded",
     [
@@ -471,6 +472,7 @@ def test_compressors_give_the_known_figures(request, name, recorded):
         )
 
 
+@pytest.mark.slow
 def test_held_out_text_is_charged_given_the_training_text(shakespeare):
     to_bytes = shakespeare.vocab.to_bytes
     train, test = to_bytes(shakespeare.train), to_bytes(shakespeare.test)
