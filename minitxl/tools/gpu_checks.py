@@ -55,7 +55,7 @@ def tests() -> dict:
     folder = Path(__file__).parents[2] / "tests"
     if not folder.is_dir():
         return {"skipped": "no tests beside the package"}
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-n", "0"]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
     command += ["-o", "addopts=", "--tb=short", "--continue-on-collection-errors", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder.parent)
     print(done.stdout[-6000:], done.stderr[-2000:])
