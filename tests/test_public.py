@@ -8,7 +8,7 @@ import pytest
 
 import minitxl
 from minitxl import MinitxlError
-from minitxl.experiments import RESULTS, stored
+from minitxl.experiments import DRAWN, RESULTS, draw, stored
 
 MODULES = {"attention", "course", "gradcheck", "interop", "ops", "viz"}
 
@@ -62,3 +62,19 @@ def test_stored_results():
     assert len(names) >= 7 and all(stored(name)["settings"] for name in names)
     with pytest.raises(MinitxlError, match="no results 'abolition' are stored; there are ablation"):
         stored("abolition")
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_stored_results_are_drawn(name):
+    picture = draw(name)
+    assert len(picture.caption) > 40
+    assert draw(name, stored(name)).caption == picture.caption
+
+
+def test_an_experiment_without_a_picture():
+    folder = RESULTS.parent
+    assert {f"{name}_figure" for name in DRAWN} | {"lead_figure"} == {
+        path.stem for path in folder.glob("*_figure.py")
+    }
+    with pytest.raises(MinitxlError, match="'shipped_model' has no picture; there are ablation"):
+        draw("shipped_model")

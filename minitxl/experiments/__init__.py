@@ -3,18 +3,33 @@
 A module has `Settings`, a frozen dataclass with `quick()` for a run of seconds (and a field `seeds`
 where chance plays a part), `run(settings, parts, progress)` -> results, and `summary(results)` ->
 text. `python -m minitxl experiment NAME` runs one; what it has done it keeps (`parts.py`), so that
-an interrupted run goes on. Pictures are drawn from the stored results alone (`python -m
-minitxl figures`); `stored` has those that ship.
+an interrupted run goes on. Pictures are drawn from the results alone, each by `draw_NAME` of
+`NAME_figure.py`. `stored` has the results that ship, `draw` their pictures; `python -m minitxl
+figures` writes these.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minitxl.errors import MinitxlError
 from minitxl.storage.checkpoint import read_json
 
+if TYPE_CHECKING:
+    from minitxl.viz.theme import Picture
+
 RESULTS = Path(__file__).parent / "results"
+DRAWN = (  # experiments that have a picture
+    "ablation",
+    "attention_spans",
+    "evaluation_speed",
+    "longer_memory",
+    "reach",
+    "recl",
+    "stop_gradient",
+)
 
 
 def stored(name: str) -> dict:
@@ -26,3 +41,14 @@ def stored(name: str) -> dict:
     if name not in names:
         raise MinitxlError(f"no results {name!r} are stored; there are {', '.join(names)}")
     return read_json(RESULTS / f"{name}.json")
+
+
+def draw(name: str, results: dict | None = None) -> Picture:
+    """Draw the results of an experiment, by default those that ship with minitxl.
+
+    name: of its module, for instance "ablation"; results: what its `run` has returned.
+    """
+    if name not in DRAWN:
+        raise MinitxlError(f"experiment {name!r} has no picture; there are {', '.join(DRAWN)}")
+    module = import_module(f"minitxl.experiments.{name}_figure")
+    return getattr(module, f"draw_{name}")(stored(name) if results is None else results)

@@ -15,14 +15,8 @@ from matplotlib.figure import Figure
 import minitxl
 from minitxl.data import load_corpus
 from minitxl.data.baselines import PPMD, compression_bpc
-from minitxl.experiments.ablation_figure import draw_ablation
-from minitxl.experiments.attention_spans_figure import draw_attention_spans
-from minitxl.experiments.evaluation_speed_figure import draw_evaluation_speed
-from minitxl.experiments.lead_figure import draw_reach
-from minitxl.experiments.longer_memory_figure import draw_longer_memory
-from minitxl.experiments.reach_figure import draw_reach_by_distance
-from minitxl.experiments.recl_figure import draw_recl
-from minitxl.experiments.stop_gradient_figure import draw_stop_gradient
+from minitxl.experiments import DRAWN, draw
+from minitxl.experiments.lead_figure import draw_links
 from minitxl.pretrained import models_folder
 from minitxl.storage.checkpoint import read_json
 from minitxl.storage.run_folder import read_metrics
@@ -73,7 +67,7 @@ def attention_over_memory() -> Picture:
     (_, layer, head, query), reading = best
     weights = reading.attention(reading.longest_memory)[layer][head, query]
     symbols = [vocab.decode([token]) for token in reading.tokens]
-    return draw_reach(
+    return draw_links(
         symbols,
         weights.round(3),  # what differs in the last digit between two runs is not to be seen
         tgt_len=T,
@@ -94,20 +88,14 @@ def training_curve() -> Figure:
     return loss_curve(read_metrics(models_folder() / "war-and-peace"), reference)
 
 
-def _stored(name: str, draw: Callable[[dict], Picture]) -> Callable[[Path], Picture]:
+def _stored(name: str) -> Callable[[Path], Picture]:
     """Return the drawing of an experiment from NAME.json of a folder of results."""
-    return lambda data: draw(read_json(data / f"{name}.json"))
+    return lambda data: draw(name, read_json(data / f"{name}.json"))
 
 
 FIGURES: dict[str, Callable[[Path], Picture | Figure]] = {
-    "ablation": _stored("ablation", draw_ablation),
+    **{name: _stored(name) for name in DRAWN},
     "attention_over_memory": lambda data: attention_over_memory(),
-    "attention_spans": _stored("attention_spans", draw_attention_spans),
-    "evaluation_speed": _stored("evaluation_speed", draw_evaluation_speed),
-    "longer_memory": _stored("longer_memory", draw_longer_memory),
-    "reach": _stored("reach", draw_reach_by_distance),
-    "recl": _stored("recl", draw_recl),
-    "stop_gradient": _stored("stop_gradient", draw_stop_gradient),
     "training_small": lambda data: training_curve(),
     "training_wikitext2": lambda data: loss_curve(read_metrics(data / "training_wikitext2")),
 }

@@ -23,7 +23,7 @@ from minitxl.viz.theme import (
 VISIBLE = 0.01  # links that carry less weight are not drawn
 
 
-def draw_reach(
+def draw_links(
     symbols, weights: np.ndarray, *, tgt_len: int, query: int, where: str, target: str
 ) -> Picture:
     """Draw the links from one character to every key that gets at least 1 % of its weight.

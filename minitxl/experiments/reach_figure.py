@@ -21,7 +21,7 @@ VANILLA, DIVIDES, REST = ORANGE, BLUE, GREEN
 COLUMNS = 4
 
 
-def draw_reach_by_distance(results: dict) -> Picture:
+def draw_reach(results: dict) -> Picture:
     """Draw a small plot for each model: accuracy against distance, and theory over it.
 
     results: what `minitxl.experiments.reach.run` returned, as JSON has it. Dots: the mean of the

@@ -16,19 +16,23 @@ from __future__ import annotations
 
 import math
 
-from minitxl.backend import Backend
+from minitxl.backend import Backend, get_backend
 
 STEP = 1e-5  # e: smaller drowns in rounding (1e-16 / e), larger in curvature (e^2)
 ROUNDING = 1e-15  # relative, of a loss in float64 that is summed up from many numbers
 RTOL = 1e-6  # what the checks of the library ask for
 
 
-def check_op(forward, backward, inputs: dict, backend: Backend, seed: int = 0) -> dict[str, float]:
+def check_op(
+    forward, backward, inputs: dict, backend: Backend | None = None, seed: int = 0
+) -> dict[str, float]:
     """Return the relative error of each input's gradient, by the input's name.
 
     forward(**inputs) -> (y, cache); backward(dy, cache) -> the gradients in the order of `inputs`
-    (a tuple, or one array for one input). Inputs must be float64 arrays of `backend`.
+    (a tuple, or one array for one input). Inputs must be float64 arrays of `backend`, by default
+    NumPy's.
     """
+    backend = backend or get_backend("cpu", "float64")
     y, cache = forward(**inputs)
     rng = backend.rng(seed, 1)
     upstream = _normal(y, rng, backend)

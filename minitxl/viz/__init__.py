@@ -1,13 +1,31 @@
 """Pictures and widgets: attention over cached segments, and the gradient that stops at the memory.
 
 The drawing functions take plain arrays; `Reading` gets them from a model; the explorers join both.
+Pictures that belong to one notebook each, `draw_*` and `LiveCurves`, are in `lessons/`.
 """
 
 from minitxl.viz.attention import AttentionFigure, nearest_first, span, weight_by_distance
 from minitxl.viz.by_position import bits_by_position
 from minitxl.viz.explorer import token_explorer
 from minitxl.viz.gradient import GradientFigure, colour_limits, gradient_norms
+from minitxl.viz.lessons.beyond import (
+    draw_break_evens,
+    draw_compression,
+    draw_reading_cost,
+    draw_recall,
+)
+from minitxl.viz.lessons.by_hand import draw_checks, draw_ledger, draw_memory_rows
+from minitxl.viz.lessons.four_terms import draw_four_terms, draw_leak
+from minitxl.viz.lessons.fragmentation import (
+    draw_group_by_position,
+    draw_segment_lengths,
+    draw_sliding,
+    draw_surprise,
+)
 from minitxl.viz.lessons.idea import draw_idea
+from minitxl.viz.lessons.influence import draw_changes, draw_learned_reach
+from minitxl.viz.lessons.learning import LiveCurves
+from minitxl.viz.lessons.memory_rows import draw_kept_rows, draw_masks, draw_stale_states
 from minitxl.viz.reading import Reading, memory_share
 from minitxl.viz.theme import Picture
 from minitxl.viz.widgets.dependencies import span_explorer
@@ -19,12 +37,31 @@ __all__ = [
     "AttentionFigure",
     "Explorer",
     "GradientFigure",
+    "LiveCurves",
     "Picture",
     "Reading",
     "attention_explorer",
     "bits_by_position",
     "colour_limits",
+    "draw_break_evens",
+    "draw_changes",
+    "draw_checks",
+    "draw_compression",
+    "draw_four_terms",
+    "draw_group_by_position",
     "draw_idea",
+    "draw_kept_rows",
+    "draw_leak",
+    "draw_learned_reach",
+    "draw_ledger",
+    "draw_masks",
+    "draw_memory_rows",
+    "draw_reading_cost",
+    "draw_recall",
+    "draw_segment_lengths",
+    "draw_sliding",
+    "draw_stale_states",
+    "draw_surprise",
     "gradient_explorer",
     "gradient_norms",
     "memory_length_explorer",

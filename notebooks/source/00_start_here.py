@@ -19,8 +19,7 @@
 import numpy as np
 
 import minitxl
-from minitxl import Inspection, generate, load_corpus, viz
-from minitxl.data import segments
+from minitxl import Inspection, Stream, generate, load_corpus, viz
 from minitxl.model.through_memory import hidden_gradients
 
 viz.draw_idea()
@@ -182,8 +181,10 @@ text = corpus.test[: 32 * 9 * T + 1]  # 32 rows side by side, nine segments each
 
 def bits_per_character(remember, t=T):
     reader = model.with_options(tgt_len=t, mem_len=3 * T)
+    stream = Stream(text, batch_size=32, tgt_len=t)
     mems, bits = None, []
-    for tokens, targets in segments(text, batch_size=32, tgt_len=t):  # (32, t) each
+    for _ in range(stream.batches_per_epoch):
+        tokens, targets, _ = stream.next()  # (32, t) each
         nll, mems, _ = reader.forward(tokens, targets, mems if remember else None)
         bits.append(model.backend.to_numpy(nll) / np.log(2))
     return np.concatenate(bits[1:])  # the first segment had no memory yet: leave it out

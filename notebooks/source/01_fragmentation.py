@@ -16,7 +16,6 @@ from minitxl import Inspection, Stream, TransformerXL, load_corpus, viz
 from minitxl.data import segments
 from minitxl.experiments import stored  # results that are kept with the package
 from minitxl.inference.sliding import evaluate_sliding, windows
-from minitxl.viz.lessons import fragmentation
 
 pretrained = minitxl.load_pretrained("war-and-peace")
 model, vocab = pretrained.model, pretrained.vocab
@@ -76,7 +75,7 @@ def bits_of(tokens, *, t, remember, rows=1, mem_len=128):
     return np.concatenate(bits, axis=1)
 
 
-fragmentation.draw_surprise(
+viz.draw_surprise(
     list(vocab.decode(passage[1:])),
     bits_of(passage, t=T, remember=False).reshape(S, T),
     bits_of(passage, t=T, remember=True).reshape(S, T),
@@ -104,7 +103,7 @@ fragmentation.draw_surprise(
 
 # %%
 ablation = stored("ablation")
-fragmentation.draw_group_by_position(ablation)
+viz.draw_group_by_position(ablation)
 
 # %% [markdown]
 # The models without memory have learned to make the best of a blank start, and it costs them all
@@ -139,7 +138,7 @@ without = {
 with_memory = {
     t: float(bits_of(text[: n + 1], t=t, remember=True, rows=8)[:, 128:].mean()) for t in without
 }
-fragmentation.draw_segment_lengths(without, with_memory)
+viz.draw_segment_lengths(without, with_memory)
 
 # %% [markdown]
 # On the left all lengths lie on one curve: what a prediction costs on average depends on how many
@@ -191,7 +190,7 @@ for stride in (64, 32, 16, 8, 4, 2, 1):
     found = evaluate_sliding(model, text[: n_slide + 1], window=W, stride=stride, batch_size=32)
     rows.append((stride, W / stride, found.bpc))
 remembered = float(bits_of(text[: n_slide + 1], t=W, remember=True, mem_len=W).mean())
-fragmentation.draw_sliding(rows, (1.0, remembered))
+viz.draw_sliding(rows, (1.0, remembered))
 
 # %% [markdown]
 # The window buys back what the cut took, at the price of reading every character $W$ / stride

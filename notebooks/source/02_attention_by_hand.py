@@ -22,10 +22,8 @@ import inspect
 import numpy as np
 
 import minitxl
-from minitxl import attention, gradcheck, load_corpus, ops
-from minitxl.backend import get_backend
+from minitxl import attention, gradcheck, load_corpus, ops, viz
 from minitxl.model.through_memory import without_memory_rows
-from minitxl.viz.lessons import by_hand
 
 np.set_printoptions(precision=4, suppress=True)
 
@@ -95,7 +93,6 @@ versions = {
     "nothing comes back": lambda dp, p: 0 * dp,
     "without the sum: p dp": lambda dp, p: p * dp,
 }
-backend = get_backend("cpu", "float64")
 x = np.random.default_rng(0).normal(size=(2, 3, 5))
 direction = np.random.default_rng(1).normal(size=x.shape)
 
@@ -110,12 +107,12 @@ def error_with_ones(backward):
 
 def error_with_random(backward):
     return gradcheck.check_op(
-        lambda x: ops.softmax_forward(x, xp=np), lambda dp, c: backward(dp, c.p), {"x": x}, backend
+        lambda x: ops.softmax_forward(x, xp=np), lambda dp, c: backward(dp, c.p), {"x": x}
     )["x"]
 
 
 rows = [(name, error_with_ones(f), error_with_random(f)) for name, f in versions.items()]
-by_hand.draw_checks(rows, passes=1e-6)
+viz.draw_checks(rows, passes=1e-6)
 
 # %% [markdown]
 # The sum of probabilities is 1, whatever the scores: its true gradient is 0, and every version that
@@ -231,7 +228,7 @@ backward = [
     ("$dW_v$", r"its share, 2nd entry: $\tilde h_{j2}\, dv_j$", h[0, :, 1] * dv.ravel()),
     (r"$d\tilde h$", r"1st entry, through $W_k$: $dk_j$", [None, None, float(dh[0, 0, 0])]),
 ]
-by_hand.draw_ledger(forward, backward, n_mem)
+viz.draw_ledger(forward, backward, n_mem)
 
 # %% [markdown]
 # The first cached key holds the value that matters, so the loss asks for more weight on it: $ds$ is
@@ -321,8 +318,8 @@ def forgetful_backward(dy, cache):
     return block_backward(dy, cache._replace(heads=heads))
 
 
-right = gradcheck.check_op(block_forward, block_backward, inputs, backend)
-wrong = gradcheck.check_op(block_forward, forgetful_backward, inputs, backend)
+right = gradcheck.check_op(block_forward, block_backward, inputs)
+wrong = gradcheck.check_op(block_forward, forgetful_backward, inputs)
 print("relative error of   as it is   without the memory's rows in dW_k")
 for name in inputs:
     print(f"d{name:17} {right[name]:9.1e} {wrong[name]:13.1e}")
@@ -359,7 +356,7 @@ same = all(np.array_equal(whole[n], part[n]) for n in others)
 print(f"the gradients of all {len(others)} other parameters are the same: {same}")
 
 # %%
-by_hand.draw_memory_rows(shares)
+viz.draw_memory_rows(shares)
 
 # %% [markdown]
 # > **Question 2.** At the start of a stream $M = 0$. What do $dW_k$ and $dW_v$ lack there, and why

@@ -12,11 +12,8 @@ import numpy as np
 
 import minitxl
 from minitxl import Inspection, attention, load_corpus, ops, viz
-from minitxl.experiments import stored  # results that are kept with the package
-from minitxl.experiments.attention_spans import striking
-from minitxl.experiments.attention_spans_figure import draw_attention_spans
+from minitxl.experiments import draw, stored  # results that are kept with the package
 from minitxl.model.params import layer_weights
-from minitxl.viz.lessons import four_terms as pictures
 
 np.set_printoptions(precision=3, suppress=True, linewidth=110)
 pretrained = minitxl.load_pretrained("war-and-peace")
@@ -119,19 +116,20 @@ seen = Inspection()
 _, mems = reader.predict(tokens[:, :T])
 reader.predict(tokens[:, T:], mems, inspect=seen)
 
-spans = stored("attention_spans")
-heads = striking(spans["heads"])  # heads that stand out, by what for
+heads = stored("attention_spans")["heads"]
+# Overlap: how much of a head's weights stays with content (a, c) or position (b, d) alone.
+by_content = [h["overlap"]["ac"] - h["overlap"]["bd"] for h in heads]
 
 
-def four(what):
-    layer, head = heads[what]["layer"], heads[what]["head"]
+def four(found):
+    layer, head = found["layer"], found["head"]
     terms = {x: model.backend.to_numpy(seen.terms[layer - 1][x])[0, head - 1] for x in "abcd"}
     p = model.backend.to_numpy(seen.probs[layer - 1])[0, head - 1]
     return terms, p, seen.mask[layer - 1], f"Layer {layer}, head {head}"
 
 
-terms, p, hidden, name = four("most by position")
-pictures.draw_four_terms(terms, p, hidden, name)
+terms, p, hidden, name = four(heads[np.argmin(by_content)])
+viz.draw_four_terms(terms, p, hidden, name)
 
 # %% [markdown]
 # Each row of a and b is shown less its mean: adding the same number to a whole row changes no
@@ -141,8 +139,8 @@ pictures.draw_four_terms(terms, p, hidden, name)
 # *how far back*. The next one mostly asks *what*:
 
 # %%
-terms, p, hidden, name = four("most by content")
-pictures.draw_four_terms(terms, p, hidden, name)
+terms, p, hidden, name = four(heads[np.argmax(by_content)])
+viz.draw_four_terms(terms, p, hidden, name)
 
 # %% [markdown]
 # In numbers, for all heads: c does not change along a column, d not along a diagonal, and the
@@ -170,7 +168,7 @@ for what, value in worst.items():
 # term. One trained without it would find other ways; Shaw's encoding, above, has a and b only.)
 
 # %%
-draw_attention_spans(spans)
+draw("attention_spans")
 
 # %% [markdown]
 # > **Question 2.** Which single term may be left out at the least cost, and why is it the one that
@@ -286,7 +284,7 @@ for mask in (causal, np.zeros_like(causal)):
     mask = attention.additive_mask(mask, dtype=h.dtype, xp=np)
     y, _ = attention.attention_forward(h[:, M:], h, pos, w.attn, mask, dropatt=0.0, rng=None, xp=np)
     changes.append(np.linalg.norm(y[1:] - y[:1], axis=-1).T)  # (output i, replaced c)
-pictures.draw_leak(*changes)
+viz.draw_leak(*changes)
 
 # %% [markdown]
 # > **Try this.** Is the garbage alone enough to leak? Set `mask` to hide nothing, but replace only

@@ -24,10 +24,8 @@ from minitxl import (
     ops,
     viz,
 )
-from minitxl.experiments import stored  # results that are kept with the package
-from minitxl.experiments.stop_gradient_figure import draw_stop_gradient
+from minitxl.experiments import draw  # results that are kept with the package
 from minitxl.model.through_memory import sequence_gradients, without_memory_rows
-from minitxl.viz.lessons.memory_rows import draw_kept_rows, draw_masks, draw_stale_states
 
 pretrained = minitxl.load_pretrained("war-and-peace")
 model, vocab = pretrained.model, pretrained.vocab
@@ -75,7 +73,7 @@ for n, memory in enumerate(mems):
 # weight in the softmax.
 
 # %%
-draw_kept_rows(tgt_len=4, mem_len=6)
+viz.draw_kept_rows(tgt_len=4, mem_len=6)
 
 # %% [markdown]
 # **Exercise.** Write this update for one layer. The first three rows of the picture are the cases
@@ -171,7 +169,7 @@ def mask(n_mem, max_keys):
 
 
 masks = {"plain: M + 1 + i keys": mask(6, None), "same_length: mem_len = 6 keys": mask(6, 6)}
-draw_masks(masks, n_mem=6)
+viz.draw_masks(masks, n_mem=6)
 
 # %% [markdown]
 # > **Common misconception: “every query sees the last $M$ tokens.”** Without `same_length` the
@@ -228,7 +226,7 @@ for step in range(1, STEPS + 1):
         costs.append([float(pupil.score(*following[:2], m)[0].mean()) for m in (old, new)])
     lesson, past = following, old
 
-draw_stale_states(LOOK, differences, costs)
+viz.draw_stale_states(LOOK, differences, costs)
 
 # %% [markdown]
 # > **Common misconception: “the cached states are what the model would compute now.”** In training
@@ -362,8 +360,7 @@ print(f"cosine of the angle between them: {a @ b / np.linalg.norm(a) / np.linalg
 # are its results.
 
 # %%
-results = stored("stop_gradient")
-draw_stop_gradient(results)
+draw("stop_gradient")
 
 # %% [markdown]
 # The stopped model *can* learn to write its memory, later and less surely. No gradient asks it to;

@@ -12,13 +12,10 @@
 import numpy as np
 
 import minitxl
-from minitxl import load_corpus, viz
-from minitxl.experiments import stored  # results that are kept with the package
-from minitxl.experiments.latch import N_TOKEN, cut, new_model
+from minitxl import Config, TransformerXL, load_corpus, viz
+from minitxl.experiments import draw, stored  # results that are kept with the package
 from minitxl.experiments.reach import perturbed_reach
-from minitxl.experiments.reach_figure import draw_reach_by_distance
 from minitxl.model.reach import exact_reach
-from minitxl.viz.lessons.influence import draw_changes, draw_learned_reach
 
 # %% [markdown]
 # ## 5.1 Layers times memory
@@ -74,26 +71,28 @@ for n, t, m in ((1, 8, 0), (3, 8, 0), (1, 8, 8), (2, 8, 8), (3, 8, 8), (3, 8, 4)
 # changed, every row an output of the last segment.
 
 # %%
-N, T, M = 2, 8, 12
-model = new_model(N, T, M, seed=0, dtype="float64")
+N, T, M, V = 2, 8, 12, 10
+sizes = dict(n_layer=N, d_model=32, n_head=2, d_head=16, d_inner=64, tgt_len=T, mem_len=M)
+config = Config(n_token=V, **sizes, pre_lnorm=True, init_std=0.1)
+model = TransformerXL(config, device="cpu", dtype="float64")
 before = -(-(exact_reach(N, T, M) + T) // T) * T  # whole segments, one more than is reached
 length = before + T
-text = np.random.default_rng(0).integers(0, N_TOKEN, length)
+text = np.random.default_rng(0).integers(0, V, length)
 same = np.tile(text, (length, 1))  # (B = L, L): as many copies as tokens
 changed = same.copy()
 at = np.arange(length)
-changed[at, at] = (changed[at, at] + 1) % N_TOKEN  # in copy i the token i is another
+changed[at, at] = (changed[at, at] + 1) % V  # in copy i the token i is another
 
 
 def last_segment(tokens):
     mems = None
-    for part in cut(tokens, T):
+    for part in np.split(tokens, length // T, axis=1):
         log_probs, mems = model.predict(part, mems)
     return log_probs  # (B, T, V)
 
 
 changes = np.abs(last_segment(changed) - last_segment(same)).max(axis=2)  # -> (B = L, T)
-draw_changes(changes.T, n_layer=N, tgt_len=T, mem_len=M)
+viz.draw_changes(changes.T, n_layer=N, tgt_len=T, mem_len=M)
 
 # %% [markdown]
 # > **Common misconception: “with recurrence it sees everything,” or: “it sees the last $M$
@@ -130,7 +129,7 @@ draw_changes(changes.T, n_layer=N, tgt_len=T, mem_len=M)
 
 # %%
 results = stored("reach")
-draw_reach_by_distance(results)
+draw("reach")
 
 # %%
 print("                 accuracy falls below 0.9 at distance")
@@ -183,7 +182,7 @@ for d in distances:
     moved.append(float(np.abs(p - base).sum(axis=2).mean() / 2))
 
 heads = stored("attention_spans")["heads"]
-draw_learned_reach(heads, distances, moved, n_layer=N, tgt_len=T, mem_len=M)
+viz.draw_learned_reach(heads, distances, moved, n_layer=N, tgt_len=T, mem_len=M)
 
 # %% [markdown]
 # Two things keep the learned reach below the possible one. A layer could put all its weight on the

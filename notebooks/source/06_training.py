@@ -12,13 +12,9 @@
 # %%
 import numpy as np
 
-from minitxl import Config, Stream, TrainConfig, TransformerXL, load_corpus
-from minitxl.backend.threads import one_blas_thread
-from minitxl.experiments import stored  # results that are kept with the package
-from minitxl.experiments.ablation_figure import draw_ablation
-from minitxl.experiments.stop_gradient_figure import draw_stop_gradient
+from minitxl import Config, Stream, TrainConfig, TransformerXL, load_corpus, viz
+from minitxl.experiments import draw, stored  # results that are kept with the package
 from minitxl.training.optim import Adam, clip_by_norm, learning_rate
-from minitxl.viz.lessons.learning import LiveCurves
 
 # %% [markdown]
 # ## 6.1 Where the gradient begins
@@ -130,10 +126,10 @@ print(f"{learner.model.n_params:,} parameters; a uniform guess among {config.n_t
 # %%
 learners = {"with memory": Learner(mem_len=T), "without memory": Learner(mem_len=0)}
 stream = Stream(corpus.train, batch_size=B, tgt_len=T)
-live = LiveCurves(learners, steps=STEPS)
+live = viz.LiveCurves(learners, steps=STEPS)
 
 # %%
-with live, one_blas_thread():  # two would wait for each other where other work runs
+with live:
     while live.done < STEPS:
         batch = stream.next()
         for name, learner in learners.items():
@@ -161,7 +157,7 @@ with live, one_blas_thread():  # two would wait for each other where other work 
 
 # %%
 ablation = stored("ablation")
-draw_ablation(ablation)
+draw("ablation")
 
 # %%
 for d in ablation["differences"]:
@@ -199,7 +195,7 @@ for d in ablation["differences"]:
 # curves of learning, upper left.
 
 # %%
-draw_stop_gradient(stored("stop_gradient"))
+draw("stop_gradient")
 
 # %% [markdown]
 # Let through, the gradient brings the loss near its floor in 80 to 140 updates, with every seed.

@@ -15,12 +15,8 @@ import numpy as np
 
 import minitxl
 from minitxl import evaluate, load_corpus, viz
-from minitxl.backend.threads import one_blas_thread
-from minitxl.data.baselines import PPMD, compression_bpc
-from minitxl.experiments import stored  # results that are kept with the package
-from minitxl.experiments.evaluation_speed_figure import draw_evaluation_speed
-from minitxl.experiments.longer_memory_figure import draw_longer_memory
-from minitxl.experiments.recl_figure import draw_recl
+from minitxl.data import PPMD, compression_bpc
+from minitxl.experiments import draw  # results that are kept with the package
 from minitxl.inference.cached import CachedReader
 
 pretrained = minitxl.load_pretrained("war-and-peace")
@@ -77,7 +73,7 @@ viz.memory_length_explorer(model, vocab, corpus.test[: at + 60], position=300)
 # (27.02 to 26.77 perplexity). Three encodings, three seeds, and the shipped model:
 
 # %%
-draw_longer_memory(stored("longer_memory"))
+draw("longer_memory")
 
 # %% [markdown]
 # Look at the grey parts, longer than trained. At eight times the length absolute positions lose
@@ -135,7 +131,7 @@ viz.token_explorer(model, vocab, passage, tgt_len=64, layer=4, head=5, query=45)
 # %% check recl-gain
 
 # %%
-draw_recl(stored("recl"))
+draw("recl")
 
 # %% [markdown]
 # The hollow marks are a control: the farthest characters come from elsewhere in the book. They can
@@ -171,7 +167,7 @@ draw_recl(stored("recl"))
 A, S = 512, 64
 stream = corpus.test[None, :2000]
 reader = CachedReader(model, mem_len=A - S, tgt_len=S)
-window = model.with_options(mem_len=0, tgt_len=A)
+window = CachedReader(model, mem_len=0, tgt_len=A)  # every call begins with nothing
 
 
 def fastest(call, times):
@@ -184,15 +180,14 @@ def fastest(call, times):
     return np.min(taken)
 
 
-with one_blas_thread():
-    reader.read(stream[:, : A - S])  # fills the memory
-    memory = fastest(lambda n: reader.read(stream[:, A + n * S : A + (n + 1) * S]), 8) / S
-    sliding = fastest(lambda n: window.predict(stream[:, n : n + A], last=1), 8)
+reader.read(stream[:, : A - S])  # fills the memory
+memory = fastest(lambda n: reader.read(stream[:, A + n * S : A + (n + 1) * S]), 8) / S
+sliding = fastest(lambda n: window.read(stream[:, n : n + A], last=1), 8)
 print(f"sliding window: {1e3 * sliding:.1f} ms a token; memory: {1e3 * memory:.3f} ms a token")
 print(f"ratio: about {sliding / memory:.0f}")
 
 # %%
-draw_evaluation_speed(stored("evaluation_speed"))
+draw("evaluation_speed")
 
 # %% [markdown]
 # The ratio grows with the attention length, and it hangs on the segment's length, which the paper

@@ -17,16 +17,8 @@ import time
 import numpy as np
 
 import minitxl
-from minitxl import load_corpus, ops
-from minitxl.backend.threads import one_blas_thread
+from minitxl import load_corpus, ops, viz
 from minitxl.inference.cached import CachedReader
-from minitxl.training.cost import forward_flops
-from minitxl.viz.lessons.beyond import (
-    draw_break_evens,
-    draw_compression,
-    draw_reading_cost,
-    draw_recall,
-)
 
 pretrained = minitxl.load_pretrained("war-and-peace", device="cpu")
 model, text = pretrained.model, load_corpus("war-and-peace").test
@@ -46,28 +38,22 @@ D, DH = c.d_model, c.d_head
 SEGMENT, LENGTHS = 16, (0, 256, 512, 1024, 2048, 4096)
 readers = [CachedReader(model, mem_len=m, tgt_len=SEGMENT) for m in LENGTHS]
 times = {m: [] for m in LENGTHS}
-with one_blas_thread():
+for m, reader in zip(LENGTHS, readers, strict=True):
+    for at in range(0, m, 256):  # fill the memory
+        reader.read(text[at : at + 256][None, :], last=1)
+for turn in range(30):  # in turns: so that a busy moment of the machine strikes all alike
+    part = text[turn * SEGMENT : (turn + 1) * SEGMENT][None, :]
     for m, reader in zip(LENGTHS, readers, strict=True):
-        for at in range(0, m, 256):  # fill the memory
-            reader.read(text[at : at + 256][None, :], last=1)
-    for turn in range(30):  # in turns: so that a busy moment of the machine strikes all alike
-        part = text[turn * SEGMENT : (turn + 1) * SEGMENT][None, :]
-        for m, reader in zip(LENGTHS, readers, strict=True):
-            begin = time.perf_counter()
-            reader.read(part, last=1)
-            times[m].append(1000 * (time.perf_counter() - begin) / SEGMENT)
+        begin = time.perf_counter()
+        reader.read(part, last=1)
+        times[m].append(1000 * (time.perf_counter() - begin) / SEGMENT)
 ms = [min(t) for t in times.values()]
 
-
-def products(mem_len):
-    return forward_flops(c.replace(tgt_len=SEGMENT, mem_len=mem_len), rows=1, n_target=1)
-
-
-fixed = products(0)  # with M = 0 only new tokens are projected, as where keys and values are kept
-rest = sum(n for part, n in fixed.items() if part not in ("attention", "positions")) / SEGMENT
-attention = [products(m)["attention"] / SEGMENT for m in LENGTHS]
+attention = [c.n_layer * 6 * (m + SEGMENT) * D for m in LENGTHS]  # FLOPs of a token
+rest = c.n_layer * (8 * D**2 + 4 * D * c.d_inner)
+rest += 2 * D * c.n_token / SEGMENT  # the softmax, of the segment's last token only
 flops = {"attention": attention, "all else": [rest] * len(LENGTHS)}
-draw_reading_cost(LENGTHS, ms, flops, segment_len=SEGMENT)
+viz.draw_reading_cost(LENGTHS, ms, flops, segment_len=SEGMENT)
 
 # %% [markdown]
 # The cost of a token is linear in $M$. For a text of $n$ tokens that is $n M$, where attention over
@@ -106,7 +92,7 @@ for name in ("small", "enwik8-base", "enwik8-large", "wt103-base", "wt103-large"
     even = (8 * p["d_model"] * width + 4 * p["d_model"] * p["d_inner"]) / (6 * width)
     used = preset.evaluation.get("mem_len", p["mem_len"])
     print(f"{name:15} {p['d_head'] + 1:17} {even:17.0f} {used:17}")
-draw_break_evens(d_model=D, d_head=DH)
+viz.draw_break_evens(d_model=D, d_head=DH)
 
 # %% [markdown]
 # The published models' memories are many times larger than a matrix memory would be, while their
@@ -142,7 +128,7 @@ for start in range(0, 24, 4):
     print(f"after token {start + 3:2}: compressed {coarse[:, 0]}, fine {fine[:, 0]}")
 
 # %%
-draw_compression(n_fine=24, n_coarse=24, rate=4)
+viz.draw_compression(n_fine=24, n_coarse=24, rate=4)
 
 # %% [markdown]
 # How is the compression learned, when the gradient stops at the memory? By a loss of its own: what
@@ -242,7 +228,7 @@ for d in (8, 16, 32):
         found.append(off)
     error[d] = (loads, found)
 
-draw_recall(PAIRS, recall, error, width=WIDTH)
+viz.draw_recall(PAIRS, recall, error, width=WIDTH)
 
 # %% [markdown]
 # Up to the key width there is a matrix that answers every key exactly. Past it no rule of writing

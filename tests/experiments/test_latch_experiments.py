@@ -14,7 +14,7 @@ from minitxl.config import TrainConfig
 from minitxl.experiments import latch, reach, stop_gradient
 from minitxl.experiments.latch import FILLER, N_MARKER, QUERY, Latch
 from minitxl.experiments.parts import Parts
-from minitxl.experiments.reach_figure import draw_reach_by_distance
+from minitxl.experiments.reach_figure import draw_reach
 from minitxl.experiments.stop_gradient_figure import draw_stop_gradient
 from minitxl.model.through_memory import hidden_gradients, sequence_gradients
 
@@ -195,8 +195,8 @@ def test_edge():
 def test_reach_summary_and_picture(reached):
     text = reach.summary(reached)
     assert text.count("\n") == 4 and "perturbed" in text
-    picture = draw_reach_by_distance(reached)
-    assert picture.png() == draw_reach_by_distance(reached).png()
+    picture = draw_reach(reached)
+    assert picture.png() == draw_reach(reached).png()
     assert "2 seeds" in picture.caption
 
 

@@ -1,5 +1,6 @@
 """Every notebook runs from a clean kernel, and the stored one reads well without a kernel."""
 
+import ast
 import base64
 import importlib.util
 import re
@@ -10,12 +11,29 @@ import pytest
 
 nbformat = pytest.importorskip("nbformat")
 
+import minitxl  # noqa: E402
+
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 NAMES = sorted(path.stem for path in (FOLDER / "source").glob("*.py"))
 
 spec = importlib.util.spec_from_file_location("build", FOLDER / "build.py")
 build = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(build)
+
+# All is imported from `minitxl` and `minitxl.experiments`, and besides from the module that the
+# lesson is about: one, or two where two sections have a subject of their own.
+LESSONS = {
+    "00_start_here": ["model.through_memory"],
+    "01_fragmentation": ["data", "inference.sliding"],  # 1.1 cuts a text, 1.5 slides a window
+    "02_attention_by_hand": ["model.through_memory"],
+    "03_relative_positions": ["model.params"],
+    "04_memory": ["model.through_memory"],
+    "05_reach": ["experiments.reach", "model.reach"],  # 5.2: a formula, and a trial that it holds
+    "06_training": ["training.optim"],
+    "07_evaluation": ["data", "inference.cached"],  # 7.1 asks compressors, 7.5 times the reader
+    "08_beyond": ["inference.cached"],
+    "README.md": ["backend"],  # a debugger's way through the model
+}
 
 
 @pytest.fixture(params=NAMES)
@@ -61,7 +79,7 @@ def test_every_picture_is_stored(name):
     cells = [
         cell
         for cell in code_cells(stored(name))
-        if re.search(r"^(\w+\.)?(draw_\w+|\w+_explorer)\(", cell.source, re.MULTILINE)
+        if re.search(r"^(\w+\.)?(draw|draw_\w+|\w+_explorer)\(", cell.source, re.MULTILINE)
     ]
     assert cells
     for cell in cells:
@@ -86,6 +104,33 @@ def test_notebook_runs_in_a_clean_kernel(name):
     assert all("image/png" in output.data for output in live)
     build.clean(book)
     assert not any(build.WIDGET in o.get("data", {}) for c in code_cells(book) for o in c.outputs)
+
+
+def imported(code):
+    """Modules that Python code imports from, and what it takes from `minitxl` itself."""
+    modules, names = set(), set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add(node.module)
+            if node.module == "minitxl":
+                names |= {alias.name for alias in node.names}
+    return {m for m in modules if m.split(".")[0] == "minitxl"}, names
+
+
+@pytest.mark.parametrize("name", [*NAMES, "README.md"])
+def test_what_is_imported_is_public_or_the_lesson(name):
+    if name == "README.md":
+        text = (FOLDER.parent / name).read_text(encoding="utf-8")
+        code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    else:
+        cells = build.cells_of((FOLDER / "source" / f"{name}.py").read_text(encoding="utf-8"))
+        code = "\n".join(text for kind, text in cells if kind == "code")
+    modules, names = imported(code)
+    assert names <= set(minitxl.__all__)
+    inside = modules - {"minitxl", "minitxl.experiments"}
+    assert inside == {f"minitxl.{lesson}" for lesson in LESSONS[name]}
 
 
 def test_splitting_a_script():

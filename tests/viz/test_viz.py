@@ -14,7 +14,7 @@ from helpers.colours import DEFICIENCIES, contrast, lab, luminance
 from minitxl import Config, Inspection, MinitxlError, TransformerXL, cli, viz
 from minitxl.data import CharVocab
 from minitxl.experiments import figures
-from minitxl.experiments.lead_figure import draw_reach
+from minitxl.experiments.lead_figure import draw_links
 from minitxl.model.through_memory import hidden_gradients
 from minitxl.viz import theme
 from minitxl.viz.attention import distance_bins
@@ -300,7 +300,7 @@ def test_pictures_are_byte_stable(tmp_path):
     weights = some_probs(T, 3 * T)[4]
     files = []
     for name in ("a", "b"):
-        picture = draw_reach(
+        picture = draw_links(
             text_of(SEGMENTS * T), weights, tgt_len=T, query=4, where="layer 1", target="a"
         )
         files.append([picture.save(tmp_path / f"{name}{s}").read_bytes() for s in (".png", ".svg")])
@@ -308,7 +308,7 @@ def test_pictures_are_byte_stable(tmp_path):
     assert files[0] == files[1]
     assert b"<dc:date>" not in files[0][1] and b"matplotlib" not in files[0][0]
     with pytest.raises(MinitxlError, match="one each"):
-        draw_reach(
+        draw_links(
             text_of(SEGMENTS * T), weights[1:], tgt_len=T, query=4, where="layer 1", target="a"
         )
 

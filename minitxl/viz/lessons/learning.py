@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import sys
 import time
+from contextlib import ExitStack
 
 import numpy as np
 from matplotlib.ticker import FuncFormatter
 
+from minitxl.backend.threads import one_blas_thread
 from minitxl.errors import MinitxlError
 from minitxl.viz.theme import (
     DPI,
@@ -128,7 +130,8 @@ class LiveCurves:
     `with live:` shows it and keeps it up to date; at the end, and when the cell is interrupted, it
     stands as it is: nothing recorded is lost, and the loop can go on. The picture is the cell's
     output like any other, so it is stored with the notebook; no widget, no kernel is needed to see
-    it. Outside a notebook nothing is drawn before `picture()` is asked for.
+    it. Outside a notebook nothing is drawn before `picture()` is asked for. Meanwhile BLAS works on
+    one thread: for models so small, several wait for each other longest.
 
     >>> live = LiveCurves(["with memory", "without memory"], steps=1000)
     >>> with live:
@@ -140,6 +143,7 @@ class LiveCurves:
         self.steps, self.mean_of = steps, mean_of
         self._curves: dict[str, list] = {name: [] for name in names}
         self._handle, self._due = None, 0.0
+        self._one_thread = ExitStack()
 
     @property
     def done(self) -> int:
@@ -161,6 +165,7 @@ class LiveCurves:
         return draw_learning(curves, steps=self.steps, mean_of=self.mean_of)
 
     def __enter__(self) -> LiveCurves:
+        self._one_thread.enter_context(one_blas_thread())
         shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
         if hasattr(shell, "kernel"):  # in a notebook
             from IPython.display import display
@@ -170,6 +175,7 @@ class LiveCurves:
         return self
 
     def __exit__(self, kind, error, trace) -> bool:
+        self._one_thread.close()
         if self._handle and self.done:
             self._handle.update(self.picture())
         self._handle = None
