@@ -16,6 +16,7 @@ import minitxl
 from minitxl.data import load_corpus
 from minitxl.data.baselines import PPMD, compression_bpc
 from minitxl.experiments import DRAWN, draw
+from minitxl.experiments.gpu_figure import draw_evaluation_on_gpu
 from minitxl.experiments.lead_figure import draw_links
 from minitxl.pretrained import models_folder
 from minitxl.storage.checkpoint import read_json
@@ -95,6 +96,9 @@ def _stored(name: str) -> Callable[[Path], Picture]:
 
 FIGURES: dict[str, Callable[[Path], Picture | Figure]] = {
     **{name: _stored(name) for name in DRAWN},
+    "evaluation_on_gpu": lambda data: draw_evaluation_on_gpu(
+        *(read_json(data / "gpu" / f"{part}.json") for part in ("evaluation", "machine"))
+    ),
     "attention_over_memory": lambda data: attention_over_memory(),
     "training_small": lambda data: training_curve(),
     "training_wikitext2": lambda data: loss_curve(read_metrics(data / "training_wikitext2")),
