@@ -174,7 +174,7 @@ def dry_run(capsys, monkeypatch, empty_place):
     def forbidden(*_, **__):
         raise AssertionError("a dry run must not do that")
 
-    monkeypatch.setattr("minitxl.model.transformer_xl.draw", forbidden)
+    monkeypatch.setattr("minitxl.model.transformer_xl.empty_params", forbidden)
     monkeypatch.setattr("urllib.request.urlopen", forbidden)
 
     def run(*options):
