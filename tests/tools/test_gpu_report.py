@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from helpers import host_cuda
+from minitxl import cli
 from minitxl.backend import cupy_backend, get_backend
+from minitxl.storage.run_folder import load_run
 from minitxl.tools import gpu_report
 
 SMALL = (1, 8, 2, 4, 8, 4, 2, 5)  # as SHAPES has them
@@ -50,7 +52,14 @@ def test_parity(rehearsed):
     assert all(case["worst"] <= case["limit"] for case in found.values()), found
 
 
-def test_training_and_writing(rehearsed, monkeypatch):
+def test_training_and_writing(rehearsed, monkeypatch, tmp_path):
+    text, run = tmp_path / "text.txt", tmp_path / "run"  # in place of the shipped model
+    text.write_text("So it goes, and so it went.\n" * 100, encoding="utf-8")
+    sizes = "n_layer=2 d_model=8 n_head=2 d_head=4 d_inner=8 tgt_len=8 mem_len=8".split()
+    options = ["--steps=2", "--batch-size=2", "--device=cpu", "--quiet"]
+    options += [f"--set={size}" for size in sizes]
+    assert cli.main(["train", "--data", str(text), "--out", str(run), *options]) == 0
+    monkeypatch.setattr(gpu_report, "load_pretrained", lambda name, device: load_run(run, device))
     monkeypatch.setattr(gpu_report, "TRAINED", 4)
     monkeypatch.setattr(gpu_report, "WRITTEN", 4)
     monkeypatch.setattr(gpu_report, "PROMPT", "So")
