@@ -27,7 +27,9 @@ def add(commands) -> None:
     ):
         notebooks = add_command(kinds, kind, run, sentence)
         _add_names(notebooks)
-        notebooks.add_argument("--run", action="store_true", help="run them, and keep the outputs")
+        notebooks.add_argument(
+            "--run", dest="execute", action="store_true", help="run them, and keep the outputs"
+        )
     grade = add_command(kinds, "grade", run, "grade submissions with nbgrader", GRADE_EPILOG)
     grade.add_argument("submissions", type=Path, metavar="SUBMISSIONS", help="folder of folders")
     _add_names(grade)
@@ -62,7 +64,7 @@ def _write(options: argparse.Namespace) -> int:
     for name in options.notebook or notebooks.known(source):
         solved = options.kind == "solutions"
         book = notebooks.notebook_from(name, source, solved=solved)
-        if options.run:
+        if options.execute:
             notebooks.execute(book)
             notebooks.clean(book)
         path = options.out / f"{name}.ipynb"

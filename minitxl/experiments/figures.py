@@ -6,6 +6,7 @@ out the same on every run of one machine; another BLAS may shift a last digit.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from minitxl.experiments.longer_memory_figure import draw_longer_memory
 from minitxl.experiments.reach_figure import draw_reach_by_distance
 from minitxl.experiments.recl_figure import draw_recl
 from minitxl.experiments.stop_gradient_figure import draw_stop_gradient
+from minitxl.files import write_atomically
 from minitxl.pretrained import models_folder
 from minitxl.storage.checkpoint import read_json
 from minitxl.storage.run_folder import read_metrics
@@ -120,5 +122,7 @@ def write(name: str, data: Path, out: Path) -> list[Path]:
     if isinstance(picture, Picture):
         return [picture.save(out / f"{name}{suffix}") for suffix in (".png", ".svg")]
     path = out / f"{name}.png"
-    picture.savefig(path, dpi=120, metadata={"Software": None})
+    buffer = io.BytesIO()
+    picture.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    write_atomically(path, buffer.getvalue())
     return [path]

@@ -48,9 +48,7 @@ class Guard:
             return
         kept = ""
         if best is not None:
-            kept = (
-                f"; best.safetensors holds the best, {self.unit.tell(best)} on the validation text"
-            )
+            kept = f"; the best, {self.unit.tell(best)}, is kept in best.safetensors"
         raise MinitxlError(
             f"diverged: worse than guessing ({bits(self.guess):.2f} bits); lower --lr, which was "
             f"{self.settings.lr:g}{kept}"

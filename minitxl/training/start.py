@@ -144,6 +144,6 @@ def _check_size(folder: Path, info: dict, config: Config) -> None:
     sizes = [(folder / f).stat().st_size for f in (NEWEST, OLDER) if (folder / f).is_file()]
     if sizes and 4 * n > max(sizes):
         raise MinitxlError(
-            f"{folder / 'run.json'}: its config has {n:,} parameters, its checkpoint has "
-            f"{max(sizes):,} bytes, which is too few; one of the two was changed or is damaged"
+            f"{folder / NEWEST} has {max(sizes):,} bytes, too few for the {n:,} parameters of "
+            "run.json; one of the two was cut off, changed or is damaged"
         )
