@@ -130,7 +130,11 @@ def preparing(dataset: Dataset) -> Iterator[Path]:
     """
     dataset.folder.mkdir(parents=True, exist_ok=True)
     with locked(dataset.folder):
+        final = dataset.folder / FOLDER
         for left in dataset.folder.glob(f"{FOLDER}.*.tmp"):
+            # A whole set under such a name was moved out of the way for a new one that never came.
+            if (left / "meta.json").is_file() and not final.exists():
+                os.replace(left, final)
             shutil.rmtree(left, ignore_errors=True)
         folder = dataset.folder / f"{FOLDER}.{secrets.token_hex(4)}.tmp"
         folder.mkdir()
@@ -181,11 +185,12 @@ class Writer:
                 replace(final, old)
                 replace(self.folder, final)
             except OSError:
-                if not final.exists():
+                if final.exists():
+                    shutil.rmtree(old, ignore_errors=True)
+                else:
                     os.replace(old, final)  # what was prepared before stays
                 raise
-            finally:
-                shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
         else:
             replace(self.folder, final)
         return final

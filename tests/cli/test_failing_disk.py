@@ -223,6 +223,7 @@ def test_data_prepare(tmp_path, monkeypatch, capsys, old):
         assert (root / "ptb" / "prepared" / "meta.json").exists() or not old
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lasting", [False, True])
 def test_train(home, tmp_path, monkeypatch, capsys, lasting):
     """Whatever failed, the command that the state asks for leads to the same bits."""
@@ -247,8 +248,9 @@ def test_train(home, tmp_path, monkeypatch, capsys, lasting):
             if not disk.failed:
                 counts[resume] = n - 1
                 break
-            told = is_told(code, err, root)
-            assert told or (code == 0 and "loss_curve.png was not written" in err), (n, err)
+            # Without links a copy serves, and a picture is no reason to stop.
+            harmless = disk.failed == "link" or "loss_curve.png was not written" in err
+            assert is_told(code, err, root) or (code == 0 and harmless), (n, disk.failed, err)
             for name, data in tree(root).items():
                 assert not re.search(r"\.tmp$|\.lock$", name), f"change {n} left {name}"
                 if name.endswith(".safetensors"):

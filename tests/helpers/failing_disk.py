@@ -11,16 +11,17 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 class FailingDisk:
     """Below `root` the n-th change (from 1) fails, as on a full disk; `count` changes were tried.
 
-    lasting: all that need room fail from then on. A write that fails writes half of its bytes.
+    lasting: all that needs room fails from then on; renaming needs none. A write that fails writes
+    half of its bytes.
 
     >>> with FailingDisk(monkeypatch, tmp_path, 3) as disk:
     ...     cli.main(["train", ...])
-    >>> disk.failed, disk.count
+    >>> disk.failed, disk.count  # "write", 7; "" where nothing failed
     """
 
     def __init__(self, patch, root, n, lasting=False):
         self.patch, self.root, self.n, self.lasting = patch, str(root), n, lasting
-        self.count, self.failed = 0, False
+        self.count, self.failed = 0, ""
 
     def __enter__(self):
         self._open = builtins.open
@@ -33,7 +34,7 @@ class FailingDisk:
         fsync = os.fsync
 
         def guarded_fsync(number):
-            self.change()
+            self.change("fsync")
             fsync(number)
 
         patch.setattr(os, "fsync", guarded_fsync)
@@ -42,11 +43,12 @@ class FailingDisk:
     def __exit__(self, *error):
         return self._context.__exit__(*error)
 
-    def change(self, file=None, data=b""):
+    def change(self, what, file=None, data=b""):
         """Count a change and fail if it is its turn."""
         self.count += 1
-        if self.count == self.n or (self.lasting and self.count > self.n):
-            self.failed = True
+        after = self.lasting and self.count > self.n and what not in ("replace", "rename")
+        if self.count == self.n or after:
+            self.failed = self.failed or what
             if file is not None:
                 file.write(data[: len(data) // 2])
                 file.flush()
@@ -58,14 +60,14 @@ class FailingDisk:
     def open(self, file, mode="r", *args, **options):
         if not self.is_here(file) or not set(mode) & set("wxa+"):
             return self._open(file, mode, *args, **options)
-        self.change()
+        self.change("open")
         return _Guarded(self._open(file, mode, *args, **options), self)
 
     def _guarded(self, function):
         def guarded(*args, **options):
             is_there = function.__name__ == "mkdir" and os.path.isdir(args[0])
             if self.is_here(args[0]) and not is_there:
-                self.change()
+                self.change(function.__name__)
             return function(*args, **options)
 
         return guarded
@@ -87,5 +89,5 @@ class _Guarded:
         return getattr(self._file, name)
 
     def write(self, data):
-        self._disk.change(self._file, data)
+        self._disk.change("write", self._file, data)
         return self._file.write(data)
