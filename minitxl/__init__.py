@@ -3,7 +3,7 @@
 The rooms of the house, from the ground up. Each imports only from the lines above its own, and the
 tests hold it to that (they read this table):
 
-    errors config files    mistakes in one line; every setting; files that are always whole
+    errors config files lock    mistakes in a line; settings; files always whole; one writer
     backend                NumPy or CuPy, threads, and fast twins of the hot operations
     data                   text in, batches out
     model                  the paper; in model/family what stands beside it

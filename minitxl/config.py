@@ -69,6 +69,17 @@ def _as_tuple(value):
     return tuple(value) if isinstance(value, list) else value
 
 
+# What sizes may be at most: files that come from others are not believed more. Nothing is made
+# before; and names would fill the memory for as many layers as a number of ten digits asks for.
+_LONG, _WIDE, _MANY = 2**24, 2**20, 10_000
+_LIMITS = dict(
+    **dict.fromkeys(("n_layer", "n_head"), _MANY),
+    **dict.fromkeys(("d_model", "d_head", "d_inner", "d_embed", "div_val"), _WIDE),
+    **dict.fromkeys(("tgt_len", "mem_len", "ext_len", "max_klen"), _LONG),
+    **dict.fromkeys(("n_token", "clamp_len"), 2**31 - 1),
+)
+
+
 RELATIVE, SHAW, SINUSOID, LEARNED = ATTN_TYPES = range(4)  # the numbers of the released code
 
 
@@ -86,7 +97,9 @@ class Released(_Settings):
 
     def __post_init__(self) -> None:
         self._check_types()
-        self._require("same_length_extra", self.same_length_extra >= 0, "at least 0")
+        self._require(
+            "same_length_extra", 0 <= self.same_length_extra <= _LONG, f"between 0 and {_LONG}"
+        )
         orders = ("natural", "reversed")
         self._require("cluster_order", self.cluster_order in orders, "'natural' or 'reversed'")
 
@@ -184,6 +197,8 @@ class Config(_Settings):
         self._check_types()
         for name in ("n_token", "n_layer", "d_model", "n_head", "d_head", "d_inner", "tgt_len"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name, most in _LIMITS.items():
+            self._require(name, getattr(self, name) <= most, f"at most {most}")
         self._require("mem_len", self.mem_len >= 0, "at least 0")
         self._require("clamp_len", self.clamp_len == -1 or self.clamp_len >= 1, "-1 (off) or >= 1")
         if self.attn_type in (RELATIVE, SINUSOID):

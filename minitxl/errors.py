@@ -1,4 +1,4 @@
-"""The one exception that minitxl raises for mistakes of input or use."""
+"""The exception that minitxl raises for mistakes of input or use, and the warning it gives."""
 
 
 class MinitxlError(ValueError):
@@ -6,3 +6,7 @@ class MinitxlError(ValueError):
 
     It says what was wrong, both values, and what to do. The commands print it and exit with 2.
     """
+
+
+class MinitxlWarning(UserWarning):
+    """Something that goes on, but that the user should know; one line, like an error's."""

@@ -73,7 +73,7 @@ def test_stored_results_are_drawn(name):
 
 def test_an_experiment_without_a_picture():
     folder = RESULTS.parent
-    assert {f"{name}_figure" for name in DRAWN} | {"lead_figure"} == {
+    assert {f"{name}_figure" for name in DRAWN} | {"lead_figure", "gpu_figure"} == {
         path.stem for path in folder.glob("*_figure.py")
     }
     with pytest.raises(MinitxlError, match="'shipped_model' has no picture; there are ablation"):

@@ -5,14 +5,19 @@ it needs when it runs: `--help` and mistyped options answer at once, and `doctor
 where NumPy is broken.
 
 Exit codes: 0 done; 1 doctor found something broken, or minitxl has a bug; 2 a mistake of use, told
-in one line on stderr; 130 interrupted by Ctrl-C. MINITXL_DEBUG=1 shows tracebacks.
+in one line on stderr; 130 interrupted by Ctrl-C or SIGTERM. MINITXL_DEBUG=1 shows tracebacks.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from minitxl.cli import (
     bench,
@@ -28,7 +33,7 @@ from minitxl.cli import (
     train,
 )
 from minitxl.cli.common import Parser, say, silence_stdout
-from minitxl.errors import MinitxlError
+from minitxl.errors import MinitxlError, MinitxlWarning
 
 COMMANDS = (
     train,
@@ -53,14 +58,10 @@ def main(argv: list[str] | None = None) -> int:
     """
     _prepare_streams()
     try:
-        parser = _parser()
-        options = parser.parse_args(argv)
-        if options.command is None:
-            parser.print_help()
-            return 2
-        code = options.run(options)
-        sys.stdout.flush()  # here, where a closed pipe is no surprise
-        return code
+        with _signals(), warnings.catch_warnings():
+            warnings.simplefilter("always", MinitxlWarning)
+            warnings.showwarning = _tell_warning
+            return _main(argv)
     except KeyboardInterrupt:
         say("\nminitxl: interrupted")
         return 130
@@ -73,6 +74,39 @@ def main(argv: list[str] | None = None) -> int:
         message, code = _explain(error)
         say(f"minitxl: error: {' '.join(message.split())}")
         return code
+
+
+def _main(argv: list[str] | None) -> int:
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.command is None:
+        parser.print_help()
+        return 2
+    code = options.run(options)
+    sys.stdout.flush()  # here, where a closed pipe is no surprise
+    return code
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, so that it tidies up; put all back at the end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _tell_warning(message, category, *where) -> None:
+    """Show a warning in one line, without the place in the code, which tells a user nothing."""
+    ours = issubclass(category, MinitxlWarning)
+    name = "" if ours else f"{category.__name__}: "
+    say(f"minitxl: warning: {name}{' '.join(str(message).split())}")
 
 
 def _parser() -> Parser:

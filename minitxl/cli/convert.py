@@ -78,20 +78,20 @@ def run_export(options: argparse.Namespace) -> int:
     from pathlib import Path
 
     from minitxl import interop
+    from minitxl.files import whole_folder
     from minitxl.storage import checkpoint
     from minitxl.storage.run_folder import check_new
 
     folder = Path(options.out)
     check_new(folder)
     loaded = load(options)
-    if options.to == "huggingface":
-        interop.save_huggingface(loaded.model, folder, loaded.vocab)
-    else:
-        arguments = interop.arguments_of(loaded.model.config)  # first: it may refuse
-        folder.mkdir(parents=True, exist_ok=True)
-        interop.save_official(loaded.model, folder / "state_dict.pt")
-        checkpoint.write_json(folder / "arguments.json", arguments)
-        interop.save_vocab(loaded.vocab, folder / "vocab.json")
+    with whole_folder(folder) as made:
+        if options.to == "huggingface":
+            interop.save_huggingface(loaded.model, made, loaded.vocab)
+        else:
+            arguments = interop.save_official(loaded.model, made / "state_dict.pt")
+            checkpoint.write_json(made / "arguments.json", arguments)
+            interop.save_vocab(loaded.vocab, made / "vocab.json")
     print(f"written to {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
     if options.to == "official" and loaded.model.config.untie_r:
         print("(note: untie_r in arguments.json is the TF code's; MemTransformerLM shares u and v)")

@@ -58,7 +58,7 @@ def _text(preset: Preset, data: str | None, level: str | None) -> tuple:
     from minitxl.data.datasets import DATASETS
     from minitxl.data.prepared import is_prepared
     from minitxl.training.presets import PRESETS
-    from minitxl.training.run import corpus_of
+    from minitxl.training.start import corpus_of
 
     name = preset.data if data is None else data
     if name in DATASETS and not is_prepared(DATASETS[name]):

@@ -109,7 +109,7 @@ def _tokens_to_evaluate(loaded, data: str | None, split: str):
     import numpy as np
 
     from minitxl.data.text import load_corpus
-    from minitxl.storage.run_folder import load_corpus_of
+    from minitxl.storage.run_text import load_corpus_of
 
     if data is None:
         corpus = load_corpus_of(loaded.info)

@@ -73,12 +73,10 @@ def _passage(loaded, options: argparse.Namespace):
 def _text(loaded, text: str | None):
     """Return tokens in the model's own vocabulary, and a name for them."""
     from minitxl.errors import MinitxlError
-    from minitxl.storage.run_folder import load_corpus_of
+    from minitxl.storage.run_text import load_corpus_of
 
     if text is None:
-        if not loaded.info["data"]:
-            raise MinitxlError("the model was imported and its text is not known: give a --text")
-        corpus = load_corpus_of(loaded.info)
+        corpus = load_corpus_of(loaded.info, option="--text")
         tokens = corpus.test
         if loaded.info["data"] == "war-and-peace" and loaded.info["level"] == "char":
             tokens = tokens[corpus.vocab.decode(tokens).index(OPENING) :]

@@ -26,6 +26,7 @@ from nbformat import NotebookNode
 import minitxl
 from minitxl.course import EXERCISES, Exercise
 from minitxl.errors import MinitxlError
+from minitxl.files import write_atomically
 from minitxl.viz.explorer import VIEW as WIDGET
 
 ROOT = Path(minitxl.__file__).resolve().parents[1]  # the checkout, or where packages are installed
@@ -109,7 +110,7 @@ def notebook_from(
 
 def write(book: NotebookNode, path: Path) -> None:
     """Write a notebook, with the same bytes on every system."""
-    path.write_bytes((nbformat.writes(book) + "\n").encode("utf-8"))
+    write_atomically(path, (nbformat.writes(book) + "\n").encode("utf-8"))
 
 
 # --- running -------------------------------------------------------------------------------------

@@ -1,11 +1,14 @@
-"""Is a file the one that others have vouched for?"""
+"""Is a file the one that others have vouched for, and a text the one that it was?"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 from minitxl.errors import MinitxlError
+
+_CHUNK = 1 << 20  # ids at once
 
 
 def check_file(path: Path, n_bytes: int | None, checksum: str, way_out: str) -> None:
@@ -23,3 +26,13 @@ def check_file(path: Path, n_bytes: int | None, checksum: str, way_out: str) -> 
     found = digest.hexdigest()
     if found != expected:
         raise MinitxlError(f"{path} has {algorithm} {found}, expected {expected}: {way_out}")
+
+
+def text_checksum(corpus) -> str:
+    """Return a sha256 of a `Corpus`: of its vocabulary and of all ids, wherever they are stored."""
+    digest = hashlib.sha256(json.dumps(corpus.vocab.to_dict()).encode("ascii"))
+    for ids in (corpus.train, corpus.valid, corpus.test):
+        digest.update(f" {ids.size} ".encode())
+        for start in range(0, ids.size, _CHUNK):
+            digest.update(ids[start : start + _CHUNK].astype("<i4").tobytes())
+    return digest.hexdigest()

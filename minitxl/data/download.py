@@ -9,7 +9,6 @@ writes to the disk whatever a server sends without end, and brings `requests`.
 from __future__ import annotations
 
 import http.client
-import os
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -21,6 +20,8 @@ from minitxl.data.checks import why
 from minitxl.data.checksums import check_file
 from minitxl.data.datasets import Dataset
 from minitxl.errors import MinitxlError
+from minitxl.files import replace
+from minitxl.lock import locked
 
 TIMEOUT = 30  # seconds without a byte
 
@@ -48,9 +49,10 @@ def download(dataset: Dataset, url: str | None = None) -> Path:
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _fetch(url, part, dataset, by_hand)
-        _check(dataset, part, "it is now .bad; run the command again, maybe with another --url")
-        os.replace(part, path)
+        with locked(path.parent):  # of two that write to one file neither would come to an end
+            _fetch(url, part, dataset, by_hand)
+            _check(dataset, part, "it is now .bad; run the command again, maybe with another --url")
+            replace(part, path)
     except urllib.error.HTTPError as error:
         raise MinitxlError(
             f"{url} answers {error.code} {_reason(error)}: give another address as --url, {by_hand}"
@@ -82,7 +84,7 @@ def _check(dataset: Dataset, path: Path, way_out: str) -> None:
     try:
         check_file(path, dataset.n_bytes, dataset.checksum, way_out)
     except MinitxlError:
-        os.replace(path, dataset.archive.with_name(f"{dataset.archive.name}.bad"))
+        replace(path, dataset.archive.with_name(f"{dataset.archive.name}.bad"))
         raise
 
 

@@ -29,6 +29,8 @@ from minitxl.data.checks import short, why
 from minitxl.data.datasets import SPLITS, Dataset
 from minitxl.data.vocab import ByteVocab, CharVocab, WordVocab, vocab_from_dict
 from minitxl.errors import MinitxlError
+from minitxl.files import replace
+from minitxl.lock import locked
 
 FOLDER = "prepared"
 _FORMAT = 1
@@ -124,18 +126,22 @@ def _crc32(blocks: Iterable[bytes]) -> int:
 def preparing(dataset: Dataset) -> Iterator[Path]:
     """Give a temporary folder for what is being prepared, and remove it at the end, in any case.
 
-    Those that killed processes have left are removed first; so of two processes that prepare the
-    same set at the same time one may fail, but neither leaves anything false.
+    Those that killed processes have left are removed first. One process prepares a set at a time.
     """
     dataset.folder.mkdir(parents=True, exist_ok=True)
-    for left in dataset.folder.glob(f"{FOLDER}.*.tmp"):
-        shutil.rmtree(left, ignore_errors=True)
-    folder = dataset.folder / f"{FOLDER}.{secrets.token_hex(4)}.tmp"
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with locked(dataset.folder):
+        final = dataset.folder / FOLDER
+        for left in dataset.folder.glob(f"{FOLDER}.*.tmp"):
+            # A whole set under such a name was moved out of the way for a new one that never came.
+            if (left / "meta.json").is_file() and not final.exists():
+                os.replace(left, final)
+            shutil.rmtree(left, ignore_errors=True)
+        folder = dataset.folder / f"{FOLDER}.{secrets.token_hex(4)}.tmp"
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Writer:
@@ -175,11 +181,18 @@ class Writer:
         final = dataset.folder / FOLDER
         if final.exists():  # a folder cannot replace a full one: first move that out of the way
             old = dataset.folder / f"{FOLDER}.{secrets.token_hex(4)}.tmp"
-            os.replace(final, old)
-            os.replace(self.folder, final)
+            try:
+                replace(final, old)
+                replace(self.folder, final)
+            except OSError:
+                if final.exists():
+                    shutil.rmtree(old, ignore_errors=True)
+                else:
+                    os.replace(old, final)  # what was prepared before stays
+                raise
             shutil.rmtree(old, ignore_errors=True)
         else:
-            os.replace(self.folder, final)
+            replace(self.folder, final)
         return final
 
     def _save(self, name: str, blocks: Iterable[bytes]) -> int:

@@ -70,7 +70,9 @@ class Corpus:
 
 
 def load_corpus(
-    name_or_path: str | os.PathLike = "war-and-peace", level: str | None = None
+    name_or_path: str | os.PathLike = "war-and-peace",
+    level: str | None = None,
+    check: bool = False,
 ) -> Corpus:
     """Return the shipped text or prepared data set of that name, else the file at that path.
 
@@ -79,7 +81,8 @@ def load_corpus(
     line ends stay as they are) and takes characters as symbols, "byte" takes the bytes of any
     file; their vocabulary is that of the whole text, held-out parts included, as is the custom.
     "word" takes the words of UTF-8 text and <eos> for each end of a line. Its vocabulary is that
-    of the training part, with <unk> for words that come only later.
+    of the training part, with <unk> for words that come only later. check: read a prepared set
+    whole and compare its checksums, not the sizes of its files alone.
 
     Raises MinitxlError if there is no such name or file, if it is a folder, cannot be read, is
     not UTF-8 (telling where), has fewer than 40 symbols, or is a data set not yet prepared.
@@ -87,7 +90,7 @@ def load_corpus(
     if level not in (None, *LEVELS):
         raise MinitxlError(f'level must be "char", "byte" or "word", got {repr(level)[:40]}')
     if isinstance(name_or_path, str) and name_or_path in DATASETS:
-        return _dataset(DATASETS[name_or_path], level)
+        return _dataset(DATASETS[name_or_path], level, check)
     level = level or "char"
     if isinstance(name_or_path, str) and name_or_path in CORPORA:
         shipped = CORPORA[name_or_path]
@@ -104,13 +107,13 @@ def load_corpus(
         ) from error
 
 
-def _dataset(dataset: Dataset, level: str | None) -> Corpus:
+def _dataset(dataset: Dataset, level: str | None, check: bool) -> Corpus:
     if level not in (None, dataset.level):
         raise MinitxlError(
             f"the tokens of {dataset.name} are of level {dataset.level!r}, not {level!r}: leave "
             "the level out"
         )
-    vocab, parts, exact = load_prepared(dataset)
+    vocab, parts, exact = load_prepared(dataset, check=check)
     source = dataset.source
     if not exact:
         n = sum(ids.size for ids in parts.values())

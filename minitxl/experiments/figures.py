@@ -6,6 +6,7 @@ out the same on every run of one machine; another BLAS may shift a last digit.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from minitxl.data.baselines import PPMD, compression_bpc
 from minitxl.experiments import DRAWN, draw
 from minitxl.experiments.gpu_figure import draw_evaluation_on_gpu
 from minitxl.experiments.lead_figure import draw_links
+from minitxl.files import write_atomically
 from minitxl.pretrained import models_folder
 from minitxl.storage.checkpoint import read_json
 from minitxl.storage.run_folder import read_metrics
@@ -112,5 +114,7 @@ def write(name: str, data: Path, out: Path) -> list[Path]:
     if isinstance(picture, Picture):
         return [picture.save(out / f"{name}{suffix}") for suffix in (".png", ".svg")]
     path = out / f"{name}.png"
-    picture.savefig(path, dpi=120, metadata={"Software": None})
+    buffer = io.BytesIO()
+    picture.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    write_atomically(path, buffer.getvalue())
     return [path]

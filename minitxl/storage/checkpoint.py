@@ -37,11 +37,17 @@ _MAX_JSON = 16 * 2**20  # bytes of a header or JSON file; parsed, hostile JSON t
 _MAX_DEPTH = 100  # of nested lists and dicts, well inside Python's own limit
 
 
-def save(path: str | os.PathLike, tensors: Mapping[str, np.ndarray], state: dict) -> None:
+def save(
+    path: str | os.PathLike,
+    tensors: Mapping[str, np.ndarray],
+    state: dict,
+    older: str | None = None,
+) -> None:
     """Write tensors and a state to one safetensors file, atomically.
 
     tensors: name -> NumPy array of bool, integers or floats; any shape, strides and byte order.
     state: what JSON holds; big integers, NaN and infinities stay exact, tuples become lists.
+    older: the name under which the file that was there before is kept.
     MinitxlError if these cannot be stored or the write fails; an older file then stays untouched.
     """
     arrays = {name: storable(name, array) for name, array in tensors.items()}
@@ -53,7 +59,7 @@ def save(path: str | os.PathLike, tensors: Mapping[str, np.ndarray], state: dict
         ours = f'{{"crc32": "{crc:08x}", "state": {state_text}}}'
         data = serialize(arrays, metadata={"minitxl": ours})
     _check_size(path, int.from_bytes(data[:8], "little"), "names and state")
-    write_atomically(path, data)
+    write_atomically(path, data, older)
 
 
 def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:

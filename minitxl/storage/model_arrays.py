@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from minitxl.config import Config
 from minitxl.errors import MinitxlError
-from minitxl.model.transformer_xl import TransformerXL
+from minitxl.model.transformer_xl import TransformerXL, network_of
 
 
 def params_of(model: TransformerXL) -> dict:
@@ -41,3 +44,31 @@ def array_of(arrays: dict, name: str, shape: tuple | None = None):
             "model; the checkpoint belongs to another model"
         )
     return arrays[name]
+
+
+def check_shapes(config: Config, arrays: dict) -> None:
+    """Raise `MinitxlError` where a file's arrays are not those of the configuration.
+
+    To be asked before a model is made: what a file claims in its settings takes no memory then
+    that it does not hold in its arrays.
+    """
+    if config.n_layer > len(arrays):  # else a list of names as long as the claim would be made
+        raise MinitxlError(
+            f"n_layer={config.n_layer}, but the checkpoint holds {len(arrays)} arrays in all; the "
+            "settings were changed or are damaged"
+        )
+    for name, shape in network_of(config).param_shapes(config).items():
+        array_of(arrays, f"params.{name}", tuple(shape))
+
+
+def check_finite(arrays: dict, what: str, way_out: str) -> None:
+    """Raise `MinitxlError` where a parameter is not a finite number: its model says nothing."""
+    wrong = {n: int(np.size(a) - np.isfinite(a).sum()) for n, a in arrays.items()}
+    wrong = {name: n for name, n in wrong.items() if n}
+    if wrong:
+        name, total = next(iter(wrong)), sum(np.size(a) for a in arrays.values())
+        raise MinitxlError(
+            f"{what}: {sum(wrong.values()):,} of {total:,} weights are not finite numbers (NaN or "
+            f"infinite), the first in {name}; its training has diverged or the file was changed; "
+            f"{way_out}"
+        )

@@ -2,7 +2,8 @@
 
 A run folder holds
   run.json            model and training settings, vocabulary, corpus, versions
-  last.safetensors    the newest checkpoint: everything that is needed to go on to the same bits
+  last.safetensors    the newest checkpoint: everything that is needed to go on to the same bits;
+                      last.older.safetensors is the one before it
   best.safetensors    the parameters that did best on the validation split
   metrics.jsonl       a line of JSON every few steps; loss_curve.png draws them
 """
@@ -11,18 +12,23 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from minitxl.backend import Backend, get_backend
 from minitxl.config import Config
-from minitxl.data.text import Corpus, load_corpus
 from minitxl.data.vocab import ByteVocab, CharVocab, vocab_from_dict
 from minitxl.data.words import WordVocab
 from minitxl.errors import MinitxlError
+from minitxl.files import clean, leftovers, whole_folder
+from minitxl.lock import NAME as LOCK
+from minitxl.lock import locked
 from minitxl.model.transformer_xl import TransformerXL, empty_params
 from minitxl.storage import checkpoint
-from minitxl.storage.model_arrays import load_params, params_of
+from minitxl.storage.generations import has_newest, load_newest
+from minitxl.storage.model_arrays import check_finite, check_shapes, load_params, params_of
 
 
 @dataclass(frozen=True)
@@ -63,12 +69,17 @@ def load_run(
             f"{path / 'run.json'}: the vocabulary has {vocab.n_token} symbols, the model n_token="
             f"{config.n_token}; the file was changed by hand or is damaged"
         )
-    file = path / f"{which}.safetensors"
-    if which == "best" and not file.exists():
-        file = path / "last.safetensors"
-    if not file.exists():
-        raise MinitxlError(f"{path} holds no checkpoint ({file.name}); let train run longer")
-    arrays, state = checkpoint.load(file)
+    best = path / "best.safetensors"
+    if which == "best" and best.exists():
+        arrays, state = checkpoint.load(best)
+    elif has_newest(path):
+        arrays, state, _ = load_newest(path)
+    else:
+        raise MinitxlError(f"{path} holds no checkpoint (last.safetensors); let train run longer")
+    check_shapes(config, arrays)
+    other = "last" if which == "best" else "best"
+    params = {name: a for name, a in arrays.items() if name.startswith(("params.", "constants."))}
+    check_finite(params, str(path), f"take another checkpoint (--checkpoint {other}) or run")
     backend = get_backend(device, dtype or info.get("dtype", "float32"))
     model = TransformerXL(config, device=backend, params=empty_params(config, backend))
     load_params(model, arrays)
@@ -88,9 +99,8 @@ def save_imported(
             f"the vocabulary has {vocab.n_token} symbols, the model n_token="
             f"{model.config.n_token}; give the vocabulary that it was trained with"
         )
-    path = Path(folder)
-    check_new(path)
-    path.mkdir(parents=True, exist_ok=True)
+    params = params_of(model)
+    check_finite(params, "the model", "give another one")
     info = {
         "data": data,
         "level": level,
@@ -101,23 +111,54 @@ def save_imported(
         "source": source,
         "n_params": model.n_params,
     }
-    checkpoint.write_json(path / "run.json", info)
-    checkpoint.save(path / "best.safetensors", params_of(model), {"n_step": 0})
+    check_new(Path(folder))
+    with whole_folder(folder) as made:
+        checkpoint.write_json(made / "run.json", info)
+        checkpoint.save(made / "best.safetensors", params, {"n_step": 0})
 
 
 def check_new(folder: Path) -> None:
-    """Raise `MinitxlError` where something is in the way of a new run folder."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        resumable = (folder / "last.safetensors").is_file()
-        way_out = f"continue it with --resume {folder}, or " if resumable else ""
-        raise MinitxlError(f"{folder} exists and is not empty; {way_out}choose another --out")
+    """Raise `MinitxlError` where something is in the way of a new run folder.
+
+    The lock and what a killed process left under a temporary name are in nobody's way.
+    """
+    if not folder.exists() and not folder.is_symlink():
+        return
+    if folder.is_dir():
+        ours = {LOCK, *(path.name for path in leftovers(folder))}
+        if all(path.name in ours for path in folder.iterdir()):
+            return
+    resumable = (folder / "run.json").is_file() and not is_imported(folder)
+    way_out = f"continue it with --resume {folder}, or " if resumable else ""
+    raise MinitxlError(f"{folder} exists and is not empty; {way_out}choose another --out")
 
 
-def load_corpus_of(info: dict) -> Corpus:
-    """Load the corpus that a run was trained on."""
-    if not info["data"]:
-        raise MinitxlError("the model was imported and its text is not known; give one by --data")
-    return load_corpus(info["data"], level=info["level"])
+def is_imported(folder: Path) -> bool:
+    """Say whether the model was trained elsewhere: then there is no training to go on with."""
+    try:
+        return not read_info(folder)["train"]
+    except MinitxlError:
+        return False
+
+
+@contextmanager
+def writing(folder: Path, *, new: bool) -> Iterator[None]:
+    """Be the only one that writes to a run folder, which is made if need be; clear it up first.
+
+    new: nothing else may be in it. MinitxlError, which says who, where another process trains in
+    it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise MinitxlError(f"{folder} is a file; choose another --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MinitxlError(f"cannot make the folder {folder}: {error.strerror}") from error
+    with locked(folder):
+        if new:
+            check_new(folder)
+        clean(folder)
+        yield
 
 
 def read_info(folder: Path) -> dict:

@@ -11,6 +11,7 @@ from minitxl.inference.units import UNITS, bits
 from minitxl.storage.run_folder import LoadedRun
 
 COMPRESS_MAX = 30_000_000  # symbols of training text; xz takes about a second per million
+LONGEST = 72  # marks of a bar
 
 
 def comparison(corpus: Corpus, nats: float) -> str:
@@ -33,10 +34,15 @@ def comparison(corpus: Corpus, nats: float) -> str:
     lines = [f"{unit.name} on the validation text, which none of them has seen:"]
     marks_per_bit = 4 if corpus.level == "word" else 12
     for name, price in sorted(prices.items(), key=lambda item: -item[1]):
-        value, bar = f"{unit.of(price):.{unit.digits}f}", "#" * round(bits(price) * marks_per_bit)
+        value, bar = f"{unit.of(price):.{unit.digits}f}", _bar(bits(price) * marks_per_bit)
         mark = "  <- this model" if name == "minitxl" else ""
         lines.append(f"  {name:<8} {value} {bar}{mark}")
     return "\n".join(lines)
+
+
+def _bar(n: float) -> str:
+    """Return n marks, or as many as a line holds and a sign that there would be more."""
+    return "#" * round(n) if n <= LONGEST else "#" * LONGEST + " ..."
 
 
 def _in_nats(prices: dict[str, float]) -> dict[str, float]:

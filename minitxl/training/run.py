@@ -5,32 +5,34 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
-import signal
 import sys
-import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
 import minitxl
-from minitxl.config import Config, TrainConfig
-from minitxl.data.datasets import DATASETS
+from minitxl.config import TrainConfig
 from minitxl.data.stream import Stream
-from minitxl.data.text import Corpus, load_corpus
+from minitxl.data.text import Corpus
 from minitxl.errors import MinitxlError
+from minitxl.files import append
 from minitxl.inference.evaluate import Evaluation, evaluate
 from minitxl.inference.units import UNITS
 from minitxl.model.transformer_xl import TransformerXL
 from minitxl.storage import checkpoint
+from minitxl.storage.generations import has_newest, load_newest, save_newest
 from minitxl.storage.model_arrays import params_of
-from minitxl.storage.run_folder import check_new, load_corpus_of, load_run, read_info, read_metrics
+from minitxl.storage.run_folder import load_run, read_info, read_metrics, writing
+from minitxl.storage.run_text import load_corpus_of
+from minitxl.training.divergence import Guard
 from minitxl.training.optim import learning_rate
 from minitxl.training.parallel import Group, joined
-from minitxl.training.presets import PRESETS, Preset, find_preset, merge_options, settings_of
+from minitxl.training.presets import PRESETS, merge_options
 from minitxl.training.report import comparison, sample
+from minitxl.training.start import new_pieces, old_pieces
+from minitxl.training.stopping import stopping
 from minitxl.training.trainer import Trainer
 
 __all__ = ["load_corpus_of", "load_run", "train"]
@@ -61,104 +63,30 @@ def train(
     by default the preset's; level: what a token is, see `load_corpus`; out: a new folder, by
     default runs/<preset>-<data>. Other options replace the preset's settings; model_options holds
     fields of `Config`, train_options of `TrainConfig`. resume: a run folder to continue to the
-    same bits as if it had never stopped; then no other setting may differ from the run's. Ctrl-C
-    finishes the step, saves, and raises KeyboardInterrupt. Started by mpiexec, the processes train
-    one model together (see `minitxl.training.parallel`).
+    same bits as if it had never stopped; then no other setting may differ from the run's, but
+    `data` may name another place of the same text. Ctrl-C or SIGTERM finishes the step, saves, and
+    raises KeyboardInterrupt. Started by mpiexec, the processes train one model together (see
+    `minitxl.training.parallel`).
     """
     asked = dict(steps=steps, seed=seed, batch_size=batch_size, lr=learning_rate, threads=threads)
     asked = merge_options(asked | dict(eval_every=eval_every, save_every=save_every), train_options)
     names = dict(preset=preset, data=data, level=level, dtype=dtype)
-    with joined() as group:
-        if resume is not None:
-            run = _reopen(resume, out, names, asked, model_options or {}, device, group)
+    with joined() as group, ExitStack() as held:
+        if resume is None:
+            p = new_pieces(out, names, asked, model_options or {}, device)
         else:
-            run = _start(out, names, asked, model_options or {}, device, group)
+            p = old_pieces(resume, out, names, asked, model_options or {}, device, group)
+        run = _Run(p.folder, p.model, p.corpus, p.settings, group)
+        # Rank 0 alone writes; until it is done, nobody else does.
+        group.on_first(held.enter_context, writing(p.folder, new=resume is None))
+        if resume is None:
+            run.found(p.info)
+        else:
+            run.go_on(p.info)
         run.quiet = quiet or group.rank > 0
         run.go()
         group.on_first(run.report)
     return run.folder
-
-
-def _start(out, names, asked, model_options, device, group):
-    name = "tiny" if names["preset"] is None else names["preset"]
-    preset = find_preset(name)
-    corpus = corpus_of(preset, names["data"], names["level"])
-    config, settings = settings_of(preset, corpus.vocab.n_token, corpus.name, model_options, asked)
-    model = TransformerXL(config, device, names["dtype"] or "float32", seed=settings.seed)
-    if out is None:
-        out = Path("runs") / f"{name}-{Path(corpus.name).stem}"
-    folder = Path(out)
-    group.on_first(check_new, folder)
-    run = _Run(folder, model, corpus, settings, group)
-    settings = run.settings  # with the number of threads decided
-    info = {
-        "minitxl": minitxl.__version__,
-        "preset": name,
-        "data": corpus.name,
-        "level": corpus.level,
-        "dtype": names["dtype"] or "float32",
-        "config": config.to_dict(),
-        "train": settings.to_dict(),
-        "vocab": corpus.vocab.to_dict(),
-        "source": corpus.source,
-        "n_params": model.n_params,
-        "versions": {"python": platform.python_version(), "numpy": np.__version__},
-        "device": model.backend.name,
-    }
-    group.on_first(_found, folder, info)
-    run.save()
-    return run
-
-
-def _found(folder: Path, info: dict) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_json(folder / "run.json", info)
-
-
-def corpus_of(preset: Preset, data: str | None, level: str | None) -> Corpus:
-    """Load a text, by default the preset's; a preset for words takes the words of a file."""
-    data = preset.data if data is None else data
-    return load_corpus(data, level=level or (None if data in DATASETS else preset.level))
-
-
-def _reopen(resume, out, names, asked, model_options, device, group):
-    folder = Path(resume)
-    if not group.on_first((folder / "run.json").is_file):
-        raise MinitxlError(f"--resume {folder}: no run.json there; give a folder that train wrote")
-    if out is not None and Path(out) != folder:
-        raise MinitxlError(f"--out {out} contradicts --resume {folder}; leave --out away")
-    info = group.on_first(read_info, folder)
-    for key, value in {**names, **asked, **model_options}.items():
-        was = {**info, **info["train"], **info["config"]}.get(key)
-        same = value is None or value == was or (key == "data" and _same_file(value, was))
-        same = same or (key == "threads" and value == 0)  # 0 left it to the run to decide
-        if not same:
-            raise MinitxlError(
-                f"{key}={value} contradicts the run in {folder}, which has {key}={was}; leave the "
-                "option away, or start a new run with --out"
-            )
-    corpus = load_corpus_of(info)
-    config = Config.from_dict(info["config"])
-    settings = TrainConfig.from_dict(info["train"])
-    model = TransformerXL(config, device, info.get("dtype", "float32"), seed=settings.seed)
-    if model.backend.name != info.get("device"):
-        raise MinitxlError(
-            f"the run was trained on {info.get('device')}, this is {model.backend.name}: other "
-            f"hardware gives other bits; use --device {info.get('device')}"
-        )
-    run = _Run(folder, model, corpus, settings, group)
-    if group.on_first((folder / "last.safetensors").exists):
-        run.load()
-    else:  # killed before its first checkpoint: the beginning is a function of the seed
-        run.save()
-    return run
-
-
-def _same_file(a: str, b: str | None) -> bool:
-    try:
-        return b is not None and os.path.samefile(a, b)
-    except OSError:
-        return False
 
 
 class _Run:
@@ -189,10 +117,28 @@ class _Run:
         group.check_same("text", self.stream.state())
         self.best: float | None = None  # nats on the validation split
         self.since_log: list = []  # losses since the last line of metrics.jsonl, 0-d arrays
+        self.newest_is_whole = True  # last.safetensors may become the older generation
+        self.guard = Guard(model.config.n_token, settings, self.unit)
         self.quiet = False
         self.seconds = 0.0  # of training so far, evaluation included
 
     # --- files ---
+
+    def found(self, info: dict) -> None:
+        """Write run.json, with the number of threads decided, and the first checkpoint."""
+        info = info | {"train": self.settings.to_dict()}
+        self.group.on_first(checkpoint.write_json, self.folder / "run.json", info)
+        self.save()
+
+    def go_on(self, info: dict) -> None:
+        """Continue from the newest checkpoint; run.json learns where the text lies now."""
+        if self.group.on_first(has_newest, self.folder):
+            self.load()
+        else:  # killed before its first checkpoint: the beginning is a function of the seed
+            self.save()
+        if info["data"] != self.corpus.name:
+            info = info | {"data": self.corpus.name}
+            self.group.on_first(checkpoint.write_json, self.folder / "run.json", info)
 
     def save(self) -> None:
         """Write last.safetensors: all that the next step depends on."""
@@ -209,7 +155,8 @@ class _Run:
             "since_log": self.since_log,
             "seconds": self.seconds,
         }
-        checkpoint.save(self.folder / "last.safetensors", arrays, state)
+        save_newest(self.folder, arrays, state, keep=self.newest_is_whole)
+        self.newest_is_whole = True
 
     def save_best(self) -> None:
         """Write best.safetensors: the parameters alone."""
@@ -217,8 +164,9 @@ class _Run:
         checkpoint.save(self.folder / "best.safetensors", params_of(self.model), state)
 
     def load(self) -> None:
-        """Continue from last.safetensors; lines of metrics that lie after it are dropped."""
-        arrays, state = self.group.on_first(checkpoint.load, self.folder / "last.safetensors")
+        """Continue from the newest checkpoint; lines of metrics that lie after it are dropped."""
+        loaded = self.group.on_first(load_newest, self.folder)
+        arrays, state, self.newest_is_whole = loaded
         try:
             self.trainer.load_state(arrays, state)
             self.stream.set_state(state["stream"])
@@ -236,8 +184,8 @@ class _Run:
         checkpoint.write_text(self.folder / "metrics.jsonl", text)
 
     def log(self, line: dict) -> None:
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(line) + "\n")
+        """Add a line to metrics.jsonl."""
+        append(self.folder / "metrics.jsonl", json.dumps(line) + "\n")
 
     # --- the loop ---
 
@@ -259,7 +207,7 @@ class _Run:
             dynamic_ncols=True,
         )
         began = time.perf_counter() - self.seconds
-        with bar, _ctrl_c(self.group) as stop:
+        with bar, stopping(tell=self.group.rank == 0) as stop:
             while trainer.n_step < s.steps:
                 loss = trainer.step(*self.stream.next())
                 step = trainer.n_step
@@ -309,6 +257,9 @@ class _Run:
         }
         self.group.on_first(self.log, line)
         self.since_log = []
+        remark = self.guard.remark(step, loss)
+        if remark and not self.quiet:
+            bar.write(remark, file=sys.stderr)
         bar.set_postfix_str(f"loss {loss:.3f}, {self.unit.tell(loss)}")
 
     def _evaluate(self, step, bar) -> None:
@@ -336,9 +287,10 @@ class _Run:
     def _check(self, fine: bool, what: str) -> None:
         """Stop where training has diverged, before anything ruined is written."""
         if not fine:
+            best = "; best.safetensors holds the best until then" if self.best is not None else ""
             raise MinitxlError(
                 f"{what} at step {self.trainer.n_step}: training diverged; start again with a "
-                f"lower --lr than {self.settings.lr:g}"
+                f"lower --lr than {self.settings.lr:g}{best}"
             )
 
     def _draw(self) -> None:
@@ -347,16 +299,22 @@ class _Run:
             from minitxl.viz.loss_curve import save_loss_curve
 
             save_loss_curve(read_metrics(self.folder), self.folder / "loss_curve.png")
-        except (OSError, ImportError) as error:  # matplotlib may be missing
+        except (OSError, ImportError, MinitxlError) as error:  # matplotlib may be missing
             print(f"loss_curve.png was not written: {error}", file=sys.stderr)
 
     # --- the end ---
 
     def report(self) -> None:
-        """Print what was reached beside what compressors reach, a sample, and the files."""
+        """Print what was reached beside what compressors reach, a sample, and the files.
+
+        MinitxlError where the model is worse than guessing at the end.
+        """
         self._draw()
-        if self.quiet:
-            return
+        if not self.quiet:
+            self._tell()
+        self.guard.check_end(read_metrics(self.folder), self.best)
+
+    def _tell(self) -> None:
         best = load_run(self.folder, device=self.model.backend)
         nats = self._measure(model=best.model).nats
         read = self.trainer.n_step * self.settings.batch_size * self.model.config.tgt_len
@@ -370,29 +328,3 @@ class _Run:
         options = preset.eval_options if preset else ""
         print(f"  python -m minitxl eval {self.folder} {options}".rstrip())
         print(f"  python -m minitxl generate {self.folder} --length 2000 --temperature 0.8")
-
-
-@contextmanager
-def _ctrl_c(group: Group):
-    """Yield an event that the first Ctrl-C sets, telling so; a second one interrupts at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals can only be handled in the main thread
-        return
-
-    def handle(signum, frame):
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        # print could find the progress bar in the middle of a line of its own
-        if group.rank == 0:
-            os.write(2, b"\nfinishing this step and saving; Ctrl-C again to stop at once\n")
-
-    # At Ctrl-C, MPICH's launcher passes SIGINT on, Open MPI's sends SIGTERM to the processes.
-    signals = (signal.SIGINT, signal.SIGTERM)[: 1 if group.size == 1 else 2]
-    before = {number: signal.signal(number, handle) for number in signals}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from minitxl.files import write_atomically
 from minitxl.inference.units import UNITS
 
 
@@ -70,4 +72,6 @@ def loss_curve(metrics: list[dict], reference: dict[str, float] | None = None) -
 
 def save_loss_curve(metrics: list[dict], path: Path) -> None:
     """Write the loss curve as a PNG."""
-    loss_curve(metrics).savefig(path, dpi=120)
+    buffer = io.BytesIO()
+    loss_curve(metrics).savefig(buffer, format="png", dpi=120)
+    write_atomically(path, buffer.getvalue())

@@ -19,6 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from PIL import Image
 
+from minitxl.files import write_atomically
+
 PAPER = "#FCFBF8"  # background of every figure
 INK = "#1F2328"  # text, axes, the memory's edge
 MUTED = "#5F656D"  # secondary text; 5.7 : 1 on PAPER
@@ -186,9 +188,9 @@ class Picture:
             with styled():
                 buffer = io.BytesIO()
                 self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-            path.write_bytes(buffer.getvalue().replace(b"\r\n", b"\n"))
+            write_atomically(path, buffer.getvalue().replace(b"\r\n", b"\n"))
         else:
-            path.write_bytes(self.png())
+            write_atomically(path, self.png())
         return path
 
     def _repr_mimebundle_(self, include=None, exclude=None):

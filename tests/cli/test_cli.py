@@ -311,7 +311,7 @@ def damaged(home, tmp_path):
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])
 def test_a_truncated_checkpoint(fails, at_home, tmp_path, keep):
     folder = damaged(at_home, tmp_path)
-    for name in ("best.safetensors", "last.safetensors"):
+    for name in ("best.safetensors", "last.safetensors", "last.older.safetensors"):
         file = folder / name
         file.write_bytes(file.read_bytes()[:keep])
     before = contents(folder)
@@ -334,7 +334,9 @@ def test_a_run_without_its_files(fails, command, at_home, tmp_path):
     folder = damaged(at_home, tmp_path)
     (folder / "best.safetensors").unlink()  # as before the first evaluation: the last one serves
     assert command("generate", folder, "--length", "5")[0] == 0
-    (folder / "last.safetensors").unlink()
+    (folder / "last.safetensors").unlink()  # the one before it serves, with a word
+    assert "last.older.safetensors of step" in command("generate", folder, "--length", "5")[2]
+    (folder / "last.older.safetensors").unlink()
     assert "holds no checkpoint" in fails("generate", folder)
 
 

@@ -96,7 +96,7 @@ def test_an_imported_model_is_asked_for_a_text(explore, tmp_path):
     trained = load_pretrained("tiny-xl")
     save_imported(tmp_path / "run", trained.model, trained.vocab, "char", "", "from elsewhere")
     code, _, err = explore("run")
-    assert code == 2 and "give a --text" in err
+    assert code == 2 and "give one as --text" in err
     assert explore("run", "--text", "to be or not to be " * 9)[0] == 0
 
 

@@ -193,7 +193,8 @@ def test_what_cannot_be_expressed_is_not_exported(options):
         (dict(tie_projs=True), "tie_projs=True must be of type list"),
         (dict(clamp_len="x"), "clamp_len='x' must be of type int"),
         (dict(d_embed="8"), "d_embed='8' must be of type int"),
-        (dict(n_layer=10**9), "asks for 1000000000 parts, the weights hold"),
+        (dict(n_layer=10**9), "n_layer=1000000000 must be at most"),
+        (dict(n_layer=10**4), "asks for 10000 parts, the weights hold"),
     ],
 )
 def test_wrongly_typed_arguments(arguments, words):
@@ -326,7 +327,8 @@ def test_a_published_folder():
         (dict(attn_type=1), "attn_type=1"),
         (dict(model_type="bert"), "'bert', not of a 'transfo-xl'"),
         (dict(clamp_len=7.5), "clamp_len must be of type int"),
-        (dict(n_layer=10**9), "asks for 1000000000 parts"),
+        (dict(n_layer=10**9), "n_layer=1000000000 must be at most"),
+        (dict(n_layer=10**4), "asks for 10000 parts"),
         (dict(vocab_size=None), "vocab_size=None"),
         (dict(n_layer=3), "lack"),
         (dict(d_inner=4), "shape"),

@@ -8,7 +8,7 @@ import pytest
 
 from helpers.models import M, T, make_model, second_segment
 from minitxl.backend import get_backend
-from minitxl.model import attention, embedding, layers, ops, transformer_xl
+from minitxl.model import attention, embedding, layers, network, ops
 from minitxl.model.gradcheck import RTOL, check_model
 
 
@@ -81,7 +81,7 @@ BUGS = [  # (bug, module, function, a parameter that the checker must name)
     (relu_that_lets_all_through, layers, "relu_backward", "layers.1.ff.w_1"),
     (dropout_forgotten, layers, "dropout_backward", "layers.1.ff.w_2"),
     (embedding_not_added, embedding, "embedding_backward", "word_emb"),
-    (residual_forgotten, transformer_xl, "layer_backward", "word_emb"),
+    (residual_forgotten, network, "layer_backward", "word_emb"),
 ]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import importlib.util
+import io
 import logging
 import os
 import re
@@ -46,6 +47,7 @@ from minitxl.course.notebooks import (
     write,
 )
 from minitxl.errors import MinitxlError
+from minitxl.files import write_atomically
 
 ASSIGNMENT = "minitxl"
 MOST_JOBS = 60  # Windows waits for no more
@@ -169,8 +171,9 @@ def grade(
                 _done(result, f"feedback for {student}")
         rows, lost = _rows(api, out, people, names, source)
         _export(api, out)
-    with open(out / "exercises.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([COLUMNS, *rows])
+    file = io.StringIO(newline="")
+    csv.writer(file).writerows([COLUMNS, *rows])
+    write_atomically(out / "exercises.csv", file.getvalue().encode("utf-8"))
     return rows, remarks + lost
 
 
@@ -232,7 +235,7 @@ def _course(out: Path, names: list[str], source: Path, limits: Limits):
     for name in names:
         write(notebook_from(name, source, solved=True, listing=False), folder / f"{name}.ipynb")
     text = CONFIG.format(**vars(limits), time_out=TIME_OUT)
-    (out / CONFIG_FILE).write_text(text, encoding="utf-8")
+    write_atomically(out / CONFIG_FILE, text.encode("utf-8"))
     api = _interface(out)
     _done(api.generate_assignment(ASSIGNMENT), "the assignment")
     return api

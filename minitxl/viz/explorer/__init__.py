@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from minitxl.errors import MinitxlError
+from minitxl.files import write_atomically
 from minitxl.viz.attention import AttentionFigure
 from minitxl.viz.explorer.data import colour_variables, layer_inputs, pack
 from minitxl.viz.reading import Reading
@@ -114,7 +115,7 @@ class TokenExplorer:
         """Write the page to `path` (.html) and return the path."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.html(title), encoding="utf-8", newline="\n")
+        write_atomically(path, self.html(title).encode("utf-8", errors="replace"))
         return path
 
     def picture(self) -> Picture:

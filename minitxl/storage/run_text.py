@@ -1,0 +1,36 @@
+"""The text of a run: found again wherever it lies now, and known by its checksum."""
+
+from __future__ import annotations
+
+import os
+
+from minitxl.data.checksums import text_checksum
+from minitxl.data.datasets import DATASETS
+from minitxl.data.text import CORPORA, Corpus, load_corpus
+from minitxl.errors import MinitxlError
+
+
+def load_corpus_of(info: dict, place: str | None = None, option: str = "--data") -> Corpus:
+    """Load the corpus that a run was trained on, from another place than then if one is given.
+
+    info: what run.json holds; option: that of the command which gives the place. `MinitxlError` if
+    it is not there, or is not what it was.
+    """
+    known = place or info["data"]
+    if not known:
+        raise MinitxlError(
+            f"the model was imported and its text is not known; give one as {option} TEXT"
+        )
+    if place is None and known not in {*CORPORA, *DATASETS} and not os.path.exists(known):
+        raise MinitxlError(
+            f"the text of the run is not at {known} any more; give its new place as {option} PATH"
+        )
+    corpus = load_corpus(known, level=info["level"], check=True)
+    was = info.get("text_sha256")  # runs of older versions and imported models have none
+    if was is not None and (found := text_checksum(corpus)) != was:
+        raise MinitxlError(
+            f"the text at {known} is not the one of the run, or has changed since: its sha256 is "
+            f"{found[:16]}..., was {str(was)[:16]}...; give the place of the unchanged text as "
+            f"{option} PATH, or train anew with --out"
+        )
+    return corpus

@@ -1,0 +1,148 @@
+"""How a run begins: the pieces of a new one, and those of one that is to go on."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import minitxl
+from minitxl.config import Config, TrainConfig
+from minitxl.data.checksums import text_checksum
+from minitxl.data.datasets import DATASETS
+from minitxl.data.text import Corpus, load_corpus
+from minitxl.errors import MinitxlError
+from minitxl.model.transformer_xl import TransformerXL, network_of
+from minitxl.storage.generations import NEWEST, OLDER
+from minitxl.storage.run_folder import read_info
+from minitxl.storage.run_text import load_corpus_of
+from minitxl.training.parallel import Group
+from minitxl.training.presets import Preset, find_preset, settings_of
+
+
+@dataclass
+class Pieces:
+    """What a run is made of; `info` is what run.json holds, or is to hold."""
+
+    folder: Path
+    model: TransformerXL
+    corpus: Corpus
+    settings: TrainConfig
+    info: dict
+
+
+def new_pieces(out, names: dict, asked: dict, model_options: dict, device) -> Pieces:
+    """Return the pieces of a new run; nothing is written yet."""
+    name = "tiny" if names["preset"] is None else names["preset"]
+    preset = find_preset(name)
+    corpus = corpus_of(preset, names["data"], names["level"], check=True)
+    config, settings = settings_of(preset, corpus.vocab.n_token, corpus.name, model_options, asked)
+    model = TransformerXL(config, device, names["dtype"] or "float32", seed=settings.seed)
+    if out is None:
+        out = Path("runs") / f"{name}-{Path(corpus.name).stem}"
+    info = {
+        "minitxl": minitxl.__version__,
+        "preset": name,
+        "data": corpus.name,
+        "level": corpus.level,
+        "text_sha256": text_checksum(corpus),
+        "dtype": names["dtype"] or "float32",
+        "config": config.to_dict(),
+        "train": settings.to_dict(),
+        "vocab": corpus.vocab.to_dict(),
+        "source": corpus.source,
+        "n_params": model.n_params,
+        "versions": {"python": platform.python_version(), "numpy": np.__version__},
+        "device": model.backend.name,
+    }
+    return Pieces(Path(out), model, corpus, settings, info)
+
+
+def corpus_of(preset: Preset, data: str | None, level: str | None, check: bool = False) -> Corpus:
+    """Load a text, by default the preset's; a preset for words takes the words of a file."""
+    data = preset.data if data is None else data
+    level = level or (None if data in DATASETS else preset.level)
+    return load_corpus(data, level=level, check=check)
+
+
+def old_pieces(resume, out, names, asked, model_options, device, group: Group) -> Pieces:
+    """Return the pieces of a run that is to go on, once all is found to be what it was."""
+    folder = Path(resume)
+    if not group.on_first((folder / "run.json").is_file):
+        raise MinitxlError(f"--resume {folder}: no run.json there; give a folder that train wrote")
+    if out is not None and Path(out) != folder:
+        raise MinitxlError(f"--out {out} contradicts --resume {folder}; leave --out away")
+    info = group.on_first(read_info, folder)
+    _check_asked(folder, info, {**names, **asked, **model_options})
+    config, settings = Config.from_dict(info["config"]), _settings_of(folder, info)
+    group.on_first(_check_size, folder, info, config)
+    corpus = load_corpus_of(info, _place(names["data"], info))
+    if corpus.vocab.to_dict() != info["vocab"]:
+        raise MinitxlError(
+            f"the text at {corpus.name} has a vocabulary of {corpus.vocab.n_token} symbols that is "
+            f"not the run's, of {config.n_token}: the text has changed; give the place of the "
+            "unchanged one as --data PATH, or start anew with --out"
+        )
+    model = TransformerXL(config, device, info.get("dtype", "float32"), seed=settings.seed)
+    if model.backend.name != info.get("device"):
+        raise MinitxlError(
+            f"the run was trained on {info.get('device')}, this is {model.backend.name}: other "
+            f"hardware gives other bits; use --device {info.get('device')}"
+        )
+    return Pieces(folder, model, corpus, settings, info)
+
+
+def _settings_of(folder: Path, info: dict) -> TrainConfig:
+    if not info["train"]:
+        raise MinitxlError(
+            f"the model in {folder} was trained elsewhere: there is no training to resume; "
+            "start a new run with --out"
+        )
+    return TrainConfig.from_dict(info["train"])
+
+
+def _check_asked(folder: Path, info: dict, asked: dict) -> None:
+    """Raise `MinitxlError` for an option that contradicts the run."""
+    for key, value in asked.items():
+        was = {**info, **info["train"], **info["config"]}.get(key)
+        same = value is None or value == was
+        same = same or (key == "threads" and value == 0)  # 0 left it to the run to decide
+        # Another place is as good, if the text there has the checksum that the run was begun with.
+        same = same or (key == "data" and ("text_sha256" in info or _same_file(value, was)))
+        if not same:
+            raise MinitxlError(
+                f"{key}={value} contradicts the run in {folder}, which has {key}={was}; leave the "
+                "option away, or start a new run with --out"
+            )
+
+
+def _place(data, info: dict) -> str | None:
+    """Return the place that --data gives the text, None where it is the one that it had."""
+    return None if data is None or data == info["data"] else data
+
+
+def _same_file(a: str, b: str | None) -> bool:
+    try:
+        return b is not None and os.path.samefile(a, b)
+    except OSError:
+        return False
+
+
+def _check_size(folder: Path, info: dict, config: Config) -> None:
+    """Raise `MinitxlError` before memory is taken for sizes that the run cannot have had."""
+    n = sum(math.prod(shape) for shape in network_of(config).param_shapes(config).values())
+    if n != info.get("n_params"):
+        raise MinitxlError(
+            f"{folder / 'run.json'}: n_params is {info.get('n_params')}, but its config has {n:,} "
+            "parameters; the file was changed or is damaged"
+        )
+    sizes = [(folder / f).stat().st_size for f in (NEWEST, OLDER) if (folder / f).is_file()]
+    if sizes and 4 * n > max(sizes):
+        raise MinitxlError(
+            f"{folder / NEWEST} has {max(sizes):,} bytes, too few for the {n:,} parameters of "
+            "run.json; one of the two was cut off, changed or is damaged"
+        )
