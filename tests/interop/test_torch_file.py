@@ -651,7 +651,7 @@ def test_a_bool_has_only_two_values(tmp_path):
 
 
 def assert_cheap(call, path: Path, mib: float = 8, seconds: float = 10) -> str:
-    start = time.perf_counter()
+    start = time.process_time()  # other work on the machine does not count
     tracemalloc.start()
     try:
         message = refused(call, path)
@@ -659,7 +659,7 @@ def assert_cheap(call, path: Path, mib: float = 8, seconds: float = 10) -> str:
     finally:
         tracemalloc.stop()
     assert peak < mib * 2**20, f"{peak / 2**20:.1f} MiB"
-    assert time.perf_counter() - start < seconds
+    assert time.process_time() - start < seconds
     return message
 
 

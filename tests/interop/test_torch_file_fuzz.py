@@ -94,12 +94,16 @@ def others(tmp_path_factory) -> dict[str, bytes]:
 
 FILES = [path.name for path in sorted(GOLDEN.iterdir()) if path.name != "module.zip"]
 FILES += ["npz", "deflated"]
+EACH = [  # the long ones in the step of the long tests
+    pytest.param(name, marks=pytest.mark.slow if name.startswith("everything") else ())
+    for name in FILES
+]
 
 
 # ------------------------------------------------------------------------------------ damaged files
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", EACH)
 def test_every_truncation_is_refused(tmp_path, others, name):
     data = others.get(name) or (GOLDEN / name).read_bytes()
     path = tmp_path / "damaged"
@@ -108,7 +112,7 @@ def test_every_truncation_is_refused(tmp_path, others, name):
         assert read_or_refused(reader_of(name), put(path, data[:n])) is None, n
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", EACH)
 def test_a_flipped_bit(tmp_path, others, name):
     """A zip archive has checksums: read as it was, or refused. The old layout has none."""
     data = others.get(name) or (GOLDEN / name).read_bytes()

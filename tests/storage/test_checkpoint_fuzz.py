@@ -287,7 +287,7 @@ JSON_BOMBS = {
 def test_hostile_safetensors_files(tmp_path, name):
     path = tmp_path / "model.safetensors"
     put(path, HOSTILE[name])
-    began = time.perf_counter()
+    began = time.process_time()
     tracemalloc.start()
     try:
         assert_refused(path, load_tensors)
@@ -295,7 +295,7 @@ def test_hostile_safetensors_files(tmp_path, name):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 60e6 and time.perf_counter() - began < 10
+    assert peak < 60e6 and time.process_time() - began < 10
 
 
 @pytest.mark.parametrize("name", JSON_BOMBS)
