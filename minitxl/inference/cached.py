@@ -211,7 +211,7 @@ class CachedReader:
         return xp.reshape(log_p, (self.batch_size, n, -1))
 
     def score(self, tokens, targets):
-        """Read tokens (B, T) and return nll (B, S) in nats of targets (B, S), the last S."""
+        """Read tokens (B, T), return nll (B, S) of targets (B, S): the last S, one step later."""
         tokens = self.model.checked_ids(tokens, "tokens")
         targets = self.model.checked_ids(targets, "targets")
         shape, c, xp = tuple(targets.shape), self.config, self.model.backend.xp
