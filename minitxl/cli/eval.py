@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 
 from minitxl.cli.common import RUN_HELP, add_checkpoint, add_command, add_device, load
+from minitxl.cli.eval_lines import check_finite, score
 
 
 def add(commands) -> None:
@@ -36,6 +36,7 @@ def add(commands) -> None:
     )
     add("--window", type=int, metavar="N", help="no memory: a window of N tokens, slid and reread")
     add("--stride", type=int, metavar="N", help="how far a window slides (default: 1)")
+    add("--lines", action="store_true", help="score each line of --data by itself")
     add("--json", action="store_true", help="print one JSON object")
     add_checkpoint(parser)
     add_device(parser)
@@ -44,8 +45,11 @@ def add(commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure the model and print what was found."""
     loaded = load(options)
+    if options.lines:
+        return score(loaded, options)
     tokens, what = _tokens_to_evaluate(loaded, options.data, options.split)
     measured, how = _measured(loaded.model, tokens, options)
+    check_finite(measured.nats)
     speed = measured.n_tokens / max(measured.seconds, 1e-9)
     if options.json:
         result = {
@@ -61,9 +65,7 @@ def run(options: argparse.Namespace) -> int:
             "n_tokens": measured.n_tokens,
             "seconds": measured.seconds,
         }
-        # JSON has no NaN and no infinity: a diverged model's figures become null.
-        bad = {k for k, v in result.items() if isinstance(v, float) and not math.isfinite(v)}
-        print(json.dumps({k: None if k in bad else v for k, v in result.items()}))
+        print(json.dumps(result))
         return 0
     print(f"{what}: {measured.n_tokens:,} tokens")
     print("  " + ", ".join(f"{name} {value}" for name, value in how.items()))
@@ -108,17 +110,46 @@ def _tokens_to_evaluate(loaded, data: str | None, split: str):
     """Return the tokens of a split, in the model's own vocabulary, and a name for them."""
     import numpy as np
 
+    from minitxl.data.datasets import DATASETS
     from minitxl.data.text import load_corpus
     from minitxl.storage.run_text import load_corpus_of
 
+    if data is not None and data not in DATASETS:
+        return _tokens_of_file(loaded, data, split)
     if data is None:
         corpus = load_corpus_of(loaded.info)
     else:
-        corpus = load_corpus(data, level=loaded.info["level"])
+        corpus = load_corpus(data, level=loaded.info["level"], check=True)
     parts = ("train", "valid", "test") if split == "all" else (split,)
     # One part alone is not copied: that of a data set is a file, mapped into memory.
     tokens = [getattr(corpus, part) for part in parts]
     tokens = tokens[0] if len(tokens) == 1 else np.concatenate(tokens)
     if corpus.vocab != loaded.vocab:
         tokens = loaded.vocab.encode(corpus.vocab.decode(tokens))
-    return tokens, f"{corpus.name}, {'whole text' if split == 'all' else split + ' split'}"
+    return tokens, _named(corpus.name, split)
+
+
+def _tokens_of_file(loaded, data: str, split: str):
+    """The same for a text of the user's own (or a shipped one), which may be as short as a line."""
+    from minitxl.data.datasets import split_ends
+    from minitxl.data.encoded import encoded_file
+    from minitxl.data.text import MIN_SYMBOLS
+    from minitxl.errors import MinitxlError
+
+    tokens, level = encoded_file(loaded.vocab, data), loaded.info["level"]
+    least = 2 if split == "all" else MIN_SYMBOLS
+    if len(tokens) < least:
+        why = "one to read and one to predict" if split == "all" else "to split it 90/5/5"
+        way_out = "" if split == "all" else ", or take it as a whole: --split all"
+        raise MinitxlError(
+            f"{data!r} has {len(tokens)} {level}s, at least {least} are needed, {why}: "
+            f"use a longer text{way_out}"
+        )
+    train_end, valid_end = split_ends(len(tokens))
+    ends = {"all": (0, None), "train": (0, train_end), "valid": (train_end, valid_end)}
+    start, stop = ends.get(split, (valid_end, None))
+    return tokens[start:stop], _named(data, split)
+
+
+def _named(name: str, split: str) -> str:
+    return f"{name}, {'whole text' if split == 'all' else split + ' split'}"

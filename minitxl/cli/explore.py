@@ -72,6 +72,7 @@ def _passage(loaded, options: argparse.Namespace):
 
 def _text(loaded, text: str | None):
     """Return tokens in the model's own vocabulary, and a name for them."""
+    from minitxl.data.encoded import encoded_file, encoded_text
     from minitxl.errors import MinitxlError
     from minitxl.storage.run_text import load_corpus_of
 
@@ -87,16 +88,14 @@ def _text(loaded, text: str | None):
     if file is None and Path(text).suffix and not any(c.isspace() for c in text):
         raise MinitxlError(f"there is no file {text!r}; --text takes a file, or a passage")
     if file is None:
-        return loaded.vocab.encode(text), "the --text, which is no file,"
-    try:
-        return loaded.vocab.encode(file.read_text(encoding="utf-8")), str(file)
-    except UnicodeDecodeError as error:
-        raise MinitxlError(f"{file} is not UTF-8 (byte {error.start}): convert it") from error
+        return encoded_text(loaded.vocab, text), "the --text, which is no file,"
+    return encoded_file(loaded.vocab, file), str(file)
 
 
 def _file(text: str) -> Path | None:
     """The file that a text names, if it names one; a passage may be too long for a name."""
     try:
-        return Path(text) if Path(text).is_file() else None
+        path = Path(text)
+        return path if path.exists() and not path.is_dir() else None  # a pipe will do
     except (OSError, ValueError):
         return None

@@ -27,6 +27,7 @@ def add(commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the prompt, then what the model writes, token by token."""
+    from minitxl.data.encoded import encoded_text
     from minitxl.inference.generate import generate, printable
 
     loaded = load(options)
@@ -39,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.flush()
 
     # The prompt as the model reads it: where tokens are words, the unknown ones are <unk>.
-    for token in chain(loaded.vocab.encode(options.prompt), tokens):
+    for token in chain(encoded_text(loaded.vocab, options.prompt), tokens):
         write(decoder.feed(token))
     write(decoder.flush() + "\n")
     return 0

@@ -9,6 +9,7 @@ writes to the disk whatever a server sends without end, and brings `requests`.
 from __future__ import annotations
 
 import http.client
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -24,6 +25,7 @@ from minitxl.files import replace
 from minitxl.lock import locked
 
 TIMEOUT = 30  # seconds without a byte
+SLOWEST = 100  # bytes a second, over so many seconds
 
 _CHUNK = 1 << 18  # bytes read at once: little enough for a smooth progress bar
 
@@ -105,14 +107,35 @@ def _fetch(url: str, part: Path, dataset: Dataset, by_hand: str) -> None:
             tqdm(total=total, initial=have, unit="B", unit_scale=True, disable=None) as bar,
         ):
             bar.set_description(f"fetching {dataset.archive_name}")
-            while have <= limit and (block := response.read(_CHUNK)):
+            pace = _Pace()
+            # read1: what has come so far, not a full block, for which a slow server takes days.
+            while have <= limit and (block := response.read1(_CHUNK)):
                 file.write(block)
                 have += len(block)
                 bar.update(len(block))
+                pace.check(len(block))
     if have > limit:
         _refuse(url, part, f"more than {limit:,} bytes", dataset, by_hand)
     if total is not None and have < total:  # http.client does not tell
         raise http.client.HTTPException(f"after {have:,} of {total:,} bytes")
+
+
+class _Pace:
+    """Gives up on a server that sends a few bytes now and then, without end."""
+
+    def __init__(self):
+        self._since, self._n_bytes = time.monotonic(), 0
+
+    def check(self, n_bytes: int) -> None:
+        self._n_bytes += n_bytes
+        seconds = time.monotonic() - self._since
+        if seconds > TIMEOUT:
+            if self._n_bytes < SLOWEST * seconds:
+                raise TimeoutError(
+                    f"only {self._n_bytes:,} bytes in {seconds:.0f} s, at least {SLOWEST:,} a "
+                    "second are waited for"
+                )
+            self._since, self._n_bytes = time.monotonic(), 0
 
 
 def _refuse(url: str, part: Path, size: str, dataset: Dataset, by_hand: str) -> NoReturn:

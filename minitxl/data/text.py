@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,6 +21,8 @@ from minitxl.errors import MinitxlError
 
 LEVELS = ("char", "byte", "word")
 MIN_SYMBOLS = 40  # leaves two each for valid and test: one to read and one to predict
+
+PIPED = 256 * 2**20  # bytes that are read of what is no plain file, such as a pipe: it may not end
 
 _CHUNK = 1 << 20  # bytes read at once
 
@@ -94,13 +96,33 @@ def load_corpus(
     level = level or "char"
     if isinstance(name_or_path, str) and name_or_path in CORPORA:
         shipped = CORPORA[name_or_path]
-        return _corpus(name_or_path, [_shipped_text(name_or_path)], shipped.source, level)
-    path = _file(name_or_path)
-    name = str(path.resolve())
+        return _corpus(name_or_path, blocks_of(name_or_path), shipped.source, level)
+    path = find_file(name_or_path)
     source = f"{path.name!r}, a file of the user's own: its licence is not known."
+    return _corpus(str(path.resolve()), blocks_of(path), source, level)
+
+
+def blocks_of(name_or_path: str | os.PathLike) -> Iterator[bytes]:
+    """Yield the bytes of a shipped text or of a file, in blocks: the one way in which all read.
+
+    Raises MinitxlError if there is no such file, if it cannot be read, or if it is a pipe or a
+    device with more than 256 MiB.
+    """
+    if isinstance(name_or_path, str) and name_or_path in CORPORA:
+        yield shipped_text(name_or_path)
+        return
+    path, n_bytes = find_file(name_or_path), 0
     try:
+        plain = path.is_file()
         with path.open("rb") as file:
-            return _corpus(name, iter(lambda: file.read(_CHUNK), b""), source, level)
+            while block := file.read(_CHUNK):
+                n_bytes += len(block)
+                if not plain and n_bytes > PIPED:
+                    raise MinitxlError(
+                        f"{str(path)!r} is no plain file and does not end within {PIPED:,} bytes: "
+                        "write the text to a file and give that"
+                    )
+                yield block
     except OSError as error:
         raise MinitxlError(
             f"cannot read {str(path)!r} ({why(error)}): check its permissions, or copy it"
@@ -173,11 +195,11 @@ def _check_length(name: str, n: int, unit: str) -> None:
     if n < MIN_SYMBOLS:
         raise MinitxlError(
             f"{name!r} has {n} {unit}, at least {MIN_SYMBOLS} are needed to split it 90/5/5: "
-            "use a longer text"
+            "use a longer text (eval takes a short one as a whole: --split all)"
         )
 
 
-def _file(name_or_path: str | os.PathLike) -> Path:
+def find_file(name_or_path: str | os.PathLike) -> Path:
     """Return the path of an existing file that is not a folder."""
     try:
         path = Path(name_or_path)
@@ -209,7 +231,7 @@ def _neighbours(path: Path) -> list[str]:
     return [str(path.parent / n) for n in difflib.get_close_matches(path.name, names, n=1)]
 
 
-def _shipped_text(name: str) -> bytes:
+def shipped_text(name: str) -> bytes:
     """Return the plain bytes of a shipped text, proven to be those that were packed."""
     cure = "reinstall minitxl"
     try:

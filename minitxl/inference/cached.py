@@ -201,7 +201,8 @@ class CachedReader:
         return self._run(log_probs_forward, tokens, last=last, log_probs=log_probs)
 
     def score(self, tokens, targets):
-        """Read tokens (B, T) and return nll (B, S) in nats of targets (B, S), the last S."""
+        """Read tokens (B, T), return nll (B, S) of targets (B, S): the last S, one step later."""
+        tokens = self.model.checked_ids(tokens, "tokens")
         targets = self.model.checked_ids(targets, "targets")
         self.model.check_targets(tokens, targets)
         nll_forward = ends_of(self.config).nll_forward

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from minitxl.backend.threads import one_blas_thread
+from minitxl.data.encoded import encoded_text
 from minitxl.errors import MinitxlError
 from minitxl.inference.cached import reader_of
 
@@ -90,6 +91,11 @@ def generate(
     Raises MinitxlError at once (not at the first token) for a bad option or a prompt with unknown
     symbols.
     """
+    if not isinstance(prompt, str):
+        raise MinitxlError(
+            f"the prompt must be one text, got a {type(prompt).__name__}: generate from several "
+            "prompts one after the other, and turn ids to text with vocab.decode(ids)"
+        )
     _checked_options(temperature, top_k, top_p)
     length = _whole_number("length", length)
     rng = np.random.default_rng(_whole_number("seed", seed))
@@ -102,7 +108,7 @@ def generate(
         mem_len = model.config.mem_len or model.config.tgt_len
     # Nothing is read twice here, so all of it goes into the memory.
     model = model.with_options(mem_len=_whole_number("mem_len", mem_len), ext_len=0)
-    start = vocab.encode(prompt) if prompt else _start_of_text(vocab)
+    start = encoded_text(vocab, prompt) if prompt else start_of_text(vocab)
     return _sample(model, start, length, rng, (temperature, top_k, top_p))
 
 
@@ -133,7 +139,7 @@ def _sample(model, start, length, rng, options) -> Iterator[int]:
         to_read = np.asarray([token], dtype=np.int32)
 
 
-def _start_of_text(vocab) -> np.ndarray:
+def start_of_text(vocab) -> np.ndarray:
     """A newline, so that the text begins as a line does; else symbol 0."""
     try:
         return vocab.encode("\n")

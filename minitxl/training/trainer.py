@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from itertools import chain
 from typing import Any
 
 from minitxl.backend.threads import Workers, threads_for
 from minitxl.config import TrainConfig
-from minitxl.errors import MinitxlError
+from minitxl.errors import MinitxlError, MinitxlWarning
 from minitxl.model.transformer_xl import TransformerXL
 from minitxl.storage.model_arrays import array_of, load_params, params_of
 from minitxl.training.optim import Adam, clip_by_norm, learning_rate
@@ -52,6 +53,7 @@ class Trainer:
             xp=back.xp,
         )
         self.n_step = 0  # updates done
+        self._first = True  # the first batch is looked at more closely
         self.grad_norm: Any = None  # of the last step, before clipping; 0-d array
         self._n_thread = s.threads // self.group.size
         self._workers = Workers(self._n_thread)
@@ -62,6 +64,7 @@ class Trainer:
     def step(self, tokens, targets, fresh: bool = False):
         """Make one update on tokens, targets (B, T); return the batch's mean nll (nats), 0-d.
 
+        targets are the tokens one step later: targets[b, t] follows tokens[b, t] in the text.
         fresh=True forgets the memory first: the batch does not continue the one before.
         """
         held = next((m[0].shape[0] for m in self.mems if m), None)
@@ -79,6 +82,9 @@ class Trainer:
             self.model.checked_on_host(ids, name)
             for ids, name in ((tokens, "tokens"), (targets, "targets"))
         )
+        if self._first:
+            _warn_unless_shifted(tokens, targets)
+            self._first = False
         before = [None] * len(self.pieces) if fresh else self.mems
         # Random numbers are a function of (seed, step, piece): nothing to save, exact to resume.
         rng_key = self.model.backend.rng_key
@@ -175,6 +181,21 @@ class Trainer:
             have = [name for name in names if name in arrays]
             mems.append([asarray(array_of(arrays, name)) for name in names] if have else None)
         self.mems = mems
+
+
+def _warn_unless_shifted(tokens, targets) -> None:
+    """Warn where targets are the tokens themselves, a common mistake: copying is soon learned."""
+    if not (hasattr(tokens, "__array_interface__") and hasattr(targets, "__array_interface__")):
+        return  # on a device, which would be waited for
+    tokens = tokens[:, -targets.shape[1] :]
+    same = tokens.shape == targets.shape and bool((tokens[:, :-1] == targets[:, :-1]).all())
+    if same and targets.shape[1] > 1 and bool((tokens != tokens[:, :1]).any()):
+        warnings.warn(
+            "targets equal tokens: the model learns to copy; targets are the tokens one step "
+            "later, tokens = ids[:, :-1] and targets = ids[:, 1:]",
+            MinitxlWarning,
+            stacklevel=3,
+        )
 
 
 def _with_threads(settings: TrainConfig, model: TransformerXL, group: Group) -> TrainConfig:

@@ -1,0 +1,50 @@
+"""A text in the vocabulary of a model: what eval, explore and generate read, all in one way.
+
+Bytes are taken as they are. Of UTF-8 text a byte-order mark is dropped; and where the vocabulary
+has no carriage return, the line ends "\\r\\n" and "\\r" are read as "\\n", so that a text that
+went through another system is the same text.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from minitxl.data.text import blocks_of
+from minitxl.data.utf8 import decoded
+from minitxl.data.vocab import ByteVocab, CharVocab
+from minitxl.data.words import WordVocab
+
+
+def encoded_file(vocab, path: str | os.PathLike) -> np.ndarray:
+    """Return the ids of a whole file, or of a shipped text by its name, (n,) int32.
+
+    The last line of a text of words ends, as in training. MinitxlError for a file that cannot be
+    read, is not UTF-8, or has symbols that the vocabulary lacks.
+    """
+    if isinstance(vocab, ByteVocab):
+        return vocab.encode(b"".join(blocks_of(path)))
+    text = file_text(path)
+    if isinstance(vocab, WordVocab) and text and not text.endswith(("\n", "\r")):
+        text += "\n"
+    return encoded_text(vocab, text)
+
+
+def file_text(path: str | os.PathLike) -> str:
+    """Return the text of a UTF-8 file, line ends as they are."""
+    return "".join(decoded(str(path), blocks_of(path)))
+
+
+def encoded_text(vocab, text: str) -> np.ndarray:
+    """Return the ids of a text that is at hand, such as a prompt, (n,) int32."""
+    if isinstance(vocab, CharVocab):
+        text = text.removeprefix("\ufeff") if "\ufeff" not in vocab.symbols else text
+        if "\r" not in vocab.symbols:
+            text = plain_line_ends(text)
+    return vocab.encode(text)
+
+
+def plain_line_ends(text: str) -> str:
+    """Return the text with "\\n" alone at the ends of lines."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -1,0 +1,82 @@
+"""Sizes that nothing can have are refused at once, by their name; Ctrl-C leaves one line."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from minitxl import cli
+from minitxl.pretrained import models_folder
+
+HUGE = ("1000000000", "99999999999999999999", "9" * 400)
+
+
+def refused(capsys, argv):
+    began = time.monotonic()
+    assert cli.main([str(a) for a in argv]) == 2
+    err = capsys.readouterr().err
+    assert time.monotonic() - began < 5 and "bug" not in err and err.count("\n") == 1, err
+    return err
+
+
+@pytest.mark.parametrize("value", HUGE)
+@pytest.mark.parametrize("field", ["n_layer", "d_model", "n_head", "d_inner", "mem_len", "tgt_len"])
+def test_settings(capsys, tmp_path, field, value):
+    dry = ["--dry-run", "--out", tmp_path / "r"]
+    assert f"{field}=" in refused(capsys, ["train", "--set", f"{field}={value}", *dry])
+
+
+@pytest.mark.parametrize("value", HUGE[1:])
+@pytest.mark.parametrize("command", [["generate"], ["eval", "--max-tokens", "5"]])
+def test_lengths(capsys, command, value):
+    assert "mem_len=" in refused(capsys, [*command, "tiny-xl", "--mem-len", value])
+
+
+@pytest.mark.parametrize("value", [2**20, 2**31, 10**9, 10**30])
+@pytest.mark.parametrize("field", ["n_layer", "d_model", "d_inner", "d_head", "n_head", "n_token"])
+def test_foreign_files(capsys, tmp_path, field, value):
+    shutil.copytree(models_folder() / "tiny-xl", tmp_path / "r")
+    info = json.loads((tmp_path / "r" / "run.json").read_text(encoding="utf-8"))
+    info["config"][field] = value
+    (tmp_path / "r" / "run.json").write_text(json.dumps(info), encoding="utf-8")
+    message = refused(capsys, ["eval", tmp_path / "r", "--max-tokens", "5"])
+    assert f"{field}=" in message or "shape" in message
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to whole consoles only")
+def test_ctrl_c_during_start_up_is_one_line(tmp_path):
+    """At any moment from the first line of ours on; Python's own start is not ours."""
+    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); print(flush=True)\n"
+    code += "import runpy, sys; sys.argv = ['minitxl', *sys.argv[1:]]\n"
+    code += "runpy.run_module('minitxl', run_name='__main__')"
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", code, "train", "--steps", "9", "--out", str(tmp_path / "r")]
+    for n in range(20):
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root
+        )
+        process.stdout.readline()
+        deadline = time.monotonic() + n / 20
+        while process.poll() is None:  # ignored until minitxl listens
+            if time.monotonic() > deadline:
+                process.send_signal(signal.SIGINT)
+                break
+            time.sleep(0.005)
+        if n < 2:  # may have come too early to be heard
+            process.kill()
+            process.communicate()
+            continue
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        err = process.communicate(timeout=60)[1]
+        told = [line for line in err.splitlines() if line.strip()]
+        assert process.returncode == 130 and "Traceback" not in err, err
+        assert told[0] == "minitxl: interrupted" and len(told) <= 2, err
+        shutil.rmtree(tmp_path / "r", ignore_errors=True)
