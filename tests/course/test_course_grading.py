@@ -28,35 +28,42 @@ def hand_in_course(folder, names, source=None, solved=False):
 
 
 @pytest.fixture(scope="module")
-def graded_course(tmp_path_factory):
-    """Everybody hands in a few notebooks, and one student the whole course, right."""
-    folder, out = tmp_path_factory.mktemp("course"), tmp_path_factory.mktemp("course-graded")
+def few(tmp_path_factory):
+    """Three students hand in a few notebooks."""
+    folder, out = tmp_path_factory.mktemp("few"), tmp_path_factory.mktemp("graded") / "out"
+    hand_in_course(folder / "wrong", FEW, with_mistake)
+    hand_in_course(folder / "unsolved", FEW)
+    hand_in_course(folder / "solutions", FEW, solved=True)
+    return grading.grade(folder, out, names=FEW)
+
+
+@pytest.fixture(scope="module")
+def whole_course(tmp_path_factory):
+    """One student hands in the whole course, right."""
+    folder, out = tmp_path_factory.mktemp("course"), tmp_path_factory.mktemp("graded") / "out"
     course = [name for name in known() if exercises_of(name)]
-    hand_in_course(folder / "few" / "wrong", FEW, with_mistake)
-    hand_in_course(folder / "few" / "unsolved", FEW)
-    hand_in_course(folder / "few" / "solutions", FEW, solved=True)
-    hand_in_course(folder / "all" / "right", course, source_of)
-    few = grading.grade(folder / "few", out / "few", names=FEW)
-    everything = grading.grade(folder / "all", out / "all")
-    return few, everything, out
+    hand_in_course(folder / "right", course, source_of)
+    return *grading.grade(folder, out), out
 
 
 @pytest.mark.slow
-def test_the_whole_course_right(graded_course):
-    rows, remarks = graded_course[1]
+@pytest.mark.xdist_group("the whole course")
+def test_the_whole_course_right(whole_course):
+    rows, remarks, out = whole_course
     assert not remarks
     assert sorted(row.exercise for row in rows) == sorted(EXERCISES)
     assert all(row.points == row.of and not row.remark for row in rows)
     assert sum(row.points for row in rows) == 100
-    with open(graded_course[2] / "all" / "grades.csv", newline="") as file:
+    with open(out / "grades.csv", newline="") as file:
         assert [float(row["score"]) for row in csv.DictReader(file)] == [100]
 
 
 @pytest.mark.slow
-def test_a_solved_course_has_no_error_in_any_cell(graded_course):
+@pytest.mark.xdist_group("the whole course")
+def test_a_solved_course_has_no_error_in_any_cell(whole_course):
     """Nothing that a right answer is called stands in the way of a cell after it."""
     pytest.importorskip("anywidget", reason="widgets need anywidget")
-    books = sorted((graded_course[2] / "all" / "autograded" / "right").rglob("*.ipynb"))
+    books = sorted((whole_course[2] / "autograded" / "right").rglob("*.ipynb"))
     assert [path.stem for path in books] == [name for name in known() if exercises_of(name)]
     for path in books:
         for cell in nbformat.read(path, as_version=4).cells:
@@ -64,9 +71,10 @@ def test_a_solved_course_has_no_error_in_any_cell(graded_course):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("grading")
 @pytest.mark.parametrize("student", ["wrong", "unsolved", "solutions"])
-def test_points_and_reasons_in_the_course(graded_course, student):
-    (rows, remarks), _, _ = graded_course
+def test_points_and_reasons_in_the_course(few, student):
+    rows, remarks = few
     own = [row for row in rows if row.student == student]
     assert not remarks
     assert [row.exercise for row in own] == [e.id for name in FEW for e in exercises_of(name)]

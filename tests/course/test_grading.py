@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 nbformat = pytest.importorskip("nbformat")
+pytestmark = pytest.mark.xdist_group("grading")  # with the few notebooks of test_course_grading.py
 
 from minitxl.cli import main  # noqa: E402
 from minitxl.course.grading import grading, submissions  # noqa: E402
