@@ -2,10 +2,13 @@
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 
 import pytest
 
+from minitxl.course.grading.descendants import end_descendants
 from minitxl.course.grading.processes import processes
 from minitxl.errors import MinitxlError
 
@@ -55,3 +58,17 @@ def test_an_error_ends_the_others_at_once():
         raise KeyboardInterrupt
     assert time.monotonic() - begin < 60
     assert not multiprocessing.active_children()
+
+
+def test_descendants_end_without_a_group():
+    """As on Windows, where there are no groups: a child's child ends with them."""
+    psutil = pytest.importorskip("psutil")
+    child = "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'input()'], "
+    child += "stdin=subprocess.PIPE); print(p.pid, flush=True); p.wait()"
+    process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True)
+    grandchild = psutil.Process(int(process.stdout.readline()))
+    end_descendants(process.pid, itself=True)
+    process.communicate(timeout=30)
+    _gone, alive = psutil.wait_procs([grandchild], timeout=30)
+    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+    end_descendants(process.pid, itself=True)  # nothing is left: no error

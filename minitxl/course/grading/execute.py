@@ -24,6 +24,7 @@ from nbgrader.preprocessors import Execute
 from traitlets import Float, Integer
 
 from minitxl.course.grading import kernel
+from minitxl.course.grading.descendants import end_descendants
 from minitxl.course.grading.reasons import KERNEL_LOST, NOT_JUDGED, NOT_RUN
 from minitxl.course.notebooks import ROOT, by_sockets, environment
 
@@ -32,14 +33,18 @@ OUTPUT = 2_000_000  # characters of all outputs of a cell that are kept
 VERDICT = re.compile(r"^[✓◐✗…] .* points \| ", re.MULTILINE)  # the line of course.check
 
 
-_groups: list[int] = []  # of the processes of kernels that were started here and may still run
+_kernels: list[tuple[int, int]] = []  # (process, its group or 0) that may still run
 
 
 def end_kernels() -> None:
     """End all kernels that were started here, and every process that a submission started."""
-    while _groups:
-        with contextlib.suppress(OSError):
-            os.killpg(_groups.pop(), signal.SIGKILL)
+    while _kernels:
+        pid, group = _kernels.pop()
+        if group:  # also what has lost its parent
+            with contextlib.suppress(OSError):
+                os.killpg(group, signal.SIGKILL)
+        else:
+            end_descendants(pid, itself=True)
 
 
 class GradingManager(AsyncKernelManager):
@@ -54,8 +59,9 @@ class GradingManager(AsyncKernelManager):
         """Start a kernel, which says nothing in the terminal of the one who grades."""
         by_sockets(self, tempfile.gettempdir())
         await super().start_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **settings)
-        if group := getattr(self.provisioner, "pgid", None):  # not on Windows
-            _groups.append(group)
+        group = getattr(self.provisioner, "pgid", None) or 0  # Windows has none
+        if pid := getattr(self.provisioner, "pid", None):
+            _kernels.append((pid, group))
 
 
 class KernelLostError(Exception):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
+from minitxl.course.grading.descendants import end_descendants
 from minitxl.errors import MinitxlError
 
 
@@ -38,6 +39,8 @@ def processes(number: int, start: Callable, *args) -> Iterator[Callable]:
         finally:
             workers = set(multiprocessing.active_children()) - before
             for worker in workers:
+                if os.name == "nt":  # terminate() is a kill there: nothing cleans up after itself
+                    end_descendants(worker.pid)
                 worker.terminate()
             for worker in workers:
                 worker.join()
