@@ -71,11 +71,12 @@ def _as_tuple(value):
 
 # What sizes may be at most: files that come from others are not believed more. Nothing is made
 # before; and names would fill the memory for as many layers as a number of ten digits asks for.
-_LONG, _WIDE, _MANY = 2**24, 2**20, 10_000
+_LONG, _WIDE, _MANY = 2**20, 2**20, 10_000
 _LIMITS = dict(
     **dict.fromkeys(("n_layer", "n_head"), _MANY),
     **dict.fromkeys(("d_model", "d_head", "d_inner", "d_embed", "div_val"), _WIDE),
-    **dict.fromkeys(("tgt_len", "mem_len", "ext_len", "max_klen"), _LONG),
+    **dict.fromkeys(("tgt_len", "mem_len", "ext_len"), _LONG),
+    max_klen=3 * _LONG,  # by default their sum
     **dict.fromkeys(("n_token", "clamp_len"), 2**31 - 1),
 )
 

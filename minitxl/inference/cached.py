@@ -39,6 +39,7 @@ Array = Any
 
 # Scores that are worked on at a time on a CPU: 256 kB of float32, a part of the second-level cache.
 BLOCK = 1 << 16
+ROOM = 4096  # tokens of memory for which room is made at once, filled or not
 MIN_QUERIES = 128  # of a block, if there are so many: fewer would starve the matrix product
 
 
@@ -171,9 +172,10 @@ class CachedReader:
         """How long buffers are made for M kept and T new tokens.
 
         With room for half a memory more: so what is kept moves to the front of new buffers once in
-        so many tokens, which is two rows for every token read, however long the memory.
+        so many tokens, which is two rows for every token read, however long the memory. But no
+        more than doubled at a time: a long memory takes its room when there is text to fill it.
         """
-        return n_mem + t + max(t, self.config.mem_len // 2)
+        return n_mem + t + max(t, min(self.config.mem_len // 2, max(ROOM, n_mem)))
 
     def _make_room(self, t: int) -> None:
         """See to it that T more tokens fit, and that positions are known for all distances."""
@@ -186,7 +188,7 @@ class CachedReader:
                 layer.move(self._first, self._stop, self._capacity)
             self._first, self._stop = 0, n_mem
         if n_mem + t > self._reach:
-            self._reach = self.config.mem_len + t
+            self._reach = min(self.config.mem_len + t, max(ROOM, 2 * (n_mem + t)))
             for layer in self._layers:
                 layer.r_t = _positions(layer.w.attn, self._reach, self.model)
 

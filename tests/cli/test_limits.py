@@ -38,6 +38,20 @@ def test_lengths(capsys, command, value):
     assert "mem_len=" in refused(capsys, [*command, "tiny-xl", "--mem-len", value])
 
 
+def test_a_long_memory_takes_room_only_as_it_fills(capsys):
+    """The longest that is allowed would take gigabytes for a text of five tokens."""
+    from minitxl.inference.cached import CachedReader
+    from minitxl.pretrained import load_pretrained
+
+    argv = ["eval", "tiny-xl", "--max-tokens", "5", "--mem-len", str(2**20), "--device", "cpu"]
+    assert cli.main(argv) == 0
+    model = load_pretrained("tiny-xl", device="cpu").model.with_options(mem_len=2**20)
+    reader = CachedReader(model)
+    reader.read([[1, 2, 3]])
+    assert sum(a.nbytes for layer in reader._layers for a in vars(layer).values()
+               if hasattr(a, "nbytes")) < 2**26  # fmt: skip
+
+
 @pytest.mark.parametrize("value", [2**20, 2**31, 10**9, 10**30])
 @pytest.mark.parametrize("field", ["n_layer", "d_model", "d_inner", "d_head", "n_head", "n_token"])
 def test_foreign_files(capsys, tmp_path, field, value):

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from helpers.models import B, M, T, V, make_model, make_tokens
+from helpers.models import B, M, T, V, make_model, make_tokens, read
 from minitxl import MinitxlError, TransformerXL
 from minitxl.backend import get_backend
 from minitxl.inference import cached
@@ -294,3 +294,14 @@ def test_mistakes_are_told_and_change_nothing():
         assert words in str(caught.value) and "\n" not in str(caught.value)
     for a, b in zip(reader.mems, before, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_room_that_grows_with_the_text(monkeypatch):
+    """A memory much longer than the text takes its room little by little: the same numbers."""
+    monkeypatch.setattr(cached, "ROOM", 4)
+    model = make_model(CPU, mem_len=50)
+    tokens = make_tokens(2, 90)
+    reader, found = CachedReader(model, 2), []
+    for at in range(0, 90, 5):
+        found.append(reader.read(tokens[:, at : at + 5]))
+    np.testing.assert_allclose(np.concatenate(found, axis=1), read(model, tokens, [5] * 18))
