@@ -1,7 +1,8 @@
 """Divergence: training that has become worse than guessing is told, while it runs and at the end.
 
-Who gives every symbol the same probability pays ln V nats for each. A model starts near that and
-soon lies far below. Where the loss is above it once the warm-up is over, the steps are too large.
+Who gives every symbol the same probability pays ln V nats for each. A model starts near that, or
+somewhat above, and soon lies far below. Where the loss is above both guessing and its own start
+once the warm-up is over, the steps are too large; a run of few steps is merely not trained yet.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ class Guard:
         self.guess = math.log(n_token)  # nats
         self.settings, self.unit = settings, unit
         self._told = False
+        self._start: float | None = None  # the first loss that was seen, in nats
 
     def is_worse(self, step: int, loss: float) -> bool:
         """Say whether the mean training loss (nats) up to a step is worse than guessing."""
-        return step > self.settings.warmup and not loss <= self.guess * MARGIN
+        if self._start is None and math.isfinite(loss):
+            self._start = loss
+        limit = max(self.guess, self._start or 0.0) * MARGIN
+        return step > self.settings.warmup and not loss <= limit
 
     def remark(self, step: int, loss: float) -> str | None:
         """Return a line where the loss has become worse than guessing; once, until it recovers."""
@@ -43,6 +48,9 @@ class Guard:
 
         best: the lowest validation loss of the run in nats, None where there was none.
         """
+        first = next((line for line in metrics if "loss" in line), None)
+        if first is not None and math.isfinite(first["loss"]):
+            self._start = first["loss"]  # of the whole run, also where this process resumed it
         last = next((line for line in reversed(metrics) if "loss" in line), None)
         if last is None or not self.is_worse(last["step"], last["loss"]):
             return

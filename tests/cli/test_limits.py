@@ -91,6 +91,7 @@ def test_ctrl_c_during_start_up_is_one_line(tmp_path):
         process.send_signal(signal.SIGINT)
         err = process.communicate(timeout=60)[1]
         told = [line for line in err.splitlines() if line.strip()]
-        assert process.returncode == 130 and "Traceback" not in err, err
+        # The second signal may come while Python, having been told, is on its way out.
+        assert process.returncode in (130, -signal.SIGINT) and "Traceback" not in err, err
         assert told[0] == "minitxl: interrupted" and len(told) <= 2, err
         shutil.rmtree(tmp_path / "r", ignore_errors=True)

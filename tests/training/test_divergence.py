@@ -51,11 +51,15 @@ def test_learning_is_no_divergence(home, capsys):
 def test_the_guard_speaks_once_until_it_recovers():
     guard = Guard(16, TrainConfig(warmup=10), UNITS["char"])
     nan = float("nan")
-    told = [guard.remark(step, loss) for step, loss in enumerate((9, 2, nan, 9, 2.7, 3), start=10)]
+    told = [
+        guard.remark(step, loss) for step, loss in enumerate((2.8, 2, nan, 9, 2.7, 3), start=10)
+    ]
     assert [bool(remark) for remark in told] == [False, False, True, False, False, True]
     guard.check_end([{"step": 20, "loss": 2.0}, {"step": 20, "valid_loss": 99.0}], 2.0)
     with pytest.raises(MinitxlError, match=r"diverged: worse than guessing \(4.00 bits\); lower"):
-        guard.check_end([{"step": 20, "loss": 3.0}], None)
+        guard.check_end([{"step": 1, "loss": 2.8}, {"step": 20, "loss": 3.0}], None)
+    # A run of few steps that began above guessing is not trained yet, which is no divergence.
+    guard.check_end([{"step": 1, "loss": 4.0}, {"step": 20, "loss": 3.9}], None)
 
 
 @pytest.mark.parametrize("n", [0, 5, 72.4, 1e7, 1e300, float("inf")])
