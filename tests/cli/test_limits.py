@@ -93,5 +93,7 @@ def test_ctrl_c_during_start_up_is_one_line(tmp_path):
         told = [line for line in err.splitlines() if line.strip()]
         # The second signal may come while Python, having been told, is on its way out.
         assert process.returncode in (130, -signal.SIGINT) and "Traceback" not in err, err
-        assert told[0] == "minitxl: interrupted" and len(told) <= 2, err
+        assert told.count("minitxl: interrupted") == 1, err
+        if not told[0].startswith("finishing this step"):  # where the training had not yet begun
+            assert told[0] == "minitxl: interrupted" and len(told) <= 2, err
         shutil.rmtree(tmp_path / "r", ignore_errors=True)
