@@ -93,6 +93,28 @@ def test_a_replayed_step_is_the_step(options, settings, monkeypatch):
         np.testing.assert_array_equal(got, expected)
 
 
+def test_tokens_that_lie_on_the_gpu_are_replayed_too(monkeypatch):
+    """They do not go over the host, where CuPy's arrays refuse to become NumPy's."""
+    to_host, results = np.ascontiguousarray, []
+
+    def refusing(a):
+        assert not isinstance(a, host_cuda.HostArray), "an array of the GPU on the host"
+        return to_host(a)
+
+    monkeypatch.setattr(np, "ascontiguousarray", refusing)
+    for there in (True, False):
+        gpu = host_cuda.Gpu()
+        backend = host_cuda.backend(monkeypatch, gpu)
+        trainer, found = Trainer(make_model(backend, dropout=0.3), TrainConfig(**PIECES)), []
+        for n in range(6):
+            batch = [make_tokens(4, 5, seed=seed).astype(np.int32) for seed in (n, n + 9)]
+            batch = [backend.asarray(a) for a in batch] if there else batch
+            found.append(backend.to_numpy(trainer.step(*batch)))
+        assert gpu.replays >= 2
+        results.append(found)
+    np.testing.assert_array_equal(*results)
+
+
 def test_what_cannot_be_recorded_runs_as_it_is(monkeypatch):
     """Shaw's positions are multiplied by CuPy itself, which refuses; the steps are made."""
     gpu = host_cuda.Gpu()

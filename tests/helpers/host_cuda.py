@@ -440,7 +440,7 @@ def backend(monkeypatch, gpu: Gpu, dtype="float64", fused=True):
     )
     cupy.get_default_memory_pool = lambda: pool
     cupy.float32, cupy.arange, cupy.empty = np.float32, xp.arange, xp.empty
-    cupy.zeros = xp.zeros
+    cupy.zeros, cupy.ndarray = xp.zeros, HostArray
     cupy.add = types.SimpleNamespace(
         at=lambda out, i, x: gpu.order(lambda: np.add.at(_plain(out), _plain(i), _plain(x)))
     )
