@@ -1,4 +1,4 @@
-"""What a GPU makes of minitxl, in one command of about six minutes.
+"""What a GPU makes of minitxl, in one command of about ten minutes.
 
     python -m minitxl.tools.gpu_report --out DIR
     python -m minitxl.tools.gpu_report --out DIR --parts machine parity
@@ -34,9 +34,9 @@ PARTS: dict[str, tuple[Callable[[], dict], int, dict]] = {  # seconds that it ma
     "steps": (gpu_speed.steps, 120, {"CUPY_TF32": "0"}),
     "steps-tf32": (gpu_speed.steps, 120, {"CUPY_TF32": "1"}),
     "profile": (gpu_speed.profile, 45, {"CUPY_TF32": "0"}),
-    "evaluation": (gpu_speed.evaluation, 60, {}),
-    "largest-batch": (gpu_speed.largest_batch, 90, {"CUPY_TF32": "1"}),
-    "compiled": (gpu_speed.compiled, 100, {"CUPY_TF32": "0"}),
+    "evaluation": (gpu_speed.evaluation, 150, {}),
+    "largest-batch": (gpu_speed.largest_batch, 120, {"CUPY_TF32": "1"}),
+    "compiled": (gpu_speed.compiled, 110, {"CUPY_TF32": "0"}),
 }
 
 

@@ -93,7 +93,7 @@ def test_largest_batch(rehearsed, monkeypatch):
 
     monkeypatch.setattr(gpu_speed, "error_of", error_of)
     found = rehearsed("largest-batch")
-    assert found["replayed"] == 80 and tried[:3] == [64, 80, 100]
+    assert found["replayed"] == 80 and tried[:4] == [64, 128, 96, 80]
     monkeypatch.setattr(gpu_shared, "SHAPES", {"enwik8-base": SMALL})
     assert gpu_report.main(["--fits", "replayed", "2"]) == 0
 
