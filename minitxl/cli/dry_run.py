@@ -26,7 +26,7 @@ def dry_run(asked: dict) -> int:
     name = asked.get("preset", "tiny")
     preset = find_preset(name)
     text, n_token, corpus, n_train = _text(preset, asked.get("data"), asked.get("level"))
-    fields = ("steps", "seed", "batch_size", "threads", "eval_every", "save_every")
+    fields = ("steps", "seed", "batch_size", "threads", "eval_every", "save_every", "patience")
     named = {field: asked.get(field) for field in fields} | {"lr": asked.get("learning_rate")}
     settings = merge_options(named, asked.get("train_options"))
     model_options = asked.get("model_options", {})

@@ -15,7 +15,7 @@ from minitxl.training.presets import PRESETS
 # What goes to minitxl.training.run.train under the same name; --set and the rest need work first.
 TRAIN_OPTIONS = (
     "preset data level out steps device dtype seed resume batch_size learning_rate threads "
-    "eval_every save_every quiet"
+    "eval_every save_every patience quiet"
 ).split()
 
 
@@ -41,10 +41,16 @@ def add(commands) -> None:
         help="what a token is (default: char, or what the data set has)",
     )
     add("--out", metavar="FOLDER", help="where to write (default: runs/PRESET-DATA)")
-    add("--steps", type=int, metavar="N", help="updates in all (default: the preset's)")
+    add(
+        "--steps",
+        type=int,
+        metavar="N",
+        help="updates in all (default: the preset's); also a new end with --resume",
+    )
     add("--batch-size", type=int, metavar="N", help="rows of text read side by side")
     add("--lr", type=float, metavar="X", dest="learning_rate", help="peak learning rate")
     add("--eval-every", type=int, metavar="N", help="steps between evaluations; 0: never")
+    add("--patience", type=int, metavar="N", help="evaluations without a better one to stop after")
     add("--save-every", type=int, metavar="N", help="steps between checkpoints")
     add("--threads", type=int, metavar="N", help="parts of the batch run at once on the CPU")
     add("--seed", type=int, metavar="N", help="of weights and dropout (default: 0)")

@@ -23,16 +23,22 @@ from minitxl.storage.run_text import load_corpus_of
 from minitxl.training.parallel import Group
 from minitxl.training.presets import Preset, find_preset, settings_of
 
+ENDS = ("steps", "patience")  # settings that a run which goes on may change
+
 
 @dataclass
 class Pieces:
-    """What a run is made of; `info` is what run.json holds, or is to hold."""
+    """What a run is made of; `info` is what run.json holds, or is to hold.
+
+    was: the settings that a run had which goes on, maybe to another end.
+    """
 
     folder: Path
     model: TransformerXL
     corpus: Corpus
     settings: TrainConfig
     info: dict
+    was: TrainConfig
 
 
 def new_pieces(out, names: dict, asked: dict, model_options: dict, device) -> Pieces:
@@ -59,7 +65,7 @@ def new_pieces(out, names: dict, asked: dict, model_options: dict, device) -> Pi
         "versions": {"python": platform.python_version(), "numpy": np.__version__},
         "device": model.backend.name,
     }
-    return Pieces(Path(out), model, corpus, settings, info)
+    return Pieces(Path(out), model, corpus, settings, info, settings)
 
 
 def corpus_of(preset: Preset, data: str | None, level: str | None, check: bool = False) -> Corpus:
@@ -77,7 +83,9 @@ def old_pieces(resume, out, names, asked, model_options, device, group: Group) -
     if out is not None and Path(out) != folder:
         raise MinitxlError(f"--out {out} contradicts --resume {folder}; leave --out away")
     info = group.on_first(read_info, folder)
-    _check_asked(folder, info, {**names, **asked, **model_options})
+    end = {key: asked[key] for key in ENDS if asked.get(key) is not None}
+    kept = {key: value for key, value in asked.items() if key not in ENDS}
+    _check_asked(folder, info, {**names, **kept, **model_options})
     config, settings = Config.from_dict(info["config"]), _settings_of(folder, info)
     group.on_first(_check_size, folder, info, config)
     corpus = load_corpus_of(info, _place(names["data"], info))
@@ -93,7 +101,18 @@ def old_pieces(resume, out, names, asked, model_options, device, group: Group) -
             f"the run was trained on {info.get('device')}, this is {model.backend.name}: other "
             f"hardware gives other bits; use --device {info.get('device')}"
         )
-    return Pieces(folder, model, corpus, settings, info)
+    return Pieces(folder, model, corpus, settings.replace(**end), info, settings)
+
+
+def extensions(folder: Path, info: dict) -> list[dict]:
+    """Return what run.json tells of new ends: at, the step then, and steps, the end before."""
+    found = info.get("extended", [])
+    if not isinstance(found, list) or not all(
+        isinstance(e, dict) and all(type(e.get(key)) is int for key in ("at", "steps"))
+        for e in found
+    ):
+        raise MinitxlError(f"{folder / 'run.json'}: 'extended' is of a wrong type; it is damaged")
+    return found
 
 
 def _settings_of(folder: Path, info: dict) -> TrainConfig:

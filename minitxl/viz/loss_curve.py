@@ -38,6 +38,18 @@ def loss_curve(metrics: list[dict], reference: dict[str, float] | None = None) -
             ms=4,
             label="held-out text",
         )
+        tokens, low = min(valid, key=lambda point: point[1])
+        axes.plot(
+            [tokens],
+            [low],
+            ls="",
+            marker="o",
+            ms=9,
+            mfc="none",
+            mec="#D55E00",
+            mew=2,
+            label=f"best: {low:,.{unit.digits}f} at step {_step_of(metrics, tokens):,}",
+        )
     for name, value in (reference or {}).items():
         axes.axhline(value, color="#D55E00", lw=1, ls="--")
         axes.annotate(
@@ -68,6 +80,10 @@ def loss_curve(metrics: list[dict], reference: dict[str, float] | None = None) -
     if train or valid:
         axes.legend(frameon=False)
     return figure
+
+
+def _step_of(metrics: list[dict], tokens: int) -> int:
+    return next(m.get("step", 0) for m in metrics if m["tokens"] == tokens)
 
 
 def save_loss_curve(metrics: list[dict], path: Path) -> None:
