@@ -25,7 +25,7 @@ def dry_run(asked: dict) -> int:
         raise MinitxlError("--dry-run is about a new run; leave --resume away")
     name = asked.get("preset", "tiny")
     preset = find_preset(name)
-    text, n_token, corpus, n_train = _text(preset, asked.get("data"), asked.get("level"))
+    text, n_token, corpus, n_train = _text(preset, *map(asked.get, ("data", "level", "vocab")))
     fields = ("steps", "seed", "batch_size", "threads", "eval_every", "save_every", "patience")
     named = {field: asked.get(field) for field in fields} | {"lr": asked.get("learning_rate")}
     settings = merge_options(named, asked.get("train_options"))
@@ -49,7 +49,7 @@ def dry_run(asked: dict) -> int:
     return 0
 
 
-def _text(preset: Preset, data: str | None, level: str | None) -> tuple:
+def _text(preset: Preset, data: str | None, level: str | None, vocab) -> tuple:
     """Return the text's name, its vocabulary's size, the corpus if it is here, and its length.
 
     A data set that is not prepared has the size that others have counted, or, where that is not
@@ -65,7 +65,7 @@ def _text(preset: Preset, data: str | None, level: str | None) -> tuple:
         counted = DATASETS[name]
         released = (p.released.n_token for p in PRESETS.values() if p.data == name and p.released)
         return name, counted.n_token or next(released), None, counted.n_tokens.get("train")
-    corpus = corpus_of(preset, data, level)
+    corpus = corpus_of(preset, data, level, vocab)
     return os.path.basename(corpus.name), corpus.vocab.n_token, corpus, len(corpus.train)
 
 

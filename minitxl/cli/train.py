@@ -14,7 +14,7 @@ from minitxl.training.presets import PRESETS
 
 # What goes to minitxl.training.run.train under the same name; --set and the rest need work first.
 TRAIN_OPTIONS = (
-    "preset data level out steps device dtype seed resume batch_size learning_rate threads "
+    "preset data level vocab out steps device dtype seed resume batch_size learning_rate threads "
     "eval_every save_every patience quiet"
 ).split()
 
@@ -34,11 +34,20 @@ def add(commands) -> None:
     # No defaults here: run.train has them, and must know what was asked for beside --resume.
     add = parser.add_argument
     add("--preset", metavar="NAME", help="sizes of model and training, see below (default: tiny)")
-    add("--data", metavar="TEXT", help="a shipped text, a data set or a file (default: preset's)")
+    add(
+        "--data",
+        metavar="TEXT",
+        help="a shipped text, a data set or a file (default: preset's); of token ids: NAME.npy",
+    )
     add(
         "--level",
         choices=("char", "byte", "word"),
         help="what a token is (default: char, or what the data set has)",
+    )
+    add(
+        "--vocab",
+        metavar="FILE",
+        help="symbols of the ids, one a line, or a JSON list (default: numbers)",
     )
     add("--out", metavar="FOLDER", help="where to write (default: runs/PRESET-DATA)")
     add(

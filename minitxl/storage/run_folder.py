@@ -13,14 +13,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from minitxl.backend import Backend, get_backend
 from minitxl.config import Config
-from minitxl.data.vocab import ByteVocab, CharVocab, vocab_from_dict
-from minitxl.data.words import WordVocab
+from minitxl.data.tokens import Vocabulary
+from minitxl.data.vocab import level_of, stored_vocab, vocab_from_dict
 from minitxl.errors import MinitxlError
 from minitxl.files import clean, leftovers, whole_folder
 from minitxl.lock import NAME as LOCK
@@ -36,7 +36,7 @@ class LoadedRun:
     """A trained model with its vocabulary; `info` is what run.json holds."""
 
     model: TransformerXL
-    vocab: CharVocab | ByteVocab | WordVocab
+    vocab: Vocabulary
     info: dict
     step: int  # the update after which the parameters were saved
 
@@ -46,12 +46,14 @@ def load_run(
     device: str | Backend = "auto",
     dtype: str | None = None,
     which: str = "best",
+    vocab: Vocabulary | None = None,
 ) -> LoadedRun:
     """Load the model of a run folder; `pretrained.find_run` knows those of shipped models.
 
     dtype: None takes the one it was trained in. which: "best" (on the validation split; "last"
-    where there is none) or "last". Raises `MinitxlError` for a missing folder and for damaged or
-    mismatched files.
+    where there is none) or "last". vocab: the vocabulary of the program that trained it, in place
+    of the symbols that run.json has of it (`data/tokens.py`). Raises `MinitxlError` for a missing
+    folder and for damaged or mismatched files.
     """
     if which not in ("best", "last"):
         raise MinitxlError(f"which={which!r} must be 'best' or 'last'")
@@ -63,7 +65,7 @@ def load_run(
         )
     info = read_info(path)
     config = Config.from_dict(info["config"])
-    vocab = vocab_from_dict(info["vocab"])
+    vocab = own_or_stored(vocab, info)
     if vocab.n_token != config.n_token:
         raise MinitxlError(
             f"{path / 'run.json'}: the vocabulary has {vocab.n_token} symbols, the model n_token="
@@ -86,14 +88,35 @@ def load_run(
     return LoadedRun(model, vocab, info, int(state.get("n_step", 0)))
 
 
-def save_imported(
-    folder: str | os.PathLike, model: TransformerXL, vocab, level: str, data: str, source: str
-) -> None:
-    """Write a run folder for a model that was trained elsewhere.
+def own_or_stored(vocab: Vocabulary | None, info: dict) -> Vocabulary:
+    """Return the vocabulary that run.json holds, or the program's own, if that is the same."""
+    if vocab is None:
+        return vocab_from_dict(info["vocab"])
+    if stored_vocab(vocab) != info["vocab"]:
+        has = vocab_from_dict(info["vocab"])
+        raise MinitxlError(
+            f"the vocabulary given has {vocab.n_token} symbols, and they are not the {has.n_token} "
+            "of the run: give the one that it was trained with, or none"
+        )
+    return vocab
 
-    data: the text for `eval`, a name or path as `load_corpus` takes it, or "" where it is not
-    known; source: one sentence on where the model comes from. The folder must be new or empty.
+
+def save_run(
+    folder: str | os.PathLike,
+    model: TransformerXL,
+    vocab: Vocabulary,
+    level: str | None = None,
+    data: str = "",
+    source: str = "",
+) -> None:
+    """Write a run folder for a model that `train` has not trained, so that the commands know it.
+
+    vocab: one of this package's or any `Vocabulary` (`data/tokens.py`); level: what a token is, by
+    default what the vocabulary says; data: the text for `eval`, a name or path as `load_corpus`
+    takes it, or "" where it is not known; source: one sentence on where the model comes from. The
+    folder must be new or empty; where something cannot be stored nothing is left of it.
     """
+    stored = stored_vocab(vocab)
     if vocab.n_token != model.config.n_token:
         raise MinitxlError(
             f"the vocabulary has {vocab.n_token} symbols, the model n_token="
@@ -103,11 +126,11 @@ def save_imported(
     check_finite(params, "the model", "give another one")
     info = {
         "data": data,
-        "level": level,
+        "level": level or level_of(vocab),
         "dtype": model.backend.dtype_name,
         "config": model.config.to_dict(),
         "train": {},
-        "vocab": vocab.to_dict(),
+        "vocab": stored,
         "source": source,
         "n_params": model.n_params,
     }
@@ -154,11 +177,17 @@ def writing(folder: Path, *, new: bool) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MinitxlError(f"cannot make the folder {folder}: {error.strerror}") from error
-    with locked(folder):
-        if new:
-            check_new(folder)
-        clean(folder)
-        yield
+    try:
+        with locked(folder):
+            if new:
+                check_new(folder)
+            clean(folder)
+            yield
+    except BaseException:
+        if new:  # where not even run.json could be written, no empty folder stays
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def read_info(folder: Path) -> dict:

@@ -16,6 +16,7 @@ import minitxl
 from minitxl.config import TrainConfig
 from minitxl.data.stream import Stream
 from minitxl.data.text import Corpus
+from minitxl.data.tokens import Vocabulary
 from minitxl.errors import MinitxlError
 from minitxl.files import append
 from minitxl.inference.evaluate import Evaluation, evaluate
@@ -55,6 +56,7 @@ def train(
     eval_every: int | None = None,
     save_every: int | None = None,
     patience: int | None = None,
+    vocab: Vocabulary | str | os.PathLike | None = None,
     model_options: dict | None = None,
     train_options: dict | None = None,
     quiet: bool = False,
@@ -63,7 +65,8 @@ def train(
 
     preset: a name in `PRESETS`, by default "tiny"; data: a shipped corpus, a data set or a path,
     by default the preset's; level: what a token is, see `load_corpus`; out: a new folder, by
-    default runs/<preset>-<data>. Other options replace the preset's settings; model_options holds
+    default runs/<preset>-<data>; vocab: of tokens, or the file of one (`data/tokens.py`). Other
+    options replace the preset's settings; model_options holds
     fields of `Config`, train_options of `TrainConfig`. resume: a run folder to continue to the
     same bits as if it had never stopped; then no other setting may differ from the run's, but
     `data` may name another place of the same text, and `steps` and `patience` another end. Ctrl-C
@@ -73,7 +76,7 @@ def train(
     asked = dict(steps=steps, seed=seed, batch_size=batch_size, lr=learning_rate, threads=threads)
     asked |= dict(eval_every=eval_every, save_every=save_every, patience=patience)
     asked = merge_options(asked, train_options)
-    names = dict(preset=preset, data=data, level=level, dtype=dtype)
+    names = dict(preset=preset, data=data, level=level, dtype=dtype, vocab=vocab)
     with joined() as group, ExitStack() as held:
         if resume is None:
             p = new_pieces(out, names, asked, model_options or {}, device)

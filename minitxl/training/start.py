@@ -14,11 +14,14 @@ import minitxl
 from minitxl.config import Config, TrainConfig
 from minitxl.data.checksums import text_checksum
 from minitxl.data.datasets import DATASETS
+from minitxl.data.ids import is_ids
 from minitxl.data.text import Corpus, load_corpus
+from minitxl.data.tokens import Vocabulary, load_vocab
+from minitxl.data.vocab import stored_vocab
 from minitxl.errors import MinitxlError
 from minitxl.model.transformer_xl import TransformerXL, network_of
 from minitxl.storage.generations import NEWEST, OLDER
-from minitxl.storage.run_folder import read_info
+from minitxl.storage.run_folder import own_or_stored, read_info
 from minitxl.storage.run_text import load_corpus_of
 from minitxl.training.parallel import Group
 from minitxl.training.presets import Preset, find_preset, settings_of
@@ -45,7 +48,7 @@ def new_pieces(out, names: dict, asked: dict, model_options: dict, device) -> Pi
     """Return the pieces of a new run; nothing is written yet."""
     name = "tiny" if names["preset"] is None else names["preset"]
     preset = find_preset(name)
-    corpus = corpus_of(preset, names["data"], names["level"], check=True)
+    corpus = corpus_of(preset, names["data"], names["level"], names["vocab"], check=True)
     config, settings = settings_of(preset, corpus.vocab.n_token, corpus.name, model_options, asked)
     model = TransformerXL(config, device, names["dtype"] or "float32", seed=settings.seed)
     if out is None:
@@ -59,7 +62,7 @@ def new_pieces(out, names: dict, asked: dict, model_options: dict, device) -> Pi
         "dtype": names["dtype"] or "float32",
         "config": config.to_dict(),
         "train": settings.to_dict(),
-        "vocab": corpus.vocab.to_dict(),
+        "vocab": stored_vocab(corpus.vocab),
         "source": corpus.source,
         "n_params": model.n_params,
         "versions": {"python": platform.python_version(), "numpy": np.__version__},
@@ -68,11 +71,26 @@ def new_pieces(out, names: dict, asked: dict, model_options: dict, device) -> Pi
     return Pieces(Path(out), model, corpus, settings, info, settings)
 
 
-def corpus_of(preset: Preset, data: str | None, level: str | None, check: bool = False) -> Corpus:
-    """Load a text, by default the preset's; a preset for words takes the words of a file."""
+def corpus_of(
+    preset: Preset,
+    data: str | None,
+    level: str | None,
+    vocab: Vocabulary | str | os.PathLike | None = None,
+    check: bool = False,
+) -> Corpus:
+    """Load a text, by default the preset's; a preset for words takes the words of a file.
+
+    vocab: that of its tokens, or the file of one.
+    """
     data = preset.data if data is None else data
-    level = level or (None if data in DATASETS else preset.level)
-    return load_corpus(data, level=level, check=check)
+    if level is None and vocab is None and data not in DATASETS and not is_ids(data):
+        level = preset.level
+    return load_corpus(data, level=level, check=check, vocab=read_vocab(vocab))
+
+
+def read_vocab(vocab: Vocabulary | str | os.PathLike | None) -> Vocabulary | None:
+    """Return a vocabulary that may be given as a file."""
+    return load_vocab(vocab) if isinstance(vocab, str | os.PathLike) else vocab
 
 
 def old_pieces(resume, out, names, asked, model_options, device, group: Group) -> Pieces:
@@ -85,11 +103,14 @@ def old_pieces(resume, out, names, asked, model_options, device, group: Group) -
     info = group.on_first(read_info, folder)
     end = {key: asked[key] for key in ENDS if asked.get(key) is not None}
     kept = {key: value for key, value in asked.items() if key not in ENDS}
-    _check_asked(folder, info, {**names, **kept, **model_options})
+    vocab = read_vocab(names["vocab"])
+    if vocab is not None:
+        own_or_stored(vocab, info)
+    _check_asked(folder, info, {**names, **kept, **model_options, "vocab": None})
     config, settings = Config.from_dict(info["config"]), _settings_of(folder, info)
     group.on_first(_check_size, folder, info, config)
-    corpus = load_corpus_of(info, _place(names["data"], info))
-    if corpus.vocab.to_dict() != info["vocab"]:
+    corpus = load_corpus_of(info, _place(names["data"], info), vocab=vocab)
+    if stored_vocab(corpus.vocab) != info["vocab"]:
         raise MinitxlError(
             f"the text at {corpus.name} has a vocabulary of {corpus.vocab.n_token} symbols that is "
             f"not the run's, of {config.n_token}: the text has changed; give the place of the "

@@ -18,8 +18,9 @@ def loss_curve(metrics: list[dict], reference: dict[str, float] | None = None) -
 
     metrics: lines of metrics.jsonl. reference: name -> value of horizontal lines to compare with.
     """
-    words = any("perplexity" in m or "valid_perplexity" in m for m in metrics)
-    unit = UNITS["word" if words else "char"]
+    keys = {key.removeprefix("valid_") for m in metrics for key in m}
+    level = next((level for level in ("word", "token") if UNITS[level].key in keys), "char")
+    unit, words = UNITS[level], level == "word"
     figure = Figure(figsize=(7, 4), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
