@@ -7,15 +7,15 @@ import dataclasses
 import difflib
 import textwrap
 
-from minitxl.cli.common import add_command, add_device
+from minitxl.cli.common import RUN_HELP, add_command, add_device
 from minitxl.config import Config, TrainConfig
 from minitxl.errors import MinitxlError
 from minitxl.training.presets import PRESETS
 
 # What goes to minitxl.training.run.train under the same name; --set and the rest need work first.
 TRAIN_OPTIONS = (
-    "preset data level vocab out steps device dtype seed resume batch_size learning_rate threads "
-    "eval_every save_every patience quiet"
+    "preset data level vocab init_from out steps device dtype seed resume batch_size learning_rate "
+    "threads eval_every save_every patience quiet"
 ).split()
 
 
@@ -63,6 +63,7 @@ def add(commands) -> None:
     add("--save-every", type=int, metavar="N", help="steps between checkpoints")
     add("--threads", type=int, metavar="N", help="parts of the batch run at once on the CPU")
     add("--seed", type=int, metavar="N", help="of weights and dropout (default: 0)")
+    add("--init-from", metavar="RUN", help=f"begin from its weights, on --data: {RUN_HELP}")
     add("--resume", metavar="FOLDER", help="continue the run in this folder, to the same bits")
     add("--set", action="append", metavar="FIELD=VALUE", help="change a field, e.g. n_layer=6")
     add("--dry-run", action="store_true", help="print size, memory and work of the run, no more")

@@ -290,6 +290,11 @@ def load_vocab(path: str | os.PathLike) -> TokenVocab:
     return vocab
 
 
+def read_vocab(vocab: Vocabulary | str | os.PathLike | None) -> Vocabulary | None:
+    """Return a vocabulary that may be given as the path of a file."""
+    return load_vocab(vocab) if isinstance(vocab, str | os.PathLike) else vocab
+
+
 def _lines(text: str) -> list[str]:
     return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
 

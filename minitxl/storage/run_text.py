@@ -7,9 +7,10 @@ import os
 from minitxl.data.checksums import text_checksum
 from minitxl.data.datasets import DATASETS
 from minitxl.data.ids import is_ids
+from minitxl.data.merge import translated
 from minitxl.data.text import CORPORA, Corpus, load_corpus
 from minitxl.data.tokens import Vocabulary
-from minitxl.data.vocab import vocab_from_dict
+from minitxl.data.vocab import stored_vocab, vocab_from_dict
 from minitxl.errors import MinitxlError
 
 
@@ -19,7 +20,8 @@ def load_corpus_of(
     """Load the corpus that a run was trained on, from another place than then if one is given.
 
     info: what run.json holds; option: that of the command which gives the place; vocab: that of the
-    program which trained the run, where it is none of this package's. `MinitxlError` if it is not
+    program which trained the run, where it is none of this package's. The ids are those of the
+    run's vocabulary, also where that has more symbols than the text. `MinitxlError` if it is not
     there, or is not what it was.
     """
     known = place or info["data"]
@@ -32,7 +34,7 @@ def load_corpus_of(
             f"the text of the run is not at {known} any more; give its new place as {option} PATH"
         )
     if info["level"] == "token" and vocab is None:
-        vocab = vocab_from_dict(info["vocab"])
+        vocab = vocab_from_dict(info.get("text_vocab", info["vocab"]))
     corpus = load_corpus(known, level=info["level"], check=True, vocab=vocab)
     was = info.get("text_sha256")  # runs of older versions and imported models have none
     if was is not None and (found := text_checksum(corpus)) != was:
@@ -45,4 +47,6 @@ def load_corpus_of(
             f"{found[:16]}..., was {str(was)[:16]}...; give the place of the unchanged text as "
             f"{option}, or train anew with --out"
         )
+    if "init_from" in info and stored_vocab(corpus.vocab) != info["vocab"]:
+        return translated(corpus, vocab_from_dict(info["vocab"]))
     return corpus

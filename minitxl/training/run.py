@@ -57,6 +57,7 @@ def train(
     save_every: int | None = None,
     patience: int | None = None,
     vocab: Vocabulary | str | os.PathLike | None = None,
+    init_from: str | os.PathLike | None = None,
     model_options: dict | None = None,
     train_options: dict | None = None,
     quiet: bool = False,
@@ -69,7 +70,8 @@ def train(
     options replace the preset's settings; model_options holds
     fields of `Config`, train_options of `TrainConfig`. resume: a run folder to continue to the
     same bits as if it had never stopped; then no other setting may differ from the run's, but
-    `data` may name another place of the same text, and `steps` and `patience` another end. Ctrl-C
+    `data` may name another place of the same text, and `steps` and `patience` another end.
+    init_from: a run folder or a shipped model to begin from (see `minitxl.training.origin`). Ctrl-C
     or SIGTERM finishes the step, saves, and raises KeyboardInterrupt. Started by mpiexec, the
     processes train one model together (see `minitxl.training.parallel`).
     """
@@ -79,13 +81,20 @@ def train(
     names = dict(preset=preset, data=data, level=level, dtype=dtype, vocab=vocab)
     with joined() as group, ExitStack() as held:
         if resume is None:
-            p = new_pieces(out, names, asked, model_options or {}, device)
+            p = new_pieces(out, init_from, names, asked, model_options or {}, device)
+        elif init_from is not None:
+            raise MinitxlError(
+                f"--init-from {init_from} begins a new run, --resume {resume} goes on with one: "
+                "leave one of them away"
+            )
         else:
             p = old_pieces(resume, out, names, asked, model_options or {}, device, group)
         run = _Run(p.folder, p.model, p.corpus, p.settings, group)
         # Rank 0 alone writes; until it is done, nobody else does.
         group.on_first(held.enter_context, writing(p.folder, new=resume is None))
         run.quiet = quiet or group.rank > 0
+        if p.told and not run.quiet:
+            print(p.told)
         if resume is None:
             run.found(p.info)
         else:

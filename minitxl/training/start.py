@@ -16,13 +16,14 @@ from minitxl.data.checksums import text_checksum
 from minitxl.data.datasets import DATASETS
 from minitxl.data.ids import is_ids
 from minitxl.data.text import Corpus, load_corpus
-from minitxl.data.tokens import Vocabulary, load_vocab
+from minitxl.data.tokens import Vocabulary, read_vocab
 from minitxl.data.vocab import stored_vocab
 from minitxl.errors import MinitxlError
 from minitxl.model.transformer_xl import TransformerXL, network_of
-from minitxl.storage.generations import NEWEST, OLDER
+from minitxl.storage.generations import NEWEST, OLDER, has_newest
 from minitxl.storage.run_folder import own_or_stored, read_info
 from minitxl.storage.run_text import load_corpus_of
+from minitxl.training.origin import beginning, carry_over, carry_over_again, record, told
 from minitxl.training.parallel import Group
 from minitxl.training.presets import Preset, find_preset, settings_of
 
@@ -33,7 +34,8 @@ ENDS = ("steps", "patience")  # settings that a run which goes on may change
 class Pieces:
     """What a run is made of; `info` is what run.json holds, or is to hold.
 
-    was: the settings that a run had which goes on, maybe to another end.
+    was: the settings that a run had which goes on, maybe to another end. told: a line on the model
+    that a run begins from.
     """
 
     folder: Path
@@ -42,25 +44,50 @@ class Pieces:
     settings: TrainConfig
     info: dict
     was: TrainConfig
+    told: str = ""
 
 
-def new_pieces(out, names: dict, asked: dict, model_options: dict, device) -> Pieces:
+def new_pieces(out, init_from, names: dict, asked: dict, model_options: dict, device) -> Pieces:
     """Return the pieces of a new run; nothing is written yet."""
+    if init_from is not None:
+        return _pieces_from(out, init_from, names, asked, model_options, device)
     name = "tiny" if names["preset"] is None else names["preset"]
     preset = find_preset(name)
     corpus = corpus_of(preset, names["data"], names["level"], names["vocab"], check=True)
     config, settings = settings_of(preset, corpus.vocab.n_token, corpus.name, model_options, asked)
-    model = TransformerXL(config, device, names["dtype"] or "float32", seed=settings.seed)
-    if out is None:
-        out = Path("runs") / f"{name}-{Path(corpus.name).stem}"
-    info = {
+    dtype = names["dtype"] or "float32"
+    model = TransformerXL(config, device, dtype, seed=settings.seed)
+    info = _info(name, corpus, text_checksum(corpus), settings, model)
+    return Pieces(_folder(out, name, corpus), model, corpus, settings, info, settings)
+
+
+def _pieces_from(out, init_from, names, asked, model_options, device) -> Pieces:
+    """Return the pieces of a new run that begins from the weights of a model."""
+    start = beginning(init_from, names, asked, model_options)
+    corpus, settings = start.corpus, start.settings
+    model = TransformerXL(start.config, device, start.dtype, seed=settings.seed)
+    began = carry_over(model, corpus.vocab, start.origin)
+    name = names["preset"] or str(start.origin.info.get("preset", ""))
+    info = _info(name, corpus, start.text_sha256, settings, model)
+    info |= {"init_from": began, **record(start)}
+    folder = _folder(out, Path(start.origin.name).name, corpus)
+    return Pieces(folder, model, corpus, settings, info, settings, told(start))
+
+
+def _folder(out, name: str, corpus: Corpus) -> Path:
+    return Path("runs") / f"{name}-{Path(corpus.name).stem}" if out is None else Path(out)
+
+
+def _info(name: str, corpus: Corpus, text_sha256: str, settings: TrainConfig, model) -> dict:
+    """Return what run.json is to hold."""
+    return {
         "minitxl": minitxl.__version__,
         "preset": name,
         "data": corpus.name,
         "level": corpus.level,
-        "text_sha256": text_checksum(corpus),
-        "dtype": names["dtype"] or "float32",
-        "config": config.to_dict(),
+        "text_sha256": text_sha256,
+        "dtype": model.backend.dtype_name,
+        "config": model.config.to_dict(),
         "train": settings.to_dict(),
         "vocab": stored_vocab(corpus.vocab),
         "source": corpus.source,
@@ -68,7 +95,6 @@ def new_pieces(out, names: dict, asked: dict, model_options: dict, device) -> Pi
         "versions": {"python": platform.python_version(), "numpy": np.__version__},
         "device": model.backend.name,
     }
-    return Pieces(Path(out), model, corpus, settings, info, settings)
 
 
 def corpus_of(
@@ -88,11 +114,6 @@ def corpus_of(
     return load_corpus(data, level=level, check=check, vocab=read_vocab(vocab))
 
 
-def read_vocab(vocab: Vocabulary | str | os.PathLike | None) -> Vocabulary | None:
-    """Return a vocabulary that may be given as a file."""
-    return load_vocab(vocab) if isinstance(vocab, str | os.PathLike) else vocab
-
-
 def old_pieces(resume, out, names, asked, model_options, device, group: Group) -> Pieces:
     """Return the pieces of a run that is to go on, once all is found to be what it was."""
     folder = Path(resume)
@@ -105,7 +126,7 @@ def old_pieces(resume, out, names, asked, model_options, device, group: Group) -
     kept = {key: value for key, value in asked.items() if key not in ENDS}
     vocab = read_vocab(names["vocab"])
     if vocab is not None:
-        own_or_stored(vocab, info)
+        own_or_stored(vocab, {"vocab": info.get("text_vocab", info["vocab"])})
     _check_asked(folder, info, {**names, **kept, **model_options, "vocab": None})
     config, settings = Config.from_dict(info["config"]), _settings_of(folder, info)
     group.on_first(_check_size, folder, info, config)
@@ -122,6 +143,8 @@ def old_pieces(resume, out, names, asked, model_options, device, group: Group) -
             f"the run was trained on {info.get('device')}, this is {model.backend.name}: other "
             f"hardware gives other bits; use --device {info.get('device')}"
         )
+    if "init_from" in info and not group.on_first(has_newest, folder):
+        carry_over_again(model, corpus.vocab, info, folder)
     return Pieces(folder, model, corpus, settings.replace(**end), info, settings)
 
 
@@ -140,7 +163,7 @@ def _settings_of(folder: Path, info: dict) -> TrainConfig:
     if not info["train"]:
         raise MinitxlError(
             f"the model in {folder} was trained elsewhere: there is no training to resume; "
-            "start a new run with --out"
+            f"begin a new run from it with --init-from {folder}"
         )
     return TrainConfig.from_dict(info["train"])
 
