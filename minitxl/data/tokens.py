@@ -66,7 +66,10 @@ class TokenVocab:
                 )
         self.symbols, self.spaced = symbols, spaced
         self._ids = {symbol: i for i, symbol in reversed(list(enumerate(symbols))) if symbol}
-        self._lengths = sorted({len(symbol) for symbol in self._ids}, reverse=True)
+        lengths: dict[str, set[int]] = {}  # of the symbols that begin with a character
+        for symbol in self._ids:
+            lengths.setdefault(symbol[0], set()).add(len(symbol))
+        self._lengths = {first: sorted(found) for first, found in lengths.items()}
 
     @property
     def n_token(self) -> int:
@@ -96,26 +99,25 @@ class TokenVocab:
         """Fewest pieces: best[i] is how many make up the first i characters, last[i] the length of
         the last of them; of equally few the longest last one."""
         never, n = len(text) + 1, len(text)
-        best, last = [0] + [never] * n, [0] * (n + 1)
-        for i in range(1, n + 1):
-            for length in self._lengths:
-                if (
-                    length <= i
-                    and best[i - length] + 1 < best[i]
-                    and text[i - length : i] in self._ids
-                ):
-                    best[i], last[i] = best[i - length] + 1, length
+        best, last, ids = [0] + [never] * n, [0] * (n + 1), self._ids
+        for i, c in enumerate(text):
+            count = best[i] + 1
+            if count <= never:
+                for length in self._lengths.get(c, ()):
+                    end = i + length
+                    if end <= n and count < best[end] and text[i:end] in ids:
+                        best[end], last[end] = count, length
         if best[n] == never:
             place = max(i for i in range(n) if best[i] < never)
             raise MinitxlError(
                 f"no symbol of the vocabulary of {self.n_token} goes on at position {place} (from "
                 f"0), {short(text[place : place + 20])}: replace it, or use another vocabulary"
             )
-        ids, i = [], n
+        found, i = [], n
         while i:
-            ids.append(self._ids[text[i - last[i] : i]])
+            found.append(ids[text[i - last[i] : i]])
             i -= last[i]
-        return ids[::-1]
+        return found[::-1]
 
     def decode(self, ids) -> str:
         """Return the text of a one-dimensional sequence of token ids, each in [0, n_token)."""

@@ -11,6 +11,7 @@ A run folder holds
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,15 +21,17 @@ from pathlib import Path
 from minitxl.backend import Backend, get_backend
 from minitxl.config import Config
 from minitxl.data.tokens import Vocabulary
-from minitxl.data.vocab import level_of, stored_vocab, vocab_from_dict
+from minitxl.data.vocab import Known, level_of, stored_vocab, vocab_from_dict
 from minitxl.errors import MinitxlError
 from minitxl.files import clean, leftovers, whole_folder
 from minitxl.lock import NAME as LOCK
 from minitxl.lock import locked
-from minitxl.model.transformer_xl import TransformerXL, empty_params
+from minitxl.model.transformer_xl import TransformerXL, empty_params, network_of
 from minitxl.storage import checkpoint
-from minitxl.storage.generations import has_newest, load_newest
+from minitxl.storage.generations import NEWEST, OLDER, has_newest, load_newest
 from minitxl.storage.model_arrays import check_finite, check_shapes, load_params, params_of
+
+BEST = "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -64,14 +67,9 @@ def load_run(
             "wrote"
         )
     info = read_info(path)
-    config = Config.from_dict(info["config"])
-    vocab = own_or_stored(vocab, info)
-    if vocab.n_token != config.n_token:
-        raise MinitxlError(
-            f"{path / 'run.json'}: the vocabulary has {vocab.n_token} symbols, the model n_token="
-            f"{config.n_token}; the file was changed by hand or is damaged"
-        )
-    best = path / "best.safetensors"
+    config, stored = of_info(path, info)
+    vocab = stored if vocab is None else own_or_stored(vocab, info)
+    best = path / BEST
     if which == "best" and best.exists():
         arrays, state = checkpoint.load(best)
     elif has_newest(path):
@@ -86,6 +84,17 @@ def load_run(
     model = TransformerXL(config, device=backend, params=empty_params(config, backend))
     load_params(model, arrays)
     return LoadedRun(model, vocab, info, int(state.get("n_step", 0)))
+
+
+def of_info(folder: Path, info: dict) -> tuple[Config, Known]:
+    """Return the configuration and the vocabulary that run.json holds, if they fit each other."""
+    config, vocab = Config.from_dict(info["config"]), vocab_from_dict(info["vocab"])
+    if vocab.n_token != config.n_token:
+        raise MinitxlError(
+            f"{folder / 'run.json'}: the vocabulary has {vocab.n_token} symbols, the model n_token="
+            f"{config.n_token}; the file was changed by hand or is damaged"
+        )
+    return config, vocab
 
 
 def own_or_stored(vocab: Vocabulary | None, info: dict) -> Vocabulary:
@@ -137,7 +146,7 @@ def save_run(
     check_new(Path(folder))
     with whole_folder(folder) as made:
         checkpoint.write_json(made / "run.json", info)
-        checkpoint.save(made / "best.safetensors", params, {"n_step": 0})
+        checkpoint.save(made / BEST, params, {"n_step": 0})
 
 
 def check_new(folder: Path) -> None:
@@ -199,6 +208,23 @@ def read_info(folder: Path) -> dict:
         if not isinstance(info.get(key), kind):
             raise MinitxlError(f"{file}: {key!r} is missing or of a wrong type; it is damaged")
     return info
+
+
+def check_size(folder: Path, info: dict, config: Config) -> None:
+    """Raise `MinitxlError` before memory is taken for sizes that the run cannot have had."""
+    n = sum(math.prod(shape) for shape in network_of(config).param_shapes(config).values())
+    if n != info.get("n_params"):
+        raise MinitxlError(
+            f"{folder / 'run.json'}: n_params is {info.get('n_params')}, but its config has {n:,} "
+            "parameters; the file was changed or is damaged"
+        )
+    names = (NEWEST, OLDER, BEST)
+    sizes = [(folder / name).stat().st_size for name in names if (folder / name).is_file()]
+    if sizes and 2 * n > max(sizes):  # the shipped ones are in float16
+        raise MinitxlError(
+            f"the checkpoints in {folder} have up to {max(sizes):,} bytes, too few for the {n:,} "
+            "parameters of run.json; one of them was cut off, changed or is damaged"
+        )
 
 
 def read_metrics(folder: str | os.PathLike) -> list[dict]:

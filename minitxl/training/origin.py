@@ -25,7 +25,7 @@ from minitxl.errors import MinitxlError
 from minitxl.model.transformer_xl import TransformerXL
 from minitxl.pretrained import find_run
 from minitxl.storage.model_arrays import load_params, params_of
-from minitxl.storage.run_folder import load_run, read_info
+from minitxl.storage.run_folder import check_size, load_run, of_info, read_info
 from minitxl.training.presets import find_preset, train_settings
 
 # What may differ from the model's: no parameter has another shape or meaning then.
@@ -66,7 +66,8 @@ def find_origin(run: str | os.PathLike) -> Origin:
     if not (folder / "run.json").is_file():
         raise MinitxlError(f"--init-from {run}: no run.json there; give a folder that train wrote")
     info = read_info(folder)
-    config, vocab = Config.from_dict(info["config"]), vocab_from_dict(info["vocab"])
+    config, vocab = of_info(folder, info)
+    check_size(folder, info, config)  # a file that others made may claim any
     name = str(run) if Path(run) != folder else str(folder.resolve())
     return Origin(name, folder, info, config, vocab)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ from minitxl.data.text import Corpus, load_corpus
 from minitxl.data.tokens import Vocabulary, read_vocab
 from minitxl.data.vocab import stored_vocab
 from minitxl.errors import MinitxlError
-from minitxl.model.transformer_xl import TransformerXL, network_of
-from minitxl.storage.generations import NEWEST, OLDER, has_newest
-from minitxl.storage.run_folder import own_or_stored, read_info
+from minitxl.model.transformer_xl import TransformerXL
+from minitxl.storage.generations import has_newest
+from minitxl.storage.run_folder import check_size, own_or_stored, read_info
 from minitxl.storage.run_text import load_corpus_of
 from minitxl.training.origin import beginning, carry_over, carry_over_again, record, told
 from minitxl.training.parallel import Group
@@ -129,7 +128,7 @@ def old_pieces(resume, out, names, asked, model_options, device, group: Group) -
         own_or_stored(vocab, {"vocab": info.get("text_vocab", info["vocab"])})
     _check_asked(folder, info, {**names, **kept, **model_options, "vocab": None})
     config, settings = Config.from_dict(info["config"]), _settings_of(folder, info)
-    group.on_first(_check_size, folder, info, config)
+    group.on_first(check_size, folder, info, config)
     corpus = load_corpus_of(info, _place(names["data"], info), vocab=vocab)
     if stored_vocab(corpus.vocab) != info["vocab"]:
         raise MinitxlError(
@@ -193,19 +192,3 @@ def _same_file(a: str, b: str | None) -> bool:
         return b is not None and os.path.samefile(a, b)
     except OSError:
         return False
-
-
-def _check_size(folder: Path, info: dict, config: Config) -> None:
-    """Raise `MinitxlError` before memory is taken for sizes that the run cannot have had."""
-    n = sum(math.prod(shape) for shape in network_of(config).param_shapes(config).values())
-    if n != info.get("n_params"):
-        raise MinitxlError(
-            f"{folder / 'run.json'}: n_params is {info.get('n_params')}, but its config has {n:,} "
-            "parameters; the file was changed or is damaged"
-        )
-    sizes = [(folder / f).stat().st_size for f in (NEWEST, OLDER) if (folder / f).is_file()]
-    if sizes and 4 * n > max(sizes):
-        raise MinitxlError(
-            f"{folder / NEWEST} has {max(sizes):,} bytes, too few for the {n:,} parameters of "
-            "run.json; one of the two was cut off, changed or is damaged"
-        )

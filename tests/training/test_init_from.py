@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -271,6 +272,24 @@ def test_a_damaged_record_is_told(damaged):
     Path(f"r/{NEWEST}").unlink()
     with pytest.raises(MinitxlError, match="'init_from' is of a wrong type"):
         run.train(resume="r", device="cpu", quiet=True)
+
+
+@pytest.mark.parametrize("field", ["n_token", "n_layer", "d_model"])
+@pytest.mark.parametrize("value", [2**31 - 1, 10**30])
+def test_hostile_sizes_of_the_model_take_no_memory(field, value):
+    np.save("ids.npy", np.arange(60) % 5)
+    base(data="ids.npy")
+    info = info_of("base")
+    info["config"][field] = value
+    if field == "n_token":
+        info["vocab"]["n_token"] = value
+    for n_params in (info["n_params"], 10**15):
+        info["n_params"] = n_params
+        Path("base/run.json").write_text(json.dumps(info), encoding="utf-8")
+        began = time.monotonic()
+        with pytest.raises(MinitxlError):
+            go(data="ids.npy")
+        assert time.monotonic() - began < 5
 
 
 # --- the command ---
