@@ -264,6 +264,8 @@ class _Run:
                 if s.eval_every and (step % s.eval_every == 0 or step == s.steps):
                     self.best = self.group.on_first(self._evaluate, step, bar)
                 done = self.is_done()
+                if done and self.since_log:  # an early end
+                    self._log_train(step, tokens_per_step, time.perf_counter() - began, bar)
                 self.seconds = time.perf_counter() - began
                 stopped = self.group.any(stop.is_set())  # or some would go on, and wait forever
                 if step % s.save_every == 0 or done or stopped:

@@ -113,6 +113,24 @@ def test_a_longer_run_resumes_to_the_same_bits(book, tmp_path, monkeypatch, caps
     assert rates[-1] == pytest.approx(0.1 * 0.02)
 
 
+@pytest.mark.parametrize("name", ["save_newest", "checkpoint.write_json"])
+def test_a_new_end_that_cannot_be_written_is_no_end(book, tmp_path, monkeypatch, name):
+    """Whichever file the disk is too full for, the same command leads to the same bits."""
+    cosine = dict(steps=8, train_options={"warmup": 2})
+    whole, out = train(book, tmp_path / "w", **cosine), train(book, tmp_path / "r", **cosine)
+    go_on(whole, steps=12)
+
+    def full(*_, **__):
+        raise MinitxlError("No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(MinitxlError, match="No space"):
+        patch.setattr(f"minitxl.training.run.{name}", full)
+        go_on(out, steps=12)
+    assert info_of(out)["train"]["steps"] == 8 and "extended" not in info_of(out)
+    go_on(out, steps=12)
+    assert contents(out) == contents(whole) and info_of(out) == info_of(whole)
+
+
 @pytest.mark.parametrize("steps", [1, 7, 8])
 def test_fewer_steps_than_done_are_refused(book, tmp_path, monkeypatch, steps):
     out = tmp_path / "r"
