@@ -47,7 +47,7 @@ def encoded_text(vocab, text: str) -> np.ndarray:
         text = text.removeprefix("\ufeff") if "\ufeff" not in vocab.symbols else text
         if "\r" not in vocab.symbols:
             text = plain_line_ends(text)
-    return vocab.encode(text)
+    return np.asarray(vocab.encode(text), dtype=np.int32)
 
 
 def plain_line_ends(text: str) -> str:

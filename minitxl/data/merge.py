@@ -41,10 +41,10 @@ def merged(known: Known, other: Vocabulary) -> Known:
     return TokenVocab([*known.symbols, *new], known.spaced) if new else known
 
 
-def id_map(vocab: Vocabulary, within: Vocabulary) -> np.ndarray:
+def id_map(vocab: Vocabulary, within: Vocabulary, used=None) -> np.ndarray:
     """Return the id that each symbol of a vocabulary has in another one, (n_token,).
 
-    MinitxlError where that one lacks some.
+    MinitxlError where that one lacks some of those whose ids are `used`; None: of any.
     """
     vocab, within = (
         v if isinstance(v, Known) else vocab_from_dict(stored_vocab(v)) for v in (vocab, within)
@@ -55,21 +55,31 @@ def id_map(vocab: Vocabulary, within: Vocabulary) -> np.ndarray:
     ids = {key: i for i, key in enumerate(_keys(within))}
     if isinstance(vocab, CharVocab) and "\r" not in ids and "\n" in ids:
         ids["\r"] = ids["\n"]
-    lacking = [key for key in _keys(vocab) if key not in ids]
+    keys = _keys(vocab)
+    lacking = [i for i in (range(len(keys)) if used is None else used) if keys[i] not in ids]
     if lacking:
         raise MinitxlError(
             f"{len(lacking)} of the text's {vocab.n_token} symbols are not among the model's "
-            f"{within.n_token}, such as {short(lacking[0])}: take the text that it was trained on"
+            f"{within.n_token}, such as {short(keys[lacking[0]])}: take the text that it was "
+            "trained on"
         )
-    return np.array([ids[key] for key in _keys(vocab)])
+    return np.array([ids.get(key, 0) for key in keys])
+
+
+def used_ids(corpus: Corpus) -> np.ndarray:
+    """Return the ids that occur in a corpus, in order."""
+    parts = (corpus.train, corpus.valid, corpus.test)
+    counts = sum(np.bincount(ids, minlength=corpus.vocab.n_token) for ids in parts)
+    return np.flatnonzero(counts)
 
 
 def translated(corpus: Corpus, vocab: Vocabulary) -> Corpus:
-    """Return a corpus in the ids of another vocabulary, which has all its symbols.
+    """Return a corpus in the ids of another vocabulary, which has all symbols that occur in it.
 
     Where that has no carriage return, the line ends "\\r\\n" and "\\r" become "\\n", as eval reads.
     """
-    table = id_map(corpus.vocab, vocab).astype(np.min_scalar_type(vocab.n_token - 1))
+    table = id_map(corpus.vocab, vocab, used_ids(corpus))
+    table = table.astype(np.min_scalar_type(vocab.n_token - 1))
     if np.array_equal(table, np.arange(len(table))):
         return dataclasses.replace(corpus, vocab=vocab)
     parts = {}

@@ -16,11 +16,12 @@ import numpy as np
 
 from minitxl.config import LEARNED, SHAW, Config, TrainConfig
 from minitxl.data.checksums import text_checksum
+from minitxl.data.datasets import DATASETS
 from minitxl.data.ids import is_ids
-from minitxl.data.merge import id_map, merged, translated
+from minitxl.data.merge import id_map, merged, translated, used_ids
 from minitxl.data.text import Corpus, load_corpus
 from minitxl.data.tokens import NumberVocab, Vocabulary, read_vocab
-from minitxl.data.vocab import Known, stored_vocab, vocab_from_dict
+from minitxl.data.vocab import ByteVocab, Known, stored_vocab, vocab_from_dict
 from minitxl.errors import MinitxlError
 from minitxl.model.transformer_xl import TransformerXL
 from minitxl.pretrained import find_run
@@ -88,7 +89,10 @@ def beginning(run, names: dict, asked: dict, model_options: dict) -> Beginning:
         default = TrainConfig.from_dict(origin.info["train"]).replace(threads=0, seed=0)
     _check_shape(origin, model_options, "")
     text = _text(origin, names["data"], names["level"], names["vocab"])
-    vocab = merged(origin.vocab, text.vocab)
+    vocab = text.vocab
+    if isinstance(vocab, ByteVocab):  # those that occur: it knows all 256 of any text
+        vocab = ByteVocab(bytes(vocab.values[i] for i in used_ids(text)))
+    vocab = merged(origin.vocab, vocab)
     table = id_map(origin.vocab, vocab)
     changes = {k: v for k, v in {**shape, **model_options}.items() if k in FREE}
     if origin.config.attn_type in (SHAW, LEARNED):
@@ -140,6 +144,11 @@ def _text(origin: Origin, data: str | None, level: str | None, vocab) -> Corpus:
             f"{data} holds ids, the model of --init-from {origin.name} has tokens of level {has}: "
             "give a text"
         )
+    if data in DATASETS and DATASETS[data].level != has:
+        raise MinitxlError(
+            f"the tokens of {data} are of level {DATASETS[data].level}, those of the model of "
+            f"--init-from {origin.name} of level {has}: give another text"
+        )
     vocab = read_vocab(vocab)
     if has == "token" and vocab is None:
         more = isinstance(origin.vocab, NumberVocab) and is_ids(data)
@@ -151,8 +160,7 @@ def told(start: Beginning) -> str:
     """Return a line on the model that a run begins from, and on the symbols of its text."""
     origin, vocab = start.origin, start.corpus.vocab
     new = np.setdiff1d(np.arange(vocab.n_token), id_map(origin.vocab, vocab))
-    used = np.unique(id_map(start.text_vocab, vocab))
-    lacks = vocab.n_token - len(new) - len(np.setdiff1d(used, new))
+    lacks = vocab.n_token - len(new) - len(np.setdiff1d(used_ids(start.corpus), new))
     line = f"begins from {origin.name}, {origin.config.n_layer} layers, D {origin.config.d_model}; "
     if len(new):
         names = ", ".join(repr(vocab.decode([i])) for i in new[:_NAMED])

@@ -312,6 +312,7 @@ def test_mistakes_are_one_line_and_leave_nothing(home, capsys):
         (["--level", "word"], ["level=word contradicts", "level char"]),
         (["--data", "ids.npy"], ["ids.npy holds ids", "level char"]),
         (["--data", "none.txt"], ["no file"]),
+        (["--data", "wikitext-2"], ["wikitext-2 are of level word", "of level char"]),
         (["--resume", "base"], ["leave one of them away"]),
         (["--init-from", "nowhere"], ["there is no folder 'nowhere'"]),
         (["--init-from", home], ["no run.json there"]),
@@ -351,6 +352,21 @@ def test_imported_models_begin_a_run(capsys):
     assert code == 2 and "give one as --data" in err
     go(init_from="imported", threads=1)
     assert info_of("r")["train"]["lr"] == 2.5e-4
+
+
+def test_of_bytes_only_those_that_occur_are_new(capsys):
+    """A model of enwik8 knows 205 bytes, and any text of bytes could have all 256."""
+    base(level="byte")
+    loaded = load_run("base", device="cpu")
+    some = ByteVocab(bytes(sorted(set(OLD.encode()))))
+    model = TransformerXL(loaded.model.config.replace(n_token=some.n_token), device="cpu")
+    save_run("few", model, some)
+    go(init_from="few", quiet=False)
+    assert "8 new symbols get fresh" in capsys.readouterr().out
+    new = load_run("r", device="cpu")
+    assert new.vocab.values == bytes(sorted(set((OLD + NEW).encode())))
+    run.train(resume="r", steps=6, device="cpu", quiet=True)
+    assert cli.main(["eval", "r", "--device", "cpu"]) == 0
 
 
 @pytest.mark.parametrize("kind", ["numbers", "names"])
