@@ -33,10 +33,11 @@ class Best(NamedTuple):
 def early_end(best: Best, step: int, settings: TrainConfig, unit: Unit) -> str:
     """Return the line that tells of an early end."""
     assert best.nats is not None
+    n = settings.patience
     return (
-        f"step {step:>6}: stopped early, of {settings.steps:,} steps: {settings.patience} "
-        f"evaluations without a better validation loss than {unit.tell(best.nats)} at step "
-        f"{best.step:,}, which is kept as best.safetensors"
+        f"step {step:>6}: stopped early, of {settings.steps:,} steps: {n} "
+        f"evaluation{'s' * (n > 1)} without a better validation loss than {unit.tell(best.nats)} "
+        f"at step {best.step:,}, which is kept as best.safetensors"
     )
 
 

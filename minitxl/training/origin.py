@@ -165,7 +165,8 @@ def told(start: Beginning) -> str:
     if len(new):
         names = ", ".join(repr(vocab.decode([i])) for i in new[:_NAMED])
         more = f" and {len(new) - _NAMED:,} more" if len(new) > _NAMED else ""
-        line += f"{len(new):,} new symbols get fresh rows: {names}{more}"
+        rows = "symbol gets a fresh row" if len(new) == 1 else "symbols get fresh rows"
+        line += f"{len(new):,} new {rows}: {names}{more}"
     else:
         line += "no symbol is new"
     return line + (f"; {lacks:,} that the text lacks keep theirs" if lacks else "")
