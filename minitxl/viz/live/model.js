@@ -155,6 +155,7 @@ class Rows {
     this.data.set(values, row * this.width);
     this.length = row + 1;
   }
+  clone() { return Object.assign(new Rows(0), this, { data: this.data.slice() }); }
   row(row) { return this.data.slice(row * this.width, (row + 1) * this.width); }
 }
 
@@ -227,6 +228,17 @@ export class Reader {
     this.#room = { h: made(c.d_model), x: made(c.d_model), y: made(c.d_model), f: made(c.d_inner), q: made(HD),
       o: made(HD), qk: made(c.d_head), qr: made(c.d_head), p: made(256), z: made(c.n_token) };
     this.setLengths(T, M);
+  }
+
+  /** Another reader in the same state, to go on from here in another way. */
+  clone() {
+    const other = new Reader(this.model, this);
+    [other.start, other.first] = [this.start, this.first];
+    other.#tokens = [...this.#tokens];
+    other.#marks = this.#marks.clone();
+    other.#logP = this.#logP.clone();
+    other.#kept = this.#kept.map(({ q, k, v }) => ({ q: q.clone(), k: k.clone(), v: v.clone() }));
+    return other;
   }
 
   /** How many tokens were read. */
