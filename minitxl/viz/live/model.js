@@ -2,167 +2,218 @@
 // The only file to read: no page, no library and no other file is needed for it.
 //
 //   const model = new Model(run.config, readSafetensors(await file.arrayBuffer()));
-//   const reader = new Reader(model, { T: 64, M: 256 });  // segments of T tokens, a memory of M
-//   const logP = reader.push(token);                       // of the next token, in nats
+//   const reader = new Reader(model, { T: 64, M: 256 }); // segments of T tokens, a memory of M
+//   const logP = reader.push(token); // of the next token, in nats
 //
-// Shapes: D width of the states, H heads of Dh, F inside of the feed-forward block, V tokens, N
-// layers. All matrices are kept as (out, in), so that each sum runs along one row. Positions t, j
-// count from the first token that was read; d = t - j is a distance. Sections are the paper's.
+// Shapes: D width of the states, H heads of Dh, F inside of the feed-forward block, V tokens. All
+// matrices are kept as (out, in), so that each sum runs along one row. Positions t, j count from
+// the first token that was read; d = t - j is a distance. Sections are the paper's.
 //
-// A key k = W_k h and a value depend on the state h of their token alone, and a state is computed
-// once, in its own segment; so queries, keys and values of all tokens are kept, and
-//   memory = [first, start)     the segment = [start, t]     attended to = [first, t]
-// are only ranges of them (sec. 3.2: the cached states are fixed, here as in training).
+// A key k = W_k h and a value v = W_v h depend on the state h of their token alone, and a state is
+// computed once, in its own segment. So queries, keys and values of all tokens are kept, and
+//   memory = [first, start)    segment = [start, t]    keys of token t = [first, t]
+// are only ranges of them: the states in memory are held fixed, as in training (sec. 3.2).
 
-/** Bytes of a safetensors file (ArrayBuffer) -> Map of name -> { shape, data: Float32Array }. */
+// --- files --------------------------------------------------------------------------------------
+
+const shown = (value) => JSON.stringify(String(value).slice(0, 60)); // files come from anywhere
+const isWhole = (n, least) => Number.isSafeInteger(n) && n >= least;
+
+const WIDTH = { F16: 2, F32: 4, F64: 8 }; // bytes of a number
+const DECODE = {
+  F16: (bytes) => Float32Array.from(new Uint16Array(bytes), fromFloat16),
+  F32: (bytes) => new Float32Array(bytes),
+  F64: (bytes) => Float32Array.from(new Float64Array(bytes)),
+};
+
+function fromFloat16(bits) {
+  const sign = bits >> 15 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
+  if (exponent === 31) return fraction ? NaN : sign * Infinity;
+  return sign * (exponent ? 2 ** (exponent - 25) * (1024 + fraction) : 2 ** -24 * fraction);
+}
+
+/** A safetensors file (ArrayBuffer) -> Map of name -> { shape, data: Float32Array }. */
 export function readSafetensors(buffer) {
+  const check = (right, why) => {
+    if (!right) throw new Error(`this is no whole safetensors file: ${why}`);
+  };
   const size = buffer.byteLength;
-  const fail = (why) => { throw new Error(`this is no whole safetensors file: ${why}`); };
   const length = size < 8 ? Infinity : Number(new DataView(buffer).getBigUint64(0, true));
-  if (length > size - 8) fail(`cut short (${size} bytes long)`);
-  let header;
+  check(length <= size - 8, `it is cut short (${size} bytes long), or something else`);
+  let header = null;
   try {
-    header = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(new Uint8Array(buffer, 8, length)));
-  } catch {
-    fail("its header cannot be read");
+    header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, length)));
+  } catch {} // null says it
+  check(header !== null && typeof header === "object", "its header cannot be read");
+  delete header.__metadata__;
+  const numbers = (list) => Array.isArray(list) && list.every((n) => isWhole(n, 0));
+  for (const [name, { dtype, shape, data_offsets: place }] of entriesOf(header)) {
+    check(numbers(shape) && numbers(place), `the entry of tensor ${shown(name)} is malformed`);
+    check(Object.hasOwn(WIDTH, dtype), `tensor ${shown(name)} is not of type F16, F32 or F64`);
   }
-  if (header === null || typeof header !== "object" || Array.isArray(header)) fail("its header cannot be read");
   const tensors = new Map();
-  for (const [name, entry] of Object.entries(header)) {
-    if (name === "__metadata__") continue;
-    const { dtype, shape, data_offsets: place } = entry ?? {};
-    const label = `tensor ${JSON.stringify(name.slice(0, 80))}`;
-    const whole = (list) => Array.isArray(list) && list.every((n) => Number.isSafeInteger(n) && n >= 0);
-    if (!whole(shape) || !whole(place) || place.length !== 2) fail(`the entry of ${label} is malformed`);
-    const width = { F16: 2, F32: 4, F64: 8 }[dtype];
-    if (!width) fail(`${label} is of type ${JSON.stringify(String(dtype).slice(0, 20))}, not F16, F32 or F64`);
-    const [start, stop] = place.map((at) => 8 + length + at);
-    const count = shape.reduce((product, n) => product * n, 1);
-    if (stop > size || stop - start !== count * width) fail(`the place of ${label} does not fit its shape or the file`);
-    const bytes = buffer.slice(start, stop); // a copy: the numbers need not be aligned in the file
-    const data = { F16: () => fromFloat16(new Uint16Array(bytes)), F32: () => new Float32Array(bytes),
-                   F64: () => Float32Array.from(new Float64Array(bytes)) }[dtype]();
-    tensors.set(name, { shape, data });
+  let at = 0;
+  const byPlace = (a, b) => a[1].data_offsets[0] - b[1].data_offsets[0];
+  for (const [name, { dtype, shape, data_offsets }] of entriesOf(header).sort(byPlace)) {
+    const [start, stop] = data_offsets, n = shape.reduce((product, side) => product * side, 1);
+    const right = start === at && stop - start === WIDTH[dtype] * n && stop <= size - 8 - length;
+    check(right, `the place of tensor ${shown(name)} fits neither its shape nor the file`);
+    const bytes = buffer.slice(8 + length + start, 8 + length + stop); // a copy is aligned
+    tensors.set(name, { shape, data: DECODE[dtype](bytes) });
+    at = stop;
   }
+  check(at === size - 8 - length, `its tensors end at byte ${at} of ${size - 8 - length}`);
   return tensors;
 }
 
-function fromFloat16(bits) {
-  return Float32Array.from(bits, (x) => {
-    const sign = x >> 15 ? -1 : 1, exponent = (x >> 10) & 31, fraction = x & 1023;
-    if (exponent === 31) return fraction ? NaN : sign * Infinity;
-    return sign * (exponent ? 2 ** (exponent - 25) * (1024 + fraction) : 2 ** -24 * fraction);
-  });
-}
+const entriesOf = (header) => Object.entries(header).map(([name, entry]) => [name, entry ?? {}]);
 
-// --- what can be read --------------------------------------------------------------------------
+// --- models -------------------------------------------------------------------------------------
 
-const DEFAULTS = { attn_type: 0, clamp_len: -1, same_length: false, untie_r: false, pre_lnorm: false,
-  layer_norm_epsilon: 1e-5, ext_len: 0, max_klen: 0, d_embed: 0, cutoffs: [], div_val: 1, tie_weight: true,
-  start_mems: "empty", same_length_extra: 0, raw_queries: false };
+const DEFAULTS = {
+  ...{ attn_type: 0, clamp_len: -1, same_length: false, untie_r: false, pre_lnorm: false },
+  ...{ layer_norm_epsilon: 1e-5, ext_len: 0, max_klen: 0, d_embed: 0, cutoffs: [], div_val: 1 },
+  ...{ tie_weight: true, start_mems: "empty", same_length_extra: 0, raw_queries: false },
+};
+const withDefaults = (config) => ({ ...DEFAULTS, ...config, ...config?.released });
 
-const filled = (config) => ({ ...DEFAULTS, ...config, ...config?.released });
-
-/** "" or one sentence: why a model of this configuration (run.json's "config") cannot be read here. */
+/** "", or in one sentence why a model of this configuration cannot be read in the page. */
 export function whyNot(config) {
-  const c = filled(config);
+  const c = withDefaults(config);
   for (const name of ["n_token", "n_layer", "d_model", "n_head", "d_head", "d_inner", "tgt_len"]) {
-    if (!Number.isSafeInteger(c[name]) || c[name] < 1) return `Its configuration has ${name}=${c[name]}, which must be a whole number from 1.`;
+    if (!isWhole(c[name], 1)) return `Its ${name} is ${shown(c[name])}, not a number from 1.`;
   }
-  if (!Number.isSafeInteger(c.mem_len) || c.mem_len < 0) return `Its configuration has mem_len=${c.mem_len}, which must be a whole number from 0.`;
-  if (c.attn_type !== 0 && c.attn_type !== 1) return `Its positions are absolute (attn_type=${c.attn_type}): they are added anew to the cached states in every segment, so no key can be kept.`;
-  if (c.cutoffs.length || c.div_val !== 1) return "Its softmax is adaptive (cutoffs, div_val), which this page does not compute.";
-  if (c.d_embed !== 0 && c.d_embed !== c.d_model) return `Its embedding is projected (d_embed=${c.d_embed}, d_model=${c.d_model}), which this page does not compute.`;
-  if (c.ext_len !== 0) return `It reads ext_len=${c.ext_len} tokens of each segment twice, which this page does not.`;
-  if (c.start_mems !== "empty") return "Its memory begins as rows of zeros (start_mems), where this page begins with an empty one.";
-  if (c.same_length && c.mem_len + c.same_length_extra < 1) return "With same_length and mem_len=0 it sees no key, its own neither.";
+  if (!isWhole(c.mem_len, 0)) return `Its mem_len is ${shown(c.mem_len)}, not a number from 0.`;
+  if (c.attn_type === 2 || c.attn_type === 3) {
+    return `Its positions are absolute (attn_type ${c.attn_type}), so that no key can be kept.`;
+  }
+  if (c.attn_type !== 0 && c.attn_type !== 1) return `It has no attn_type ${shown(c.attn_type)}.`;
+  if (c.attn_type === 0 && c.d_model % 2) return "Its d_model is odd, R half sines.";
+  if (c.cutoffs?.length !== 0 || c.div_val !== 1) return "Its softmax is adaptive (cutoffs).";
+  if (c.d_embed !== 0 && c.d_embed !== c.d_model) return "Its embedding is projected (d_embed).";
+  if (c.ext_len !== 0) return "It reads the end of each segment twice (ext_len).";
+  if (c.start_mems !== "empty") return "Its memory begins as zeros, not empty.";
+  if (hidesAll(c, c.mem_len)) return "With same_length and no memory it sees no key, not its own.";
   return "";
 }
 
-/** Weights, checked against their configuration; several readers can share a model. */
+const hidesAll = (c, M) => c.same_length && M + c.same_length_extra < 1;
+
+/** Weights, checked against their configuration (of run.json). Readers can share a model. */
 export class Model {
   constructor(config, tensors) {
     const why = whyNot(config);
     if (why) throw new Error(why);
-    const c = (this.config = filled(config));
-    const [D, F, V, H, Dh] = [c.d_model, c.d_inner, c.n_token, c.n_head, c.d_head];
+    const c = (this.config = withDefaults(config));
+    const { d_model: D, d_inner: F, n_token: V, n_head: H, d_head: Dh } = c;
     const take = (name, ...shape) => {
-      const tensor = tensors.get(`params.${name}`);
-      if (!tensor) throw new Error(`the weights lack params.${name}; they belong to another model`);
-      if (String(tensor.shape) !== String(shape)) throw new Error(`params.${name} has shape (${tensor.shape}), the configuration says (${shape}); the weights belong to another model`);
-      if (!tensor.data.every(Number.isFinite)) throw new Error(`params.${name} holds numbers that are not finite (NaN or infinite); the file was changed or its training diverged`);
-      return tensor.data;
+      const { data, shape: found } = tensors.get(`params.${name}`) ?? {};
+      let wrong = data ? "" : "is not in the file";
+      if (data && String(found) !== String(shape)) wrong = `has shape ${found}, not ${shape}`;
+      else if (data && !data.every(Number.isFinite)) wrong = "holds NaN or infinite numbers";
+      if (wrong) throw new Error(`params.${name} ${wrong}: the weights are of another model`);
+      return data;
     };
-    const matrix = (name, from, to) => transposed(take(name, from, to), from, to); // y = x w as in minitxl
-    const of = c.tie_weight ? "" : ".0";
-    this.embedding = take(`word_emb${of}`, V, D);
-    this.softmax = c.tie_weight ? this.embedding : take("out_emb.0", V, D); // tied: the same matrix E
-    this.softmaxBias = take(`out_bias${of}`, V);
-    this.layers = Array.from({ length: c.n_layer }, (_, n) => {
+    const matrix = (name, from, to) => transposed(take(name, from, to), from, to);
+    const end = c.tie_weight ? "" : ".0";
+    this.embedding = take(`word_emb${end}`, V, D);
+    this.softmax = c.tie_weight ? this.embedding : take(`out_emb${end}`, V, D); // as a rule one E
+    this.softmaxBias = take(`out_bias${end}`, V);
+    const w = Float64Array.from({ length: D / 2 }, (_, k) => 10000 ** ((-2 * k) / D));
+    this.frequencies = tensors.get("constants.inv_freq")?.data ?? w;
+    this.layers = [];
+    for (let n = 0; n < c.n_layer; n++) {
       const p = `layers.${n}.`;
-      const bias = (name) => take(c.untie_r || c.attn_type === 1 ? p + name : name, H, Dh);
-      const w = {
-        q: matrix(`${p}attn.w_q`, D, H * Dh), k: matrix(`${p}attn.w_k`, D, H * Dh), v: matrix(`${p}attn.w_v`, D, H * Dh),
-        o: matrix(`${p}attn.w_o`, H * Dh, D), u: bias("r_w_bias"),
-        attnGamma: take(`${p}attn_norm.gamma`, D), attnBeta: take(`${p}attn_norm.beta`, D),
-        w1: matrix(`${p}ff.w_1`, D, F), b1: take(`${p}ff.b_1`, F), w2: matrix(`${p}ff.w_2`, F, D), b2: take(`${p}ff.b_2`, D),
-        ffGamma: take(`${p}ff_norm.gamma`, D), ffBeta: take(`${p}ff_norm.beta`, D),
-        r: new Rows(H * Dh), e: new Rows(H), // by distance; `positions` fills them
-      };
-      if (c.attn_type === 0) return { ...w, wr: matrix(`${p}attn.w_r`, D, H * Dh), vBias: bias("r_r_bias") };
-      const L = c.max_klen || c.tgt_len + c.mem_len; // rows of the learned tables; the last is distance 0
-      return { ...w, L, rTable: take(`${p}r_emb`, L, H, Dh), eTable: take(`${p}r_bias`, L, H) };
-    });
-    this.frequencies = tensors.get("constants.inv_freq")?.data
-      ?? Float64Array.from({ length: D / 2 }, (_, k) => 10000 ** (-2 * k / D)); // sec. 3.3
+      const shared = c.untie_r || c.attn_type === 1 ? p : ""; // u and v: of all layers, or its own
+      const projection = (name) => matrix(`${p}attn.w_${name}`, D, H * Dh);
+      const vector = (name, width) => take(p + name, width);
+      const L = c.max_klen || c.tgt_len + c.mem_len; // rows of a learned table
+      this.layers.push({
+        ...{ q: projection("q"), k: projection("k"), v: projection("v") },
+        ...{ o: matrix(`${p}attn.w_o`, H * Dh, D), u: take(`${shared}r_w_bias`, H, Dh) },
+        attnNorm: [vector("attn_norm.gamma", D), vector("attn_norm.beta", D), c.layer_norm_epsilon],
+        ffNorm: [vector("ff_norm.gamma", D), vector("ff_norm.beta", D), c.layer_norm_epsilon],
+        ...{ w1: matrix(`${p}ff.w_1`, D, F), b1: vector("ff.b_1", F) },
+        ...{ w2: matrix(`${p}ff.w_2`, F, D), b2: vector("ff.b_2", D) },
+        positionTerms:
+          c.attn_type === 0
+            ? sinusoidTerms(projection("r"), take(`${shared}r_r_bias`, H, Dh), H)
+            : learnedTerms(take(`${p}r_emb`, L, H, Dh), take(`${p}r_bias`, L, H), c),
+        ...{ r: new Rows(H * Dh), e: new Rows(H) }, // by distance; `learnDistances` fills them
+      });
+    }
   }
 
-  /** See to it that r_d (H*Dh) and e_d (H) are known for all distances below n: a score has q.r_d + e_d. */
-  positions(n) {
-    const { d_model: D, n_head: H, d_head: Dh, clamp_len: clamp, attn_type } = this.config;
+  /** See to it that r_d (H*Dh) and e_d (H) are known for d < n: a score has q.r_d + e_d. */
+  learnDistances(n) {
+    const { d_model: D, clamp_len, attn_type } = this.config;
+    const half = D / 2;
     for (let d = this.layers[0].r.length; d < n; d++) {
-      const angle = attn_type === 0 && clamp > 0 ? Math.min(d, clamp) : d;
-      const R = Float64Array.from({ length: D }, (_, k) => // R_d = [sin(d w) | cos(d w)], no parameters
-        k < D / 2 ? Math.sin(angle * this.frequencies[k]) : Math.cos(angle * this.frequencies[k - D / 2]));
-      for (const w of this.layers) {
-        if (attn_type === 1) { // learned: distances beyond the table share its longest
-          const row = w.L - 1 - Math.min(d, w.L - 1, clamp > 0 ? clamp - 1 : Infinity);
-          w.r.set(d, w.rTable.subarray(row * H * Dh, (row + 1) * H * Dh));
-          w.e.set(d, w.eTable.subarray(row * H, (row + 1) * H));
-          continue;
-        }
-        const r = linear(new Float64Array(H * Dh), w.wr, R); // r_d = W_{k,R} R_d
-        w.r.set(d, r);
-        w.e.set(d, Float64Array.from({ length: H }, (_, h) => dot(w.vBias, h * Dh, r, h * Dh, Dh))); // v . r_d
+      const far = attn_type === 0 && clamp_len > 0 ? Math.min(d, clamp_len) : d;
+      const angle = (i) => far * this.frequencies[i % half];
+      const side = (i) => (i < half ? Math.sin : Math.cos);
+      const R = Float64Array.from({ length: D }, (_, i) => side(i)(angle(i)));
+      for (const layer of this.layers) {
+        const { r, e } = layer.positionTerms(d, R); // R_d = [sin(d w) | cos(d w)] (sec. 3.3)
+        layer.r.set(d, r);
+        layer.e.set(d, e);
       }
     }
   }
 }
 
-// --- operations --------------------------------------------------------------------------------
+/** Of this paper (sec. 3.3): r_d = W_{k,R} R_d, e_d = v . r_d. */
+function sinusoidTerms(wr, bias, H) {
+  const Dh = bias.length / H;
+  return (d, R) => {
+    const r = linear(new Float64Array(bias.length), wr, R);
+    return { r, e: Float64Array.from({ length: H }, (_, h) => dot(bias, h * Dh, r, h * Dh, Dh)) };
+  };
+}
 
-/** Rows of one width that grow in number: (length, width) numbers in `data`. */
+/** Of Shaw et al. 2018: learned rows, the last for d = 0; all that is further shares the first. */
+function learnedTerms(table, bias, { n_head: H, d_head: Dh, clamp_len }) {
+  const L = bias.length / H;
+  const most = clamp_len > 0 ? Math.min(L, clamp_len) - 1 : L - 1;
+  return (d) => {
+    const row = L - 1 - Math.min(d, most);
+    const of = (x, width) => x.subarray(row * width, (row + 1) * width);
+    return { r: of(table, H * Dh), e: of(bias, H) };
+  };
+}
+
+// --- operations ---------------------------------------------------------------------------------
+
+/** Rows of one width whose number grows: `data` is (room, width), `length` rows are in use. */
 class Rows {
   constructor(width, Type = Float32Array) {
     Object.assign(this, { width, length: 0, data: new Type(64 * width) });
   }
+
   set(row, values) {
     if ((row + 1) * this.width > this.data.length) {
       const old = this.data;
-      this.data = new old.constructor(Math.max(2 * old.length, (row + 1) * this.width));
+      this.data = new old.constructor(2 * old.length);
       this.data.set(old);
     }
     this.data.set(values, row * this.width);
     this.length = row + 1;
   }
-  clone() { return Object.assign(new Rows(0), this, { data: this.data.slice() }); }
-  row(row) { return this.data.slice(row * this.width, (row + 1) * this.width); }
+
+  clone() {
+    return Object.assign(new Rows(0), this, { data: this.data.slice() });
+  }
+
+  get(row) {
+    return this.data.slice(row * this.width, (row + 1) * this.width);
+  }
 }
 
-function transposed(x, rows, columns) {
-  const y = new Float32Array(x.length);
-  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) y[j * rows + i] = x[i * columns + j];
-  return y;
+/** minitxl's w (in, out) of y = x w -> W (out, in) of y = W x. */
+function transposed(w, from, to) {
+  const W = new Float32Array(w.length);
+  for (let i = 0; i < from; i++) for (let j = 0; j < to; j++) W[j * from + i] = w[i * to + j];
+  return W;
 }
 
 function dot(x, at, y, from, n) {
@@ -171,26 +222,50 @@ function dot(x, at, y, from, n) {
   return sum;
 }
 
-/** y = W x + b, W (out, in). Four rows at a time: x is read once for four sums, half the time. */
-function linear(y, W, x, b = null) {
-  const n = x.length, m = y.length;
+/** y_j += x . W_j for n rows of W: the first begins at `at`, each next one `stride` further on.
+ *  Four rows at a time: x is read once for four sums, which halves the time. */
+function addDots(y, n, x, W, at, stride) {
+  const width = x.length;
   let j = 0;
-  for (; j + 3 < m; j += 4) {
-    const at0 = j * n, at1 = at0 + n, at2 = at1 + n, at3 = at2 + n;
+  for (; j + 3 < n; j += 4, at += 4 * stride) {
+    const at1 = at + stride, at2 = at1 + stride, at3 = at2 + stride;
     let s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-    for (let i = 0; i < n; i++) {
+    for (let i = 0; i < width; i++) {
       const xi = x[i];
-      s0 += W[at0 + i] * xi; s1 += W[at1 + i] * xi; s2 += W[at2 + i] * xi; s3 += W[at3 + i] * xi;
+      s0 += xi * W[at + i]; s1 += xi * W[at1 + i]; s2 += xi * W[at2 + i]; s3 += xi * W[at3 + i];
     }
-    y[j] = s0; y[j + 1] = s1; y[j + 2] = s2; y[j + 3] = s3;
+    y[j] += s0; y[j + 1] += s1; y[j + 2] += s2; y[j + 3] += s3;
   }
-  for (; j < m; j++) y[j] = dot(W, j * n, x, 0, n);
-  if (b) for (j = 0; j < m; j++) y[j] += b[j];
+  for (; j < n; j++, at += stride) y[j] += dot(x, 0, W, at, width);
+}
+
+/** y = W x + b. */
+function linear(y, W, x, b = null) {
+  if (b) y.set(b);
+  else y.fill(0);
+  addDots(y, y.length, x, W, 0, x.length);
   return y;
 }
 
+/** y[to ...] += sum_j p_j v_j for n rows of `width` numbers, laid out as in `addDots`. */
+function addWeighted(y, to, width, p, n, v, at, stride) {
+  let j = 0;
+  for (; j + 3 < n; j += 4, at += 4 * stride) {
+    const at1 = at + stride, at2 = at1 + stride, at3 = at2 + stride;
+    const p0 = p[j], p1 = p[j + 1], p2 = p[j + 2], p3 = p[j + 3];
+    for (let i = 0; i < width; i++) {
+      y[to + i] += p0 * v[at + i] + p1 * v[at1 + i] + p2 * v[at2 + i] + p3 * v[at3 + i];
+    }
+  }
+  for (; j < n; j++, at += stride) for (let i = 0; i < width; i++) y[to + i] += p[j] * v[at + i];
+}
+
+function add(y, x) {
+  for (let i = 0; i < y.length; i++) y[i] += x[i];
+}
+
 /** y = gamma x^ + beta, x^ = (x - mean) / sqrt(var + eps); y may be x. */
-function layerNorm(y, x, gamma, beta, eps) {
+function layerNorm(y, x, [gamma, beta, eps]) {
   const n = x.length;
   let mean = 0, variance = 0;
   for (let i = 0; i < n; i++) mean += x[i] / n;
@@ -199,34 +274,38 @@ function layerNorm(y, x, gamma, beta, eps) {
   for (let i = 0; i < n; i++) y[i] = (x[i] - mean) * rstd * gamma[i] + beta[i];
 }
 
-/** x = exp(x) / sum exp(x) for the first n numbers, in place. */
+/** x = exp(x) / sum exp(x) in place, for the first n numbers; returns log sum exp(x). */
 function softmax(x, n) {
   let top = -Infinity, sum = 0;
   for (let i = 0; i < n; i++) if (x[i] > top) top = x[i];
   for (let i = 0; i < n; i++) sum += x[i] = Math.exp(x[i] - top);
   for (let i = 0; i < n; i++) x[i] /= sum;
+  return top + Math.log(sum);
 }
 
-// --- reading -----------------------------------------------------------------------------------
+// --- reading ------------------------------------------------------------------------------------
 
-const ALL = [true, true, true, true]; // the terms a, b, c, d of a score
+const ALL_TERMS = [true, true, true, true]; // a, b, c, d of a score
 
 /** A text in reading: its tokens, and what every layer has kept of them. */
 export class Reader {
-  #marks = new Rows(4, Float64Array); // for each token [start, first, T, M] as they were when it was read
-  #tokens = [];
-  #logP;
-  #kept; // for each layer q, k, v (length, H*Dh)
-  #room; // working space, so that reading allocates nothing in its loops
+  #tokens = new Rows(1, Int32Array);
+  #marks = new Rows(4, Int32Array); // for each token start, first, T, M when it was to be read
+  #logP; // (length, V)
+  #kept; // for each layer q, k, v: (length, H*Dh)
+  #room; // for numbers on their way: reading makes no new arrays in its loops
 
+  /** Segments of T >= 1 tokens and a memory of M >= 0. */
   constructor(model, { T = model.config.tgt_len, M = model.config.mem_len } = {}) {
-    const c = model.config, HD = c.n_head * c.d_head, made = (n) => new Float64Array(n);
+    const { n_token: V, d_model: D, d_inner: F, n_head: H, d_head: Dh } = model.config;
     this.model = model;
-    this.start = this.first = 0; // where the current segment and its memory begin
-    this.#logP = new Rows(c.n_token);
-    this.#kept = model.layers.map(() => ({ q: new Rows(HD), k: new Rows(HD), v: new Rows(HD) }));
-    this.#room = { h: made(c.d_model), x: made(c.d_model), y: made(c.d_model), f: made(c.d_inner), q: made(HD),
-      o: made(HD), qk: made(c.d_head), qr: made(c.d_head), p: made(256), z: made(c.n_token) };
+    this.first = this.start = 0; // where the memory and the current segment begin
+    this.#logP = new Rows(V);
+    const rows = () => new Rows(H * Dh);
+    this.#kept = model.layers.map(() => ({ q: rows(), k: rows(), v: rows() }));
+    const sizes = { h: D, x: D, y: D, f: F, q: H * Dh, o: H * Dh, qk: Dh, qr: Dh, p: 256, bd: 256, z: V };
+    const made = ([name, size]) => [name, new Float64Array(size)];
+    this.#room = Object.fromEntries(Object.entries(sizes).map(made));
     this.setLengths(T, M);
   }
 
@@ -242,179 +321,201 @@ export class Reader {
   }
 
   /** How many tokens were read. */
-  get length() { return this.#tokens.length; }
+  get length() {
+    return this.#tokens.length;
+  }
 
-  /** Read a token; return log p of the next one, (V,). A full segment ends at once (sec. 3.2). */
+  /** Read a token; return log p (V,) of the next one. A segment that is full ends at once. */
   push(token) {
-    const t = this.length, V = this.model.config.n_token;
-    if (!Number.isInteger(token) || token < 0 || token >= V) throw new Error(`token ${token} is none of the model's 0 ... ${V - 1}`);
+    const most = this.model.config.n_token - 1;
+    if (!isWhole(token, 0) || token > most) {
+      throw new Error(`token ${shown(token)} is none of the model's 0 ... ${most}`);
+    }
+    const t = this.length;
     this.#marks.set(t, [this.start, this.first, this.T, this.M]);
-    this.#tokens.push(token);
-    this.#logP.set(t, this.#forward(t, ALL));
+    this.#tokens.set(t, [token]);
+    this.#logP.set(t, this.#forward(t, ALL_TERMS));
     if (this.length - this.start >= this.T) this.endSegment();
     return this.logProbs(t);
   }
 
-  /** log p of the token after t, (V,), in nats. */
-  logProbs(t) { return this.#logP.row(this.#known(t)); }
-
-  /** Nats of token t, given what was before; NaN for the first, which nothing predicts. */
-  nll(t) {
-    return this.#known(t) === 0 ? NaN : -this.#logP.data[(t - 1) * this.model.config.n_token + this.#tokens[t]];
+  /** log p (V,) of the token after t, in nats. */
+  logProbs(t) {
+    return this.#logP.get(this.#known(t));
   }
 
-  // --- the memory --------------------------------------------------------------------------------
+  /** Nats of token t, given what was before; NaN for the first one, which nothing predicts. */
+  nll(t) {
+    if (this.#known(t) === 0) return NaN;
+    return -this.#logP.data[(t - 1) * this.#logP.width + this.#tokens.data[t]];
+  }
 
-  /** The segment ends: the last M of [memory ; segment] are the memory from here on (sec. 3.2). */
+  // --- the memory (sec. 3.2) --------------------------------------------------------------------
+
+  /** The segment ends: the last M of [memory ; segment] are what the next one remembers. */
   endSegment() {
     this.first = Math.max(this.first, this.length - this.M);
     this.start = this.length;
   }
 
-  /** The memory is emptied: tokens from here on see only the current segment's. */
-  wipe() { this.first = this.start; }
+  /** The memory is emptied: tokens from here on see those of their own segment alone. */
+  wipe() {
+    this.first = this.start;
+  }
 
-  /** From here on segments of T tokens and a memory of M; a longer one fills, a shorter is cut now. */
+  /** Other lengths from here on: a longer memory fills up by and by, a shorter one is cut now. */
   setLengths(T, M) {
-    const { same_length, same_length_extra: extra } = this.model.config;
-    if (!Number.isSafeInteger(T) || T < 1) throw new Error(`T=${T} must be a whole number from 1`);
-    if (!Number.isSafeInteger(M) || M < 0) throw new Error(`M=${M} must be a whole number from 0`);
-    if (same_length && M + extra < 1) throw new Error("with same_length and M=0 a token sees no key, its own neither");
-    [this.T, this.M] = [T, M];
-    this.first = Math.max(this.first, this.start - M);
+    for (const [name, value, least] of [["T", T, 1], ["M", M, 0]]) {
+      const right = isWhole(value, least) && value < 2 ** 31; // as in #marks
+      if (!right) throw new Error(`${name} is ${shown(value)}, it must be a whole number from ${least}`);
+    }
+    if (hidesAll(this.model.config, M)) throw new Error("with same_length M must be at least 1");
+    Object.assign(this, { T, M, first: Math.max(this.first, this.start - M) });
     if (this.length - this.start >= T) this.endSegment();
   }
 
-  /** Forget the tokens n, n+1, ...: all is as it was when token n was about to be read. */
+  /** Forget the tokens n, n + 1, ...: all is as it was when token n was about to be read. */
   truncate(n) {
-    if (!Number.isInteger(n) || n < 0) throw new Error(`truncate(${n}): it must be a whole number from 0`);
+    if (!isWhole(n, 0)) throw new Error(`${shown(n)} tokens cannot be kept; give a whole number`);
     if (n >= this.length) return;
-    [this.start, this.first, this.T, this.M] = this.#marks.row(n);
+    [this.start, this.first, this.T, this.M] = this.#marks.get(n);
     this.#tokens.length = n;
   }
 
   /** Where the segment of token t begins. */
-  segmentStart(t) { return this.#marks.data[4 * this.#known(t)]; }
+  segmentStart(t) {
+    return this.#marks.data[4 * this.#known(t)];
+  }
 
-  /** The oldest token that token t attends to; same_length shows M tokens, itself included. */
+  /** The oldest key of token t. With same_length it sees no more than M, its own included. */
   firstKey(t) {
-    const at = 4 * this.#known(t), first = this.#marks.data[at + 1];
-    const { same_length, same_length_extra: extra } = this.model.config;
-    return same_length ? Math.max(first, t + 1 - this.#marks.data[at + 3] - extra) : first;
+    const at = 4 * this.#known(t), first = this.#marks.data[at + 1], M = this.#marks.data[at + 3];
+    const { same_length, same_length_extra } = this.model.config;
+    return same_length ? Math.max(first, t + 1 - M - same_length_extra) : first;
   }
 
-  // --- what it looked at -------------------------------------------------------------------------
+  // --- what it looked at ------------------------------------------------------------------------
 
-  /** Weights of token t on the keys firstKey(t) ... t. head -1: mean of the heads; layer -1: of all. */
+  /** Weights of token t on its keys firstKey(t) ... t; layer or head -1: the mean of all. */
   attention(t, layer, head) {
-    return this.#meanWeights(this.#known(t), layer, head, ALL, (n) => this.#kept[n].q.row(t));
+    return this.#weights(this.#known(t), layer, head, ALL_TERMS, (n) => this.#kept[n].q.get(t));
   }
 
-  /** The terms {a, b, c, d} of its scores (sec. 3.3), each divided by sqrt(Dh), by key. */
+  /** The four terms of its scores by key, as they come into the softmax: { a, b, c, d }. */
   scores(t, layer, head) {
-    const q = this.#kept[layer].q.row(this.#known(t));
-    const only = (term) => Float32Array.from(
-      this.#scores(layer, head, t, q, 0, ALL.map((_, i) => i === term)).subarray(0, t + 1 - this.firstKey(t)));
-    return { a: only(0), b: only(1), c: only(2), d: only(3) };
+    const q = this.#kept[layer].q.get(this.#known(t));
+    const one = (term) => {
+      const terms = ALL_TERMS.map((_, other) => other === term);
+      return new Float32Array(this.#scores(t, layer, head, terms, q).slice(0, this.#nKey(t)));
+    };
+    return { a: one(0), b: one(1), c: one(2), d: one(3) };
   }
 
-  /** Read token t once more without some terms, in all layers, on keys and values as they are kept. */
-  recompute(t, { terms = ALL } = {}) {
+  /** Token t read again without some terms, in all layers, on keys and values as they are kept. */
+  recompute(t, { terms = ALL_TERMS } = {}) {
     const queries = [];
-    const logProbs = Float32Array.from(this.#forward(this.#known(t), terms, queries));
-    return { logProbs, attention: (layer, head) => this.#meanWeights(t, layer, head, terms, (n) => queries[n]) };
+    const logProbs = new Float32Array(this.#forward(this.#known(t), terms, queries));
+    const attention = (layer, head) => this.#weights(t, layer, head, terms, (n) => queries[n]);
+    return { logProbs, attention };
   }
 
   #known(t) {
-    if (!Number.isInteger(t) || t < 0 || t >= this.length) throw new Error(`token ${t} was not read; ${this.length} were`);
-    return t;
+    if (isWhole(t, 0) && t < this.length) return t;
+    throw new Error(`token ${shown(t)} was not read; ${this.length} were`);
   }
 
-  #meanWeights(t, layer, head, terms, queryOf) {
-    const { n_layer: N, n_head: H } = this.model.config;
-    const all = (one, n, name) => {
-      if (!Number.isInteger(one) || one < -1 || one >= n) throw new Error(`${name}=${one} must be -1 (all) ... ${n - 1}`);
-      return one < 0 ? [...Array(n).keys()] : [one];
-    };
-    const layers = all(layer, N, "layer"), heads = all(head, H, "head");
-    const mean = new Float64Array(t + 1 - this.firstKey(t));
+  #nKey(t) {
+    return t + 1 - this.firstKey(t);
+  }
+
+  #weights(t, layer, head, terms, queryOf) {
+    const { n_layer, n_head } = this.model.config;
+    const chosen = (one, n) => (one < 0 ? [...Array(n).keys()] : [one]);
+    const [layers, heads] = [chosen(layer, n_layer), chosen(head, n_head)];
+    const mean = new Float32Array(this.#nKey(t));
     for (const n of layers) {
-      const q = queryOf(n);
       for (const h of heads) {
-        const p = this.#scores(n, h, t, q, 0, terms);
+        const p = this.#scores(t, n, h, terms, queryOf(n));
         softmax(p, mean.length);
-        for (let i = 0; i < mean.length; i++) mean[i] += p[i] / layers.length / heads.length;
+        for (let j = 0; j < mean.length; j++) mean[j] += p[j] / layers.length / heads.length;
       }
     }
-    return Float32Array.from(mean);
+    return mean;
   }
 
-  // --- the model, sec. 3.3 -----------------------------------------------------------------------
+  // --- the model (sec. 3.3) ---------------------------------------------------------------------
 
-  /** Scores of query q[at ...] of token t on its keys, for one head: (a + b + c + d) / sqrt(Dh).
-   *    a  q.k_j    b  q.r_d    c  u.k_j    d  v.r_d = e_d        (a + c = (q + u).k, as in attention.py) */
-  #scores(n, head, t, q, at, [a, b, c, d]) {
-    const { n_head: H, d_head: Dh } = this.model.config, w = this.model.layers[n], { qk, qr } = this.#room;
-    const first = this.firstKey(t), HD = H * Dh, from = head * Dh, scale = 1 / Math.sqrt(Dh);
-    this.model.positions(t + 1 - first);
-    if (this.#room.p.length < t + 1 - first) this.#room.p = new Float64Array(2 * (t + 1 - first));
-    const k = this.#kept[n].k.data, r = w.r.data, e = w.e.data, p = this.#room.p;
-    for (let x = 0; x < Dh; x++) {
-      qk[x] = ((a ? q[at + from + x] : 0) + (c ? w.u[from + x] : 0)) * scale;
-      qr[x] = (b ? q[at + from + x] : 0) * scale;
+  /** Scores of token t on its keys, (a + b + c + d) / sqrt(Dh), for one head of its query q:
+   *    a  q . k_j    b  q . r_d    c  u . k_j    d  e_d = v . r_d
+   *  No mask is needed: there are no keys of later tokens yet. */
+  #scores(t, layer, head, [a, b, c, d], q) {
+    const { n_head: H, d_head: Dh } = this.model.config;
+    const { u, r, e } = this.model.layers[layer];
+    const { qk, qr } = this.#room;
+    const first = this.firstKey(t), n = t + 1 - first, at = head * Dh, stride = H * Dh;
+    this.model.learnDistances(n);
+    for (const name of ["p", "bd"]) {
+      if (this.#room[name].length < n) this.#room[name] = new Float64Array(2 * n);
     }
-    for (let j = first; j <= t; j++) {
-      const key = j * HD + from, distance = (t - j) * HD + from;
-      let score = d ? e[(t - j) * H + head] * scale : 0;
-      for (let x = 0; x < Dh; x++) score += qk[x] * k[key + x] + qr[x] * r[distance + x];
-      p[j - first] = score; // no mask: later keys than t do not exist yet
+    const { p, bd } = this.#room;
+    const scale = 1 / Math.sqrt(Dh), bias = d ? scale : 0;
+    for (let i = 0; i < Dh; i++) {
+      qk[i] = ((a ? q[at + i] : 0) + (c ? u[at + i] : 0)) * scale; // a + c = (q + u) . k
+      qr[i] = (b ? q[at + i] : 0) * scale;
     }
+    for (let j = 0; j < n; j++) p[j] = 0;
+    for (let far = 0; far < n; far++) bd[far] = e.data[far * H + head] * bias;
+    addDots(p, n, qk, this.#kept[layer].k.data, first * stride + at, stride);
+    addDots(bd, n, qr, r.data, at, stride);
+    for (let j = 0; j < n; j++) p[j] += bd[n - 1 - j]; // by distance -> by key: rel-shift
     return p;
   }
 
-  /** log p (V,) after token t, by all layers. Given `queries`, they are put there and nothing is kept. */
+  /** o = softmax(scores) v for all heads of token t -> (H*Dh,). */
+  #attend(t, layer, terms, q) {
+    const { n_head: H, d_head: Dh } = this.model.config;
+    const first = this.firstKey(t), n = t + 1 - first, stride = H * Dh, o = this.#room.o.fill(0);
+    for (let head = 0; head < H; head++) {
+      const p = this.#scores(t, layer, head, terms, q);
+      softmax(p, n);
+      const at = head * Dh;
+      addWeighted(o, at, Dh, p, n, this.#kept[layer].v.data, first * stride + at, stride);
+    }
+    return o;
+  }
+
+  /** log p (V,) after token t. With `queries` it puts them there, and keeps nothing. */
   #forward(t, terms, queries = null) {
     const { config: c, layers, embedding, softmax: E, softmaxBias } = this.model;
-    const { h, x, y, f, q, o, z } = this.#room, D = c.d_model, HD = c.n_head * c.d_head, first = this.firstKey(t);
-    for (let i = 0; i < D; i++) h[i] = Math.sqrt(D) * embedding[this.#tokens[t] * D + i]; // h_0 = sqrt(D) E[x]
-    layers.forEach((w, n) => {
-      const kept = this.#kept[n];
-      // a = x + attention(LN(h)) with pre_lnorm, else a = LN(x + attention(h)): h becomes a
-      if (c.pre_lnorm) layerNorm(x, h, w.attnGamma, w.attnBeta, c.layer_norm_epsilon);
+    const { h, x, y, f, q, z } = this.#room; // h, x, y (D,); f (F,); q (H*Dh,); z (V,)
+    const row = this.#tokens.data[t] * c.d_model;
+    for (let i = 0; i < h.length; i++) h[i] = Math.sqrt(c.d_model) * embedding[row + i]; // h_0
+    for (let n = 0; n < layers.length; n++) {
+      const [w, kept] = [layers[n], this.#kept[n]];
+      // a = LN(h + attention(h)), or with pre_lnorm a = h + attention(LN(h)); a takes h's place
+      if (c.pre_lnorm) layerNorm(x, h, w.attnNorm);
       else x.set(h);
-      linear(q, w.q, c.pre_lnorm && c.raw_queries ? h : x); // q = W_q x: (D,) -> (H*Dh,)
-      if (queries) queries.push(Float32Array.from(q));
+      linear(q, w.q, c.pre_lnorm && c.raw_queries ? h : x); // (D,) -> (H*Dh,)
+      const asked = new Float32Array(q);
+      if (queries) queries.push(asked);
       else {
         kept.q.set(t, q);
-        kept.k.set(t, linear(q, w.k, x)); // from here on `q` is only room
+        kept.k.set(t, linear(q, w.k, x));
         kept.v.set(t, linear(q, w.v, x));
       }
-      o.fill(0);
-      for (let head = 0; head < c.n_head; head++) {
-        const p = this.#scores(n, head, t, queries ? queries[n] : kept.q.data, queries ? 0 : t * HD, terms);
-        softmax(p, t + 1 - first);
-        const from = head * c.d_head, v = kept.v.data;
-        for (let j = first; j <= t; j++) { // o = sum_j p_j v_j
-          const weight = p[j - first], value = j * HD + from;
-          for (let i = 0; i < c.d_head; i++) o[from + i] += weight * v[value + i];
-        }
-      }
-      linear(y, w.o, o); // (H*Dh,) -> (D,)
-      for (let i = 0; i < D; i++) h[i] += y[i];
-      // y = a + FF(LN(a)) with pre_lnorm, else y = LN(a + FF(a)); FF(a) = W_2 relu(W_1 a + b_1) + b_2
-      layerNorm(c.pre_lnorm ? x : h, h, ...(c.pre_lnorm ? [w.ffGamma, w.ffBeta] : [w.attnGamma, w.attnBeta]), c.layer_norm_epsilon);
-      linear(f, w.w1, c.pre_lnorm ? x : h, w.b1); // (D,) -> (F,)
+      add(h, linear(y, w.o, this.#attend(t, n, terms, asked))); // (H*Dh,) -> (D,)
+      // y = LN(a + FF(a)), or y = a + FF(LN(a)); FF(a) = W_2 relu(W_1 a + b_1) + b_2
+      if (!c.pre_lnorm) layerNorm(h, h, w.attnNorm);
+      if (c.pre_lnorm) layerNorm(x, h, w.ffNorm);
+      else x.set(h);
+      linear(f, w.w1, x, w.b1); // (D,) -> (F,)
       for (let i = 0; i < f.length; i++) if (f[i] < 0) f[i] = 0;
-      linear(y, w.w2, f, w.b2); // (F,) -> (D,)
-      for (let i = 0; i < D; i++) h[i] += y[i];
-      if (!c.pre_lnorm) layerNorm(h, h, w.ffGamma, w.ffBeta, c.layer_norm_epsilon);
-    });
-    linear(z, E, h, softmaxBias); // logits z = E h + b: (D,) -> (V,)
-    let top = -Infinity, sum = 0;
-    for (const one of z) top = Math.max(top, one);
-    for (const one of z) sum += Math.exp(one - top);
-    const log = top + Math.log(sum); // log p = z - log sum exp(z)
-    for (let i = 0; i < z.length; i++) z[i] -= log;
+      add(h, linear(y, w.w2, f, w.b2)); // (F,) -> (D,)
+      if (!c.pre_lnorm) layerNorm(h, h, w.ffNorm);
+    }
+    const logits = linear(z, E, h, softmaxBias); // (D,) -> (V,)
+    const total = softmax(new Float64Array(logits), logits.length);
+    for (let i = 0; i < z.length; i++) z[i] -= total; // log p = z - log sum exp(z)
     return z;
   }
 }
