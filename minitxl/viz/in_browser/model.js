@@ -313,7 +313,7 @@ export class Reader {
   clone() {
     const other = new Reader(this.model, this);
     [other.start, other.first] = [this.start, this.first];
-    other.#tokens = [...this.#tokens];
+    other.#tokens = this.#tokens.clone();
     other.#marks = this.#marks.clone();
     other.#logP = this.#logP.clone();
     other.#kept = this.#kept.map(({ q, k, v }) => ({ q: q.clone(), k: k.clone(), v: v.clone() }));
