@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from minitxl.backend import Backend, get_backend
 from minitxl.config import RELATIVE, SINUSOID, Config
 from minitxl.errors import MinitxlError
-from minitxl.model.attention import Inspection
 from minitxl.model.family.network import member
 from minitxl.model.network import PAPER, Gradients, ModelCache, Network
 from minitxl.model.ops import inverse_frequencies
@@ -73,10 +72,7 @@ class TransformerXL:
         shape = (batch_size, c.mem_len if c.start_mems == "zeros" else 0, c.d_model)
         return [b.xp.zeros(shape, dtype=b.dtype, device=b.device)] * c.n_layer
 
-    def forward(
-        self, tokens, targets, mems=None, rng=None, inspect: Inspection | None = None,
-        position_ids=None,
-    ):  # fmt: skip
+    def forward(self, tokens, targets, mems=None, rng=None, inspect=None, position_ids=None):
         """Return nll (B, S) in nats per token, new mems, and a cache for `backward`.
 
         tokens (B, T), targets (B, S): integers, 0 <= id < n_token, of any T >= S >= 1; with S < T
@@ -130,9 +126,7 @@ class TransformerXL:
             through=through,
         )
 
-    def predict(
-        self, tokens, mems=None, inspect: Inspection | None = None, last=None, position_ids=None
-    ):
+    def predict(self, tokens, mems=None, inspect=None, last=None, position_ids=None):
         """Return log-probabilities (B, T, V) of each next token, and the new mems.
 
         last: how many positions from the end are wanted, None: all T; position_ids: see `forward`.

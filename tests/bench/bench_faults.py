@@ -1,0 +1,103 @@
+"""Kills, full disks and hostile files: what is tried, and what held.
+
+    python tests/bench/bench_faults.py --seed 1 --json faults.json
+
+Trainings are killed at random, half of the time in the middle of a write, and go on to the bits of
+the one that nobody killed; each change that a command makes on the disk fails in turn
+(`tests/cli/test_failing_disk.py`); files of every kind that is read are damaged or made up. Takes
+about ten minutes, prints a table, and keeps in its folder what did not hold. Ends with 1 if
+anything did not. Needs `fork`.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS.parent)]
+
+from helpers import hostile, kills  # noqa: E402
+
+
+def full_disks() -> dict:
+    """Command -> how many of its changes failed in turn; the tests fail where one is not held."""
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-s", "-m", "slow or not slow"]
+    command.append(str(TESTS / "cli" / "test_failing_disk.py"))
+    done = subprocess.run(command, capture_output=True, text=True, cwd=TESTS.parent)
+    found = re.findall(r"^(\w+): each of (\d+) changes failed", done.stdout, re.MULTILINE)
+    counts: dict = {}
+    for name, n in found:
+        counts[name] = max(counts.get(name, 0), int(n))
+    return {"commands": counts, "faults": [] if done.returncode == 0 else [done.stdout[-2000:]]}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    add = parser.add_argument
+    add("--seed", type=int, default=1)
+    add("--kills", type=int, default=500)
+    add("--starts", type=int, default=60, help="of them: whole processes, Python's start included")
+    add("--inputs", type=int, default=2000, help="of each kind of file")
+    add("--seconds", type=float, default=300, help="at most for the kills, and for the files")
+    add("--json", type=Path)
+    add("--parts", nargs="+", default=["files", "kills", "disks"])
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="faults-"))
+    found: dict = {"command": " ".join(["python tests/bench/bench_faults.py", *sys.argv[1:]])}
+    with pytest.MonkeyPatch.context() as patch:
+        if "files" in options.parts:
+            (folder / "files").mkdir()
+            all_kinds = hostile.kinds(folder / "files", patch)
+            each = options.seconds / len(all_kinds)
+            found["files"] = {}
+            for kind in all_kinds:
+                found["files"][kind.name] = kind.measure(options.inputs, options.seed, each)
+                print(kind.name, found["files"][kind.name], file=sys.stderr)
+    if "kills" in options.parts:
+        (folder / "kills").mkdir()
+        how = (options.kills, options.starts, options.seed, options.seconds)
+        found["kills"] = kills.measure(folder / "kills", *how)
+    if "disks" in options.parts:
+        found["disks"] = full_disks()
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(table(found))
+    faults = [fault for part in _parts(found) for fault in part["faults"]]
+    print("\n".join([f"what did not hold is in {folder}:", *faults] if faults else ["all held"]))
+    return 1 if faults else 0
+
+
+def _parts(found: dict) -> list[dict]:
+    return [*found.get("files", {}).values(), *(found[p] for p in ("kills", "disks") if p in found)]
+
+
+def table(found: dict) -> str:
+    """The rows of what was tried and how much of it held."""
+    lines = ["| tried | how often | held |", "|---|---|---|"]
+    if k := found.get("kills"):
+        lines.append(
+            f"| kill -9 of a training, {k['in_the_first_second']:,} in its first second, "
+            f"{k['in_a_write']:,} in a write | {k['kills']:,} | {k['stuck']} stuck, "
+            f"{k['other_bits']} of {k['trainings']:,} trainings with other bits |"
+        )
+    if d := found.get("disks"):
+        each = ", ".join(f"{name} {n}" for name, n in d["commands"].items())
+        held = "all" if not d["faults"] else "not all"
+        lines.append(f"| the n-th change on the disk fails: {each} | every n | {held} |")
+    for name, f in found.get("files", {}).items():
+        held = f["inputs"] - len(f["faults"])
+        lines.append(
+            f"| {name} | {f['inputs']:,}: {f['refused']:,} refused in a line, {f['read']:,} read | "
+            f"{held:,}; at most {f['peak_mb']:.1f} MB |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
