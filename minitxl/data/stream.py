@@ -49,7 +49,7 @@ class Stream:
         self.ext_len = ext_len
         self.batch_size = _positive("batch_size", batch_size)
         self.tgt_len = _positive("tgt_len", tgt_len)
-        self._tokens = _one_dimensional(tokens)
+        self._tokens = one_dimensional(tokens)
         # Every input needs the token after it as its target, hence the "- 1".
         self.batches_per_epoch = (self.n_tokens - 1) // (self.batch_size * self.tgt_len)
         if self.batches_per_epoch < 1:
@@ -170,7 +170,7 @@ def segments(
     """
     batch_size = _positive("batch_size", batch_size)
     tgt_len = _positive("tgt_len", tgt_len)
-    tokens = _one_dimensional(tokens)
+    tokens = one_dimensional(tokens)
     row_len = (tokens.size - 1) // batch_size
     if row_len < 1:
         raise MinitxlError(
@@ -219,8 +219,12 @@ def _positive(name: str, value) -> int:
     return number
 
 
-def _one_dimensional(tokens) -> np.ndarray:
-    tokens = np.asarray(tokens)
+def one_dimensional(tokens) -> np.ndarray:
+    """Return the ids of a text as an array, not copied where it is one; or raise MinitxlError."""
+    try:
+        tokens = np.asarray(tokens)
+    except (TypeError, ValueError):
+        tokens = np.asarray("rows of different length")
     if tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in "iu"):
         raise MinitxlError(
             f"tokens must be a one-dimensional array of integers, got shape {tokens.shape} of "

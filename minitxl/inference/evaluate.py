@@ -11,7 +11,7 @@ import numpy as np
 
 from minitxl.backend.threads import Workers, threads_for
 from minitxl.data.documents import checked_starts
-from minitxl.data.stream import segments
+from minitxl.data.stream import one_dimensional, segments
 from minitxl.errors import MinitxlError
 from minitxl.inference.cached import PlainReader, reader_of
 from minitxl.inference.units import bits, perplexity
@@ -65,6 +65,7 @@ def evaluate(
     """
     lengths = dict(tgt_len=tgt_len, mem_len=mem_len, clamp_len=clamp_len, same_length=same_length)
     model = model.with_options(**{k: v for k, v in lengths.items() if v is not None})
+    tokens = one_dimensional(tokens)
     documents = None if document_starts is None else checked_starts(document_starts, len(tokens))
     if max_tokens is not None:
         if max_tokens < 1:

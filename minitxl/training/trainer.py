@@ -68,6 +68,10 @@ class Trainer:
         fresh=True forgets the memory first: the batch does not continue the one before.
         position_ids (B, T): places in documents, see `TransformerXL.forward`.
         """
+        tokens, targets = (
+            self.model.checked_on_host(ids, name)
+            for ids, name in ((tokens, "tokens"), (targets, "targets"))
+        )
         held = next((m[0].shape[0] for m in self.mems if m), None)
         if not fresh and held is not None and held * self.n_piece != len(tokens):
             raise MinitxlError(
@@ -79,10 +83,6 @@ class Trainer:
                 f"a batch of {len(tokens)} rows cannot be cut into accumulate * threads = "
                 f"{self.n_piece} equal pieces; choose a multiple"
             )
-        tokens, targets = (
-            self.model.checked_on_host(ids, name)
-            for ids, name in ((tokens, "tokens"), (targets, "targets"))
-        )
         places = self.model.checked_places(position_ids, tokens)
         if self._first:
             _warn_unless_shifted(tokens, targets)

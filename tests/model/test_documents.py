@@ -8,10 +8,11 @@ from helpers.models import V, make_model, make_tokens
 from minitxl import MinitxlError, TrainConfig
 from minitxl.backend import get_backend
 from minitxl.data.documents import checked_starts, right_aligned
-from minitxl.data.stream import Stream
+from minitxl.data.stream import Stream, segments
 from minitxl.inference import cached
 from minitxl.inference.cached import PlainReader, reader_of
 from minitxl.inference.evaluate import evaluate
+from minitxl.inference.sliding import evaluate_sliding
 from minitxl.training.trainer import Trainer
 
 CPU = get_backend("cpu", "float64")
@@ -305,6 +306,22 @@ def test_what_is_no_batch_of_ids_is_told(kind):
         with pytest.raises(MinitxlError, match=words.split(", the model")[0]) as caught:
             call()
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("kind", sorted(set(INPUTS) - {"one row"}))  # which is a text
+def test_what_is_no_text_of_ids_is_told(kind):
+    """By evaluation, streams and training, which take rows of their own."""
+    ids, model = INPUTS[kind][0], make_model(CPU)
+    trainer = Trainer(model, TrainConfig(batch_size=2, threads=1))
+    one = [lambda: evaluate(model, ids), lambda: evaluate_sliding(model, ids, window=4)]
+    one += [
+        lambda: Stream(ids, batch_size=1, tgt_len=5),
+        lambda: segments(ids, batch_size=9, tgt_len=1),
+    ]
+    one += [lambda: trainer.step(ids, ids), lambda: trainer.step([[1, 2], [3, 4]], ids)]
+    for call in one:
+        with pytest.raises(MinitxlError, match=r"^[^\n]{10,300}$"):
+            call()
 
 
 @pytest.mark.parametrize("kind", ["ragged", "prompts", "none", "bool", "negative", "one row"])
