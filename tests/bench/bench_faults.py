@@ -4,7 +4,7 @@
 
 Trainings are killed at random, half of the time in the middle of a write, and go on to the bits of
 the one that nobody killed; each change that a command makes on the disk fails in turn
-(`tests/cli/test_failing_disk.py`); files of every kind that is read are damaged or made up. Takes
+(`tests/cli/test_failing_disk.py`, and one test of `data get`); files of every kind that is read are damaged or made up. Takes
 about ten minutes, prints a table, and keeps in its folder what did not hold. Ends with 1 if
 anything did not. Needs `fork`.
 """
@@ -28,7 +28,8 @@ from helpers import hostile, kills  # noqa: E402
 def full_disks() -> dict:
     """Command -> how many of its changes failed in turn; the tests fail where one is not held."""
     command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-s", "-m", "slow or not slow"]
-    command.append(str(TESTS / "cli" / "test_failing_disk.py"))
+    command += ["tests/cli/test_failing_disk.py", "tests/data/test_datasets.py"]
+    command += ["-k", "test_failing_disk or full_disk_at_any_change"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=TESTS.parent)
     found = re.findall(r"^(\w+): each of (\d+) changes failed", done.stdout, re.MULTILINE)
     counts: dict = {}
@@ -49,7 +50,11 @@ def main() -> int:
     add("--parts", nargs="+", default=["files", "kills", "disks"])
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
-    found: dict = {"command": " ".join(["python tests/bench/bench_faults.py", *sys.argv[1:]])}
+    found: dict = {}
+    if options.json and options.json.exists():  # parts that are not asked for stay
+        found = json.loads(options.json.read_text(encoding="utf-8"))
+    command = " ".join(["python tests/bench/bench_faults.py", *sys.argv[1:]])
+    found["commands"] = found.get("commands", {}) | dict.fromkeys(options.parts, command)
     with pytest.MonkeyPatch.context() as patch:
         if "files" in options.parts:
             (folder / "files").mkdir()
