@@ -7,9 +7,11 @@ class MinitxlError(ValueError):
     It says what was wrong, both values, and what to do. The commands print it and exit with 2.
     """
 
-    def __init__(self, message: str = ""):  # a value that it quotes may be long, or hide escapes
-        text = message if len(message) <= 800 else f"{message[:500]} ... {message[-250:]}"
-        super().__init__("".join(char if char.isprintable() else "?" for char in text))
+    def __init__(self, message: object = ""):  # what it quotes may be long, or hide escapes
+        text = str(message)
+        text = text if len(text) <= 800 else f"{text[:500]} ... {text[-250:]}"
+        marks = (c if c.isprintable() else " " if c.isspace() else "?" for c in text)
+        super().__init__("".join(marks))
 
 
 class MinitxlWarning(UserWarning):

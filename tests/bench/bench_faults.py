@@ -4,9 +4,9 @@
 
 Trainings are killed at random, half of the time in the middle of a write, and go on to the bits of
 the one that nobody killed; each change that a command makes on the disk fails in turn
-(`tests/cli/test_failing_disk.py`, and one test of `data get`); files of every kind that is read are damaged or made up. Takes
-about ten minutes, prints a table, and keeps in its folder what did not hold. Ends with 1 if
-anything did not. Needs `fork`.
+(`tests/cli/test_failing_disk.py`, and one test of `data get`); files of every kind that is read are
+damaged or made up. Takes about a quarter of an hour, prints a table, and keeps in its folder what
+did not hold. Ends with 1 if anything did not. Needs `fork`.
 """
 
 import argparse
@@ -23,6 +23,7 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 from helpers import hostile, kills  # noqa: E402
+from helpers.faults import table  # noqa: E402
 
 
 def full_disks() -> dict:
@@ -80,28 +81,6 @@ def main() -> int:
 
 def _parts(found: dict) -> list[dict]:
     return [*found.get("files", {}).values(), *(found[p] for p in ("kills", "disks") if p in found)]
-
-
-def table(found: dict) -> str:
-    """The rows of what was tried and how much of it held."""
-    lines = ["| tried | how often | held |", "|---|---|---|"]
-    if k := found.get("kills"):
-        lines.append(
-            f"| kill -9 of a training, {k['in_the_first_second']:,} in its first second, "
-            f"{k['in_a_write']:,} in a write | {k['kills']:,} | {k['stuck']} stuck, "
-            f"{k['other_bits']} of {k['trainings']:,} trainings with other bits |"
-        )
-    if d := found.get("disks"):
-        each = ", ".join(f"{name} {n}" for name, n in d["commands"].items())
-        held = "all" if not d["faults"] else "not all"
-        lines.append(f"| the n-th change on the disk fails: {each} | every n | {held} |")
-    for name, f in found.get("files", {}).items():
-        held = f["inputs"] - len(f["faults"])
-        lines.append(
-            f"| {name} | {f['inputs']:,}: {f['refused']:,} refused in a line, {f['read']:,} read | "
-            f"{held:,}; at most {f['peak_mb']:.1f} MB |"
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":
