@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from minitxl.data.text import load_corpus
     from minitxl.errors import MinitxlError
     from minitxl.inference.evaluate import evaluate
-    from minitxl.inference.generate import generate
+    from minitxl.inference.generate import generate, generate_batch
     from minitxl.model import attention, gradcheck, ops
     from minitxl.model.attention import Inspection
     from minitxl.model.transformer_xl import TransformerXL
@@ -50,6 +50,7 @@ __all__ = [
     "course",
     "evaluate",
     "generate",
+    "generate_batch",
     "gradcheck",
     "interop",
     "load_corpus",
@@ -72,6 +73,7 @@ _HOME = {
     "course": "course",
     "evaluate": "inference.evaluate",
     "generate": "inference.generate",
+    "generate_batch": "inference.generate",
     "gradcheck": "model.gradcheck",
     "interop": "interop",
     "load_corpus": "data.text",

@@ -22,7 +22,7 @@ from minitxl.config import Config
 from minitxl.data.vocab import ByteVocab, CharVocab, vocab_from_dict
 from minitxl.data.words import WordVocab
 from minitxl.errors import MinitxlError
-from minitxl.files import clean, leftovers, whole_folder
+from minitxl.files import clean, leftovers, quoted, whole_folder
 from minitxl.lock import NAME as LOCK
 from minitxl.lock import locked
 from minitxl.model.transformer_xl import TransformerXL, empty_params
@@ -129,7 +129,7 @@ def check_new(folder: Path) -> None:
         if all(path.name in ours for path in folder.iterdir()):
             return
     resumable = (folder / "run.json").is_file() and not is_imported(folder)
-    way_out = f"continue it with --resume {folder}, or " if resumable else ""
+    way_out = f"continue it with --resume {quoted(folder)}, or " if resumable else ""
     raise MinitxlError(f"{folder} exists and is not empty; {way_out}choose another --out")
 
 
