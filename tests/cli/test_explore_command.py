@@ -9,7 +9,7 @@ import pytest
 from helpers.models import Letters, make_model
 from minitxl import cli, load_pretrained
 from minitxl.backend import get_backend
-from minitxl.storage.run_folder import save_imported
+from minitxl.storage.run_folder import save_run
 from minitxl.viz import Reading
 from minitxl.viz.explorer import looking_far, token_explorer
 
@@ -94,7 +94,7 @@ def test_mistakes_are_told_in_one_line(explore, tmp_path):
 
 def test_an_imported_model_is_asked_for_a_text(explore, tmp_path):
     trained = load_pretrained("tiny-xl")
-    save_imported(tmp_path / "run", trained.model, trained.vocab, "char", "", "from elsewhere")
+    save_run(tmp_path / "run", trained.model, trained.vocab, "char", "", "from elsewhere")
     code, _, err = explore("run")
     assert code == 2 and "give one as --text" in err
     assert explore("run", "--text", "to be or not to be " * 9)[0] == 0
