@@ -26,8 +26,6 @@ from minitxl.model.params import layer_weights
 from minitxl.pretrained import models_folder, shipped_models
 from minitxl.storage.checkpoint import serialize
 from minitxl.storage.model_arrays import params_of
-from minitxl.viz import Reading
-from minitxl.viz.explorer.data import layer_inputs
 
 pytestmark = pytest.mark.browser
 ATOL = 1e-4
@@ -53,10 +51,11 @@ const jobs = {
   load: (name, config, text) => { models[name] = new Model(config, readSafetensors(bytes(text))); },
   names: (text) => [...readSafetensors(bytes(text)).keys()],
   read(name, lengths, steps) {
+    const nlls = (from) => Array.from({ length: from.length }, (_, t) => (t ? from.nll(t) : null));
     const reader = new Reader(models[name], lengths);
     const own = {
       pushAll: (tokens) => { tokens.forEach((token) => reader.push(token)); },
-      nlls: () => Array.from({ length: reader.length }, (_, t) => (t ? reader.nll(t) : null)),
+      nlls: () => nlls(reader),
       ranges: () => Array.from({ length: reader.length }, (_, t) =>
         [reader.firstKey(t), reader.segmentStart(t)]),
       now: () => [reader.length, reader.first, reader.start, reader.T, reader.M],
@@ -66,6 +65,11 @@ const jobs = {
       },
       allScores: (t, layer, head) =>
         Object.values(reader.scores(t, layer, head)).map(plain),
+      cloned(tokens) {
+        const other = reader.clone();
+        tokens.forEach((token) => other.push(token));
+        return nlls(other);
+      },
       speed(tokens) {
         const start = performance.now();
         tokens.forEach((token) => reader.push(token));
@@ -357,31 +361,38 @@ def fresh_steps(tokens):
     return [["pushAll", tokens], ["nlls"], ["now"]]
 
 
+def test_a_clone_goes_its_own_way(ask):
+    name, tokens = loaded(ask, "small", small()), make_tokens(30).tolist()
+    alone = ask("read", name, {}, [["pushAll", tokens], ["nlls"]])[1]
+    both = ask("read", name, {}, [["pushAll", tokens[:13]], ["cloned", tokens[13:]], ["nlls"]])
+    assert both[1] == alone and both[2] == alone[:13]
+
+
 # --- the four terms -------------------------------------------------------------------------------
 
 
-def kept_here(model, tokens, t_len, m_len):
-    """Queries, keys, terms by distance as the explorer has them, and values (N of (H, n, Dh))."""
-    reading = Reading(model, np.append(tokens, 0), tgt_len=t_len)
-    layers = layer_inputs(model, reading, m_len)
-    _, seen = read_here(model.with_options(tgt_len=t_len, mem_len=m_len), tokens, cut(12, t_len))
-    c, xp, values = model.config, np, []
-    for n in range(c.n_layer):
-        h = np.concatenate([look.hidden[n] for _, _, look in seen], axis=1)
-        w = layer_weights(model.params, n, encoding_of(c).weights)
+def kept_here(model, seen):
+    """For each layer q, k, v (H, n, Dh) of all tokens, and by distance r (H, n, Dh), e (H, n)."""
+    c, layers, n = model.config, [], sum(look.hidden[0].shape[1] for _, _, look in seen)
+    for layer in range(c.n_layer):
+        h = np.concatenate([look.hidden[layer] for _, _, look in seen], axis=1)
+        w = layer_weights(model.params, layer, encoding_of(c).weights)
         if c.pre_lnorm:
             eps = c.layer_norm_epsilon
-            h, _ = layer_norm_forward(h, w.attn_gamma, w.attn_beta, eps=eps, xp=xp)
-        *_, v, _ = heads_forward(h, h, w.attn.w_q, w.attn.w_k, w.attn.w_v, n_head=3, xp=xp)
-        values.append(v[0])
-    return layers, values
+            h, _ = layer_norm_forward(h, w.attn_gamma, w.attn_beta, eps=eps, xp=np)
+        q, k, v, _ = heads_forward(h, h, w.attn.w_q, w.attn.w_k, w.attn.w_v, n_head=3, xp=np)
+        r, e = encoding_of(c).position_terms(w.attn, n, model.params, c, xp=np)
+        layers.append((w, q[0], k[0], v[0], r[:, ::-1], e[:, ::-1]))
+    return layers
 
 
 def terms_of(layer, q, t, first):
-    """a, b, c, d (H, K) of the scaled query q (H, Dh) of token t, from the explorer's arrays."""
+    """a, b, c, d (H, K) of the query q (H, Dh) of token t, over sqrt(Dh)."""
+    w, _, k, _, r, e = layer
     keys, far = np.arange(first, t + 1), t - np.arange(first, t + 1)
-    a, b = (np.einsum("hd,hjd->hj", q, x) for x in (layer.k[:, keys], layer.r[:, far]))
-    return np.stack([a, b, layer.c[:, keys], layer.d[:, far]])
+    a, b = (np.einsum("hd,hjd->hj", q, x) for x in (k[:, keys], r[:, far]))
+    c = np.einsum("hd,hjd->hj", w.attn.r_w_bias, k[:, keys])
+    return np.stack([a, b, c, e[:, far]]) / np.sqrt(q.shape[-1])
 
 
 TERMS = [[False, True, True, True], [True, False, True, False], [False] * 4, [True] * 4]
@@ -390,8 +401,9 @@ TERMS = [[False, True, True, True], [True, False, True, False], [False] * 4, [Tr
 @pytest.mark.parametrize("name", ["paper", "pre_lnorm", "untied u and v", "learned"])
 def test_terms_one_by_one_and_left_out(ask, name):
     model, tokens, t, t_len, m_len = small(**VARIANTS[name]), make_tokens(12), 10, 4, 5
-    layers, values = kept_here(model, tokens, t_len, m_len)
-    c, first, scale = model.config, 3, 1 / np.sqrt(model.config.d_head)
+    here = model.with_options(tgt_len=t_len, mem_len=m_len)
+    _, seen = read_here(here, tokens, cut(12, t_len))
+    layers, c, first = kept_here(model, seen), model.config, 3
     places = [(n, head) for n in range(2) for head in range(3)]
     steps = [["pushAll", tokens.tolist()], *(["allScores", t, *place] for place in places)]
     steps += [["without", t, terms, *place] for terms in TERMS for place in places]
@@ -399,25 +411,26 @@ def test_terms_one_by_one_and_left_out(ask, name):
     name = loaded(ask, "small", model)
     _, *found, whole = ask("read", name, {"T": t_len, "M": m_len}, steps)
     for (n, head), got in zip(places, found, strict=False):
-        want = terms_of(layers[n], layers[n].q[:, t], t, first)[:, head]
+        want = terms_of(layers[n], layers[n][1][:, t], t, first)[:, head]
         np.testing.assert_allclose(got, want, atol=ATOL)
+        model_says = seen[-1][-1].terms[n]  # of the last segment, 8 ... 11
+        np.testing.assert_allclose(want, [model_says[x][0, head, 2, :8] for x in "abcd"])
 
     def attend(n, terms, rows, x, h, pos, w, mask, **_):
         """One query on keys and values as they were kept."""
-        q = np.reshape(x[0, 0] @ w.w_q, (3, -1)) * scale
+        q = np.reshape(x[0, 0] @ w.w_q, (3, -1))
         s = terms_of(layers[n], q, t, first)[np.array(terms)].sum(axis=0)
         p = np.exp(s - s.max(axis=-1, keepdims=True))
         p /= p.sum(axis=-1, keepdims=True)
         rows.append(p)
-        o = np.einsum("hj,hjd->hd", p, values[n][:, first : t + 1])
+        o = np.einsum("hj,hjd->hd", p, layers[n][3][:, first : t + 1])
         return linear_forward(np.reshape(o, (1, 1, -1)), w.w_o, xp=np)
 
     found = found[len(places) :]
     for terms in TERMS:
         h = model.params["word_emb"][tokens[t]][None, None] * np.sqrt(c.d_model)
         rows = []
-        for n in range(c.n_layer):
-            w = layer_weights(model.params, n, encoding_of(c).weights)
+        for n, (w, *_) in enumerate(layers):
             run = partial(attend, n, terms, rows)
             h, _ = layer_forward(h, None, w, None, c, n_mem=0, attend=run, rng=None, xp=np)
         z = model.params["word_emb"] @ h[0, 0] + model.params["out_bias"]

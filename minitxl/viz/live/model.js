@@ -182,6 +182,8 @@ class Rows {
     this.length = row + 1;
   }
 
+  clone() { return Object.assign(new Rows(0), this, { data: this.data.slice() }); }
+
   get(row) { return this.data.slice(row * this.width, (row + 1) * this.width); }
 }
 
@@ -280,6 +282,17 @@ export class Reader {
     for (const name in room) room[name] = new Float64Array(room[name]);
     this.#room = { ...room, z: new Float64Array(V) };
     this.setLengths(T, M);
+  }
+
+  /** Another reader in the same state, to go on from here in another way. */
+  clone() {
+    const other = new Reader(this.model, this);
+    Object.assign(other, { start: this.start, first: this.first });
+    other.#tokens = this.#tokens.clone();
+    other.#marks = this.#marks.clone();
+    other.#logP = this.#logP.clone();
+    other.#kept = this.#kept.map(({ q, k, v }) => ({ q: q.clone(), k: k.clone(), v: v.clone() }));
+    return other;
   }
 
   get length() { return this.#tokens.length; } // tokens read
