@@ -1,4 +1,4 @@
-"""minitxl/viz/in_browser/model.js in a worker, started from a `blob:` address by a page from a file."""
+"""minitxl/viz/in_browser/model.js in a worker, as a page from a file starts it: by `blob:`."""
 
 import base64
 import contextlib

@@ -210,7 +210,6 @@ def test_explorers_say_what_is_wrong(text, vocab):
 
 def test_a_redraw_stays_under_a_quarter_second(text, vocab):
     """Computing, drawing and encoding, where they take longest."""
-    np.tile(text, 3)
     for explorer in (
         viz.span_explorer(n_layer=4, tgt_len=6, mem_len=12),
         viz.rel_shift_explorer(tgt_len=6, mem_len=6, step=5),
