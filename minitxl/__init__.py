@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from minitxl.data.text import load_corpus
     from minitxl.errors import MinitxlError
     from minitxl.inference.evaluate import evaluate
-    from minitxl.inference.generate import generate
+    from minitxl.inference.generate import generate, generate_batch
     from minitxl.model import attention, gradcheck, ops
     from minitxl.model.attention import Inspection
     from minitxl.model.transformer_xl import TransformerXL
@@ -51,6 +51,7 @@ __all__ = [
     "course",
     "evaluate",
     "generate",
+    "generate_batch",
     "gradcheck",
     "interop",
     "load_corpus",
@@ -75,6 +76,7 @@ _HOME = {
     "course": "course",
     "evaluate": "inference.evaluate",
     "generate": "inference.generate",
+    "generate_batch": "inference.generate",
     "gradcheck": "model.gradcheck",
     "interop": "interop",
     "load_corpus": "data.text",

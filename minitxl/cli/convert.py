@@ -43,6 +43,7 @@ def run_import(options: argparse.Namespace) -> int:
 
     from minitxl import interop
     from minitxl.errors import MinitxlError
+    from minitxl.files import quoted
     from minitxl.storage import checkpoint
     from minitxl.storage.run_folder import check_new, save_run
 
@@ -69,7 +70,7 @@ def run_import(options: argparse.Namespace) -> int:
     print(
         f"{model.n_params:,} parameters, {vocab.n_token:,} words; written to {options.out}. Next:"
     )
-    print(f'  python -m minitxl generate {options.out} --prompt "..."')
+    print(f'  python -m minitxl generate {quoted(options.out)} --prompt "..."')
     return 0
 
 

@@ -93,7 +93,8 @@ def load_prepared(dataset: Dataset, *, check: bool = False) -> Prepared:
 
 def _read_json(path: Path) -> dict:
     with path.open("rb") as file:
-        data = file.read(_MAX_JSON + 1)
+        # As much memory is taken before anything is read.
+        data = file.read(min(path.stat().st_size, _MAX_JSON) + 1)
     if len(data) > _MAX_JSON:
         raise ValueError(f"{path.name} has more than {_MAX_JSON} bytes")
     found = json.loads(data)

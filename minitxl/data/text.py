@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -126,22 +127,34 @@ def blocks_of(name_or_path: str | os.PathLike) -> Iterator[bytes]:
     if isinstance(name_or_path, str) and name_or_path in CORPORA:
         yield shipped_text(name_or_path)
         return
-    path, n_bytes = find_file(name_or_path), 0
+    path = find_file(name_or_path)
     try:
-        plain = path.is_file()
         with path.open("rb") as file:
-            while block := file.read(_CHUNK):
-                n_bytes += len(block)
-                if not plain and n_bytes > PIPED:
-                    raise MinitxlError(
-                        f"{str(path)!r} is no plain file and does not end within {PIPED:,} bytes: "
-                        "write the text to a file and give that"
-                    )
-                yield block
+            yield from _blocks(file, str(path), plain=path.is_file())
     except OSError as error:
         raise MinitxlError(
             f"cannot read {str(path)!r} ({why(error)}): check its permissions, or copy it"
         ) from error
+
+
+def blocks_of_stdin() -> Iterator[bytes]:
+    """Yield the bytes of standard input, as `blocks_of` does those of a pipe."""
+    try:
+        yield from _blocks(sys.stdin.buffer, "standard input", plain=False)
+    except (AttributeError, OSError) as error:  # closed, or none
+        raise MinitxlError("cannot read standard input: write the text to a file") from error
+
+
+def _blocks(file, name: str, *, plain: bool) -> Iterator[bytes]:
+    n_bytes = 0
+    while block := file.read(_CHUNK):
+        n_bytes += len(block)
+        if not plain and n_bytes > PIPED:
+            raise MinitxlError(
+                f"{name!r} is no plain file and does not end within {PIPED:,} bytes: "
+                "write the text to a file and give that"
+            )
+        yield block
 
 
 def _dataset(dataset: Dataset, level: str | None, check: bool) -> Corpus:

@@ -23,7 +23,7 @@ from minitxl.config import Config
 from minitxl.data.tokens import Vocabulary
 from minitxl.data.vocab import Known, level_of, stored_vocab, vocab_from_dict
 from minitxl.errors import MinitxlError
-from minitxl.files import clean, leftovers, whole_folder
+from minitxl.files import clean, leftovers, quoted, whole_folder
 from minitxl.lock import NAME as LOCK
 from minitxl.lock import locked
 from minitxl.model.transformer_xl import TransformerXL, empty_params, network_of
@@ -161,7 +161,7 @@ def check_new(folder: Path) -> None:
         if all(path.name in ours for path in folder.iterdir()):
             return
     resumable = (folder / "run.json").is_file() and not is_imported(folder)
-    way_out = f"continue it with --resume {folder}, or " if resumable else ""
+    way_out = f"continue it with --resume {quoted(folder)}, or " if resumable else ""
     raise MinitxlError(f"{folder} exists and is not empty; {way_out}choose another --out")
 
 

@@ -18,7 +18,7 @@ from minitxl.data.stream import Stream
 from minitxl.data.text import Corpus
 from minitxl.data.tokens import Vocabulary
 from minitxl.errors import MinitxlError
-from minitxl.files import append
+from minitxl.files import append, quoted
 from minitxl.inference.evaluate import Evaluation, evaluate
 from minitxl.inference.units import UNITS
 from minitxl.model.transformer_xl import TransformerXL
@@ -275,7 +275,7 @@ class _Run:
                     if self.group.rank == 0:
                         print(
                             f"stopped after step {step} of {s.steps}; continue with\n"
-                            f"  python -m minitxl train --resume {self.folder}",
+                            f"  python -m minitxl train --resume {quoted(self.folder)}",
                             file=sys.stderr,
                         )
                     raise KeyboardInterrupt
@@ -388,5 +388,6 @@ class _Run:
         print("  metrics.jsonl, loss_curve.png. Next:")
         preset = PRESETS.get(read_info(self.folder).get("preset", ""))
         options = preset.eval_options if preset else ""
-        print(f"  python -m minitxl eval {self.folder} {options}".rstrip())
-        print(f"  python -m minitxl generate {self.folder} --length 2000 --temperature 0.8")
+        folder = quoted(self.folder)
+        print(f"  python -m minitxl eval {folder} {options}".rstrip())
+        print(f"  python -m minitxl generate {folder} --length 2000 --temperature 0.8")

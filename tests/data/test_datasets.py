@@ -11,7 +11,9 @@ import gzip
 import hashlib
 import http.server
 import io
+import itertools
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -27,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.failing_disk import FailingDisk
 from minitxl import cli
 from minitxl.data import DATASETS, Stream, datasets, download, load_corpus, prepare, segments
 from minitxl.data.prepared import Writer, is_prepared, load_prepared
@@ -253,6 +256,35 @@ def test_keep(command, wiki, server):
     assert wiki.archive.read_bytes() == WIKI
     assert command("prepare", "wikitext-2")[0] == 0
     assert wiki.archive.exists()
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+def test_get_may_meet_a_full_disk_at_any_change(
+    command, wiki, server, home, monkeypatch, capsys, lasting
+):
+    """It ends in one line, and the same command then comes to the same files."""
+    get = ("get", "wikitext-2", "--url", server.url)
+    assert command(*get)[0] == 0
+    prepared = home / "wikitext-2" / "prepared"
+    expected = {p.name: p.read_bytes() for p in prepared.iterdir()}
+    for n in itertools.count(1):
+        shutil.rmtree(home)
+        with FailingDisk(monkeypatch, home, n, lasting) as disk:
+            code, _, err = command(*get)
+        if not disk.failed:
+            break
+        lines = [line for line in err.splitlines() if "error:" in line]
+        assert code == 2 and len(lines) == 1 and str(home) in lines[0], (n, disk.failed, err)
+        if prepared.exists():
+            assert {p.name: p.read_bytes() for p in prepared.iterdir()} == expected
+        assert command(*get)[0] == 0, (n, disk.failed)
+        # An archive that was fetched whole before is one that was there, and stays.
+        names = {p.name for p in home.rglob("*") if p.is_file()} - {wiki.archive.name}
+        assert names == set(expected)
+        assert {p.name: p.read_bytes() for p in prepared.iterdir()} == expected
+    with capsys.disabled():
+        print(f"\nget: each of {n - 1} changes failed, and all after it")
+    assert n > 20
 
 
 def test_an_archive_put_there_by_hand_is_used_and_kept(command, wiki, server):
