@@ -6,7 +6,7 @@ Pictures that belong to one notebook each, `draw_*` and `LiveCurves`, are in `le
 
 from minitxl.viz.attention import AttentionFigure, nearest_first, span, weight_by_distance
 from minitxl.viz.by_position import bits_by_position
-from minitxl.viz.explorer import token_explorer
+from minitxl.viz.live import live
 from minitxl.viz.gradient import GradientFigure, colour_limits, gradient_norms
 from minitxl.viz.lessons.beyond import (
     draw_break_evens,
@@ -70,6 +70,6 @@ __all__ = [
     "rel_shift_explorer",
     "span",
     "span_explorer",
-    "token_explorer",
+    "live",
     "weight_by_distance",
 ]
