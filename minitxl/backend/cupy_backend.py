@@ -64,9 +64,8 @@ class CupyBackend(Backend):
         self._cupy, self._fused = cupy, fused
         self._launch = Device(cupy, Cublas(cupy))
         if fused:
-            twins = Twins(self._launch)
-            xp = Namespace(xp, twins.table())
-            xp.matmul = partial(twins.matmul, xp=xp)
+            xp = Namespace(xp, Twins(self._launch).table())
+            xp.matmul = partial(self._launch.matmul, xp=xp)
         super().__init__(xp, cupy.cuda.Device(), dtype)
 
     def asarray(self, a, dtype=None):

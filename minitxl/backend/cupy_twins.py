@@ -93,24 +93,6 @@ class Twins:
             )
         }
 
-    def matmul(self, a, b, *, xp):
-        """`a @ b` of the standard, for (B, H, m, k) and (B, H, k, n) or (H, k, n).
-
-        CuPy's own cannot be recorded (`cublas.py`). Each matrix may be a transposed view; a batch
-        whose matrices do not follow each other at one distance is copied first.
-        """
-        n_batch, h, m, k = a.shape
-        n = b.shape[-1]
-        if b.ndim == 3:  # what the batch shares is one product for each head
-            a = _contiguous(a.transpose(1, 0, 2, 3), xp).reshape(h, n_batch * m, k)
-            out = xp.empty((h, n_batch * m, n), dtype=a.dtype)
-            self._device.products(a, _matrices(b, xp), out)
-            return out.reshape(h, n_batch, m, n).transpose(1, 0, 2, 3)  # -> (B, H, m, n)
-        a, b = (_matrices(x, xp) for x in (a, b))
-        out = xp.empty((n_batch * h, m, n), dtype=a.dtype)
-        self._device.products(a, b, out)
-        return out.reshape(n_batch, h, m, n)
-
     # --- linear ---------------------------------------------------------------------------------
 
     def linear_forward(self, x, w, b=None, *, xp):
@@ -399,17 +381,6 @@ def _batch_of_heads(x):
     """(H, B, L, C) -> (H, B*L, C), a view: what the batch shares is one product for each head."""
     h, b, length, c = x.shape
     return x.reshape(h, b * length, c)
-
-
-def _matrices(x, xp):
-    """(..., L, C) -> (N, L, C), each matrix or its transpose without gaps; copied if need be."""
-    lead = (-1, *x.shape[-2:])
-    if x.flags.c_contiguous:
-        return x.reshape(lead)
-    turned = _transposed(x)
-    if turned.flags.c_contiguous:
-        return _transposed(turned.reshape(-1, *turned.shape[-2:]))
-    return _packed(x, xp).reshape(lead)
 
 
 def _contiguous(x, xp):
