@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from minitxl.model.attention import Inspection
     from minitxl.model.transformer_xl import TransformerXL
     from minitxl.pretrained import load_pretrained
+    from minitxl.storage.run_folder import load_run, save_run
     from minitxl.training.presets import PRESETS
     from minitxl.training.trainer import Trainer
 
@@ -55,7 +56,9 @@ __all__ = [
     "interop",
     "load_corpus",
     "load_pretrained",
+    "load_run",
     "ops",
+    "save_run",
     "viz",
 ]
 
@@ -78,7 +81,9 @@ _HOME = {
     "interop": "interop",
     "load_corpus": "data.text",
     "load_pretrained": "pretrained",
+    "load_run": "storage.run_folder",
     "ops": "model.ops",
+    "save_run": "storage.run_folder",
     "viz": "viz",
 }
 _MODULES = {"attention", "course", "gradcheck", "interop", "ops", "viz"}  # public as a whole

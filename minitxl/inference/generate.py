@@ -229,9 +229,10 @@ def _prompt_ids(vocab, prompt) -> np.ndarray:
 def start_of_text(vocab) -> np.ndarray:
     """A newline, so that the text begins as a line does; else symbol 0."""
     try:
-        return vocab.encode("\n")
-    except MinitxlError:
-        return np.zeros(1, dtype=np.int32)
+        ids = vocab.encode("\n")
+    except Exception:  # a vocabulary of the user's own may raise anything
+        ids = ()
+    return ids if len(ids) else np.zeros(1, dtype=np.int32)
 
 
 def _checked_options(temperature, top_k, top_p, theta) -> tuple[float, int, float, float]:

@@ -75,9 +75,11 @@ class TransformerXL:
     def forward(self, tokens, targets, mems=None, rng=None, inspect=None, position_ids=None):
         """Return nll (B, S) in nats per token, new mems, and a cache for `backward`.
 
-        tokens (B, T), targets (B, S): integers, 0 <= id < n_token, of any T >= S >= 1; with S < T
-        the loss is that of the last S positions. mems: what an earlier call returned, or None at a
-        stream's start (`start_mems`). rng: `model.backend.rng(key, ...)` turns dropout on.
+        tokens (B, T), targets (B, S): integers, 0 <= id < n_token, of any T >= S >= 1. targets are
+        the tokens one step later, tokens = ids[:, :-1] and targets = ids[:, 1:]: what is to be
+        predicted. With S < T the loss is that of the last S positions. mems: what an earlier call
+        returned, or None at a stream's start (`start_mems`). rng: `model.backend.rng(key, ...)`
+        turns dropout on.
         inspect: an `Inspection` to fill with hidden states, attention probabilities and terms.
         position_ids (B, T): the place of each token in its document, 0 at the first one, where
         rows hold documents of their own lengths: a token sees those of its document alone, be they
@@ -87,7 +89,10 @@ class TransformerXL:
         return self._forward(tokens, targets, mems, position_ids, rng=rng, inspect=inspect)
 
     def score(self, tokens, targets, mems=None, position_ids=None):
-        """Return nll (B, S) and new mems as `forward` does, without keeping a cache."""
+        """Return nll (B, S) and new mems as `forward` does, without keeping a cache.
+
+        targets (B, S) are the tokens (B, T) one step later, as there.
+        """
         return self._forward(tokens, targets, mems, position_ids, rng=None, keep=False)[:2]
 
     def _forward(self, tokens, targets, mems, position_ids, **options):

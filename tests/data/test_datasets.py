@@ -15,6 +15,7 @@ import itertools
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -544,6 +545,26 @@ def test_damaged_prepared_files(home, wiki, name, change):
     assert sorted(p.name for p in wiki.folder.iterdir()) == ["prepared", "wikitext-2-v1.zip"]
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_changed_byte_inside_a_set_is_noticed_on_resume(wiki, capsys, split):
+    """An id changed to another one of the vocabulary: only a checksum can tell."""
+    put(wiki.archive, WIKI)
+    prepare.prepare(wiki)
+    sizes = "n_layer=1 d_model=8 n_head=2 d_head=4 d_inner=8 tgt_len=4 mem_len=4".split()
+    out = str(wiki.folder / "run")
+    options = ["--steps=2", "--batch-size=2", "--device=cpu", "--quiet", f"--out={out}"]
+    options += [f"--set={size}" for size in sizes]
+    assert cli.main(["train", "--data=wikitext-2", *options]) == 0
+    file = wiki.folder / "prepared" / f"{split}.bin"
+    data = bytearray(file.read_bytes())
+    data[3] = 1 if data[3] != 1 else 2
+    file.write_bytes(data)
+    capsys.readouterr()
+    assert cli.main(["train", "--resume", out, "--device=cpu"]) == 2
+    message = capsys.readouterr().err
+    assert f"{split}.bin has crc32" in message and "data get wikitext-2" in message
+
+
 def test_get_mends_a_damaged_set(command, wiki, server):
     """The advice that a damaged set gives must not loop."""
     put(wiki.archive, WIKI)
@@ -706,6 +727,29 @@ def test_a_dripping_server_is_given_up(home, wiki, server, monkeypatch):
         download.download, wiki, server.url
     )
     assert [p.read_bytes() for p in wiki.folder.iterdir()] == [WIKI[:4]]
+
+
+def test_dripping_headers_are_given_up(home, wiki, monkeypatch):
+    """Bytes of a head that never ends, each in time for a socket's own timeout."""
+    monkeypatch.setattr(download, "ANSWER", 0.3)
+    ended = threading.Event()
+
+    def drip(listener):
+        client, _ = listener.accept()
+        with client, contextlib.suppress(ConnectionError):
+            client.sendall(b"HTTP/1.1 200 OK\r\n")
+            while not ended.wait(0.02):
+                client.sendall(b"a")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=(listener,))
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/wikitext-2-v1.zip"
+        message = refusal(download.download, wiki, url)
+        ended.set()
+        thread.join()
+    assert "no whole answer in 0.3 s" in message and "run the command again" in message
+    assert not list(wiki.folder.iterdir())
 
 
 def test_ctrl_c_keeps_the_part(command, wiki, server, monkeypatch):
