@@ -118,7 +118,7 @@ def attend_forward(scores, v, *, dropatt, rng, xp):
     """o = dropout(softmax(scores)) v (sec. 3.3); (B, H, T, K), (B, H, K, Dh) -> (B, H, T, Dh)."""
     p, softmax_cache = softmax_forward(scores, xp=xp)
     p, dropatt_cache = dropout_forward(p, rate=dropatt, rng=rng, xp=xp)
-    o = p @ v  # (B, H, T, K) @ (B, H, K, Dh) -> (B, H, T, Dh)
+    o = xp.matmul(p, v)  # (B, H, T, K) @ (B, H, K, Dh) -> (B, H, T, Dh)
     return o, AttendCache(softmax_cache, dropatt_cache, p, v)
 
 
@@ -126,8 +126,8 @@ def attend_backward(do, cache: AttendCache, *, xp):
     """Return dscores (B, H, T, K) and dv; masked keys have p = 0, so their dscore is exactly 0."""
     softmax_cache, dropatt_cache, p, v = cache
     # undo: o = p @ v
-    dp = do @ xp.matrix_transpose(v)  # (B, H, T, Dh) @ (B, H, Dh, K) -> (B, H, T, K)
-    dv = xp.matrix_transpose(p) @ do  # (B, H, K, T) @ (B, H, T, Dh) -> (B, H, K, Dh)
+    dp = xp.matmul(do, xp.matrix_transpose(v))  # (B, H, T, Dh) @ (B, H, Dh, K) -> (B, H, T, K)
+    dv = xp.matmul(xp.matrix_transpose(p), do)  # (B, H, K, T) @ (B, H, T, Dh) -> (B, H, K, Dh)
     # undo: dropatt, softmax
     dp = dropout_backward(dp, dropatt_cache, xp=xp)
     return softmax_backward(dp, softmax_cache, xp=xp), dv

@@ -62,7 +62,11 @@ def ends_of(config: Config) -> Ends:
 
 def member(config: Config) -> Network:
     """Return the functions of a model: those of `model/network.py`, around other parts."""
-    encoding, ends = encoding_of(config), ends_of(config)
+    return network_with(encoding_of(config), ends_of(config))
+
+
+def network_with(encoding: Encoding, ends: Ends) -> Network:
+    """Return the functions of a model with this encoding and these ends."""
     walk = partial(hidden_forward, encoding=encoding, embed_forward=ends.embed_forward)
     return Network(
         partial(param_shapes, encoding=encoding, ends=ends),
