@@ -14,7 +14,7 @@ from PIL import Image
 from minitxl.errors import MinitxlError
 from minitxl.viz.gradient import GradientFigure, colour_limits
 from minitxl.viz.reading import LOSSES, Reading
-from minitxl.viz.theme import DPI, LiveFigure, stored
+from minitxl.viz.theme import DPI, LiveFigure, shown_as, stored
 from minitxl.viz.widgets.spoken import spoken_class
 
 
@@ -99,7 +99,7 @@ class Explorer:
         data = dict(self.box._repr_mimebundle_() or {})
         data["image/png"] = base64.b64encode(png).decode("ascii")
         data["text/plain"] = caption
-        return data, {"image/png": {"width": round(self.figure.figure.get_figwidth() * DPI)}}
+        return data, {"image/png": shown_as(self.figure.figure, caption)}
 
 
 def _looks(widgets) -> dict:
