@@ -13,8 +13,7 @@ from PIL import Image
 
 from minitxl.errors import MinitxlError
 from minitxl.viz.attention import AttentionFigure
-from minitxl.viz.gradient import GradientFigure, colour_limits
-from minitxl.viz.reading import LOSSES, Reading
+from minitxl.viz.reading import Reading
 from minitxl.viz.theme import DPI, LiveFigure, spoken, stored
 from minitxl.viz.widgets.spoken import spoken_class
 
@@ -191,49 +190,3 @@ def attention_explorer(
         figure.update(one, query, f"What {symbol} attends to: {where}, memory {mem_len}")
 
     return Explorer(figure, controls, draw, states=[{}])
-
-
-def gradient_explorer(model, tokens, *, tgt_len: int = 64, mem_len: int | None = None) -> Explorer:
-    """Widget: d loss / d hidden by layer and position, with the gradient stopped or not.
-
-    `tokens` (S * tgt_len + 1,) are read as S segments with a memory of `mem_len` (None: one
-    segment); the loss is taken on the last one. The static picture shows both settings.
-    """
-    widgets = _ipywidgets()
-    reading = Reading(model, tokens, tgt_len=tgt_len)
-    lengths = [m for m in reading.mem_lens() if m > 0]
-    start = _nearest(lengths, tgt_len if mem_len is None else mem_len)
-    controls = {
-        "through": _buttons(
-            widgets, "gradient", [("stopped", False), ("let through", True)], False, "130px"
-        ),
-        "mem_len": _slider(widgets, "memory (characters)", [(str(m), m) for m in lengths], start),
-        "loss": _slider(widgets, "loss on", list(LOSSES), LOSSES[0]),
-    }
-    scales = {}
-
-    def limits(loss: str) -> tuple[float, float]:
-        # one scale per kind of loss, from the full gradient: stopping it then changes no colour
-        if loss not in scales:
-            scales[loss] = colour_limits(reading.gradient(start, through_memory=True, loss=loss))
-        return scales[loss]
-
-    figure = GradientFigure(
-        n_layer=model.config.n_layer,
-        tgt_len=tgt_len,
-        n_segments=reading.n_segments,
-        limits=limits(LOSSES[0]),
-    )
-
-    def draw(*, through: bool, mem_len: int, loss: str) -> None:
-        norms = reading.gradient(mem_len, through_memory=through, loss=loss)
-        figure.rescale(limits(loss))
-        way = "let through the memory" if through else "stopped at the memory"
-        figure.update(
-            norms,
-            f"Gradient of the loss on {loss}, {way}",
-            mem_len=mem_len,
-            loss_at=reading.loss_positions(loss),
-        )
-
-    return Explorer(figure, controls, draw, states=[{"through": False}, {"through": True}])
