@@ -1,4 +1,4 @@
-"""minitxl/viz/live/model.js in a worker, started from a `blob:` address by a page from a file."""
+"""minitxl/viz/in_browser/model.js in a worker, as a page from a file starts it: by `blob:`."""
 
 import base64
 import contextlib
@@ -9,7 +9,7 @@ from pathlib import Path
 import minitxl
 from helpers.in_browser import chromium
 
-SOURCE = (Path(minitxl.__file__).parent / "viz/live/model.js").read_text(encoding="utf-8")
+SOURCE = (Path(minitxl.__file__).parent / "viz/in_browser/model.js").read_text(encoding="utf-8")
 # A page from a file may start no worker that is a module.
 SCRIPT = re.sub("^export ", "", SOURCE, flags=re.MULTILINE)
 

@@ -1,4 +1,4 @@
-"""The model that reads in a page (minitxl/viz/live/model.js) says what minitxl says.
+"""The model that reads in a page (minitxl/viz/in_browser/model.js) says what minitxl says.
 
 In a Chromium, in a worker from a `blob:` address that a page from a file has started: as it lives.
 """

@@ -15,7 +15,7 @@ from minitxl.model.attention import attention_mask
 from minitxl.model.network import kept_rows
 from minitxl.model.reach import exact_reach
 from minitxl.viz.theme import segment_name
-from minitxl.viz.widgets.drawn import Drawn, buttons, numbers, slider
+from minitxl.viz.widgets.explorers import Explorer, buttons, numbers, slider
 from minitxl.viz.widgets.scene import Scene, segment_pair
 
 OUTPUTS = ("first", "middle", "last")  # of the segment's outputs, the one that is followed down
@@ -235,7 +235,7 @@ def _tokens(n: int) -> str:
 
 def span_explorer(
     *, n_layer: int = 3, tgt_len: int = 4, mem_len: int = 4, recurrence: str = "off and on"
-) -> Drawn:
+) -> Explorer:
     """Widget: how far back one output reaches, by layers, segment and memory.
 
     n_layer 1 ... 4, tgt_len 2 ... 6, mem_len 1 ... 12 is where the sliders begin; recurrence: "off
@@ -251,4 +251,4 @@ def span_explorer(
         "output": slider("output followed", list(OUTPUTS), OUTPUTS[0]),
         "recurrence": buttons("recurrence", list(SHOWN), recurrence, "96px"),
     }
-    return Drawn(controls, span_scene, states=[{}, {"mem_len": tgt_len + tgt_len // 2}])
+    return Explorer(controls, span_scene, states=[{}, {"mem_len": tgt_len + tgt_len // 2}])

@@ -15,7 +15,7 @@ from minitxl.errors import MinitxlError
 from minitxl.viz.gradient import COLOURS, colour_limits
 from minitxl.viz.reading import LOSSES, Reading
 from minitxl.viz.theme import percent, segment_name
-from minitxl.viz.widgets.drawn import Drawn, buttons, slider
+from minitxl.viz.widgets.explorers import Explorer, buttons, slider
 from minitxl.viz.widgets.scene import Scene, segment_pair
 
 WIDTH, HEIGHT = 1040, 450
@@ -152,7 +152,7 @@ def _sentence(before: np.ndarray, norms: np.ndarray) -> str:
     return f"{count} get a gradient; the largest is {ratio} of the largest in this segment."
 
 
-def gradient_explorer(model, tokens, *, tgt_len: int = 64, mem_len: int | None = None) -> Drawn:
+def gradient_explorer(model, tokens, *, tgt_len: int = 64, mem_len: int | None = None) -> Explorer:
     """Widget: d loss / d hidden by layer and position, with the gradient stopped or not.
 
     `tokens` (S * tgt_len + 1,) are read as S segments with a memory of `mem_len` (None: one
@@ -183,4 +183,4 @@ def gradient_explorer(model, tokens, *, tgt_len: int = 64, mem_len: int | None =
             loss_at=reading.loss_positions(loss),
         )
 
-    return Drawn(controls, draw, states=[{"through": False}, {"through": True}])
+    return Explorer(controls, draw, states=[{"through": False}, {"through": True}])

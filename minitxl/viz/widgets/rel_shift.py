@@ -15,7 +15,7 @@ import numpy as np
 from minitxl.errors import MinitxlError
 from minitxl.model.attention import attention_mask
 from minitxl.model.ops import rel_shift_backward, rel_shift_forward
-from minitxl.viz.widgets.drawn import Drawn, buttons, numbers, slider
+from minitxl.viz.widgets.explorers import Explorer, buttons, numbers, slider
 from minitxl.viz.widgets.scene import Scene, segment_pair
 
 N_STEP = 6
@@ -230,7 +230,7 @@ def _words(t: int, m: int, step: int, backward: bool, known: list[Step]) -> tupl
         words = [
             (
                 "Scores by distance: one product with all distances, for every query alike",
-                "d3 is the score at distance 3, (q + v) · r_d; d = K - 1 - c, the same in a column.\n"
+                "d3 is the score at distance 3, (q + v) · r_d; a column has one d = K - 1 - c.\n"
                 "Hatched: farther back than this query has keys.",
                 "",
             ),
@@ -278,7 +278,7 @@ def _count(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def rel_shift_explorer(*, tgt_len: int = 3, mem_len: int = 3, step: int = 1) -> Drawn:
+def rel_shift_explorer(*, tgt_len: int = 3, mem_len: int = 3, step: int = 1) -> Explorer:
     """Widget: the rel-shift of T x K scores step by step, forward and backward.
 
     tgt_len and mem_len 2 ... 6, step 1 ... 6: where the sliders begin. The static pictures show
@@ -303,4 +303,4 @@ def rel_shift_explorer(*, tgt_len: int = 3, mem_len: int = 3, step: int = 1) -> 
     controls["direction"].observe(begin, names="value")
     states = [{"direction": forward, "step": n} for n in (2, 3, 4, 5, 6)]
     states += [{"direction": backward, "step": n} for n in (4, 6)]
-    return Drawn(controls, draw, states=states)
+    return Explorer(controls, draw, states=states)

@@ -15,7 +15,7 @@ from matplotlib.patches import Circle, PathPatch, Rectangle
 from matplotlib.path import Path
 from matplotlib.patheffects import withStroke
 
-from minitxl.viz.live.pack import THEMES
+from minitxl.viz.in_browser.pack import THEMES
 from minitxl.viz.theme import DPI, new_figure, styled
 
 LIGHT, DARK = THEMES
