@@ -159,14 +159,14 @@ def stored(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def shown_as(figure: Figure, caption: str) -> dict:
-    """Metadata of a figure's picture in a notebook: its width and its words for who cannot see it.
+def shown_as(width: float, caption: str) -> dict:
+    """Metadata of a picture in a notebook: pixels of the page, and words for who cannot see it.
 
     A dark JupyterLab turns pictures that ask for a light ground; `turned_in_the_dark` says how.
     """
     turned_in_the_dark()
-    width = round(figure.get_figwidth() * DPI)
-    return {"width": width, "alt": caption, "needs_background": "light"}
+    alt = caption.replace("\n", " ")
+    return {"width": round(width), "alt": alt, "needs_background": "light"}
 
 
 @cache
@@ -221,7 +221,7 @@ class Picture:
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         data = {"image/png": base64.b64encode(self.png()).decode("ascii"), "text/plain": repr(self)}
-        return data, {"image/png": shown_as(self.figure, repr(self))}
+        return data, {"image/png": shown_as(self.figure.get_figwidth() * DPI, repr(self))}
 
 
 def titled(
