@@ -291,7 +291,8 @@ def test_explorers_are_labelled_and_have_static_pictures(explorers):
         before = explorer.values(), drawn(explorer)
         data, metadata = explorer._repr_mimebundle_()
         assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= set(data)
-        assert metadata["image/png"] == {"width": 1040, "alt": data["text/plain"]}
+        assert metadata["image/png"]["width"] == 1040
+        assert metadata["image/png"]["alt"] == data["text/plain"]
         picture = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
         assert picture.size == (1560, round(1.5 * explorer.scene.height))
         assert len(picture.getcolors()) > 20

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from minitxl.errors import MinitxlError
-from minitxl.viz.theme import Picture, stored
+from minitxl.viz.theme import Picture, shown_as, stored
 from minitxl.viz.widgets.scene import Scene
 from minitxl.viz.widgets.spoken import spoken_class
 
@@ -80,8 +80,7 @@ class Explorer:
         data = dict(self.box._repr_mimebundle_() or {})
         data["image/png"] = base64.b64encode(png).decode("ascii")
         data["text/plain"] = caption
-        alt = caption.replace("\n", " ")
-        return data, {"image/png": {"width": self.scene.width, "alt": alt}}
+        return data, {"image/png": shown_as(self.scene.width, caption)}
 
 
 @cache
