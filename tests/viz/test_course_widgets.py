@@ -15,6 +15,7 @@ from minitxl import MinitxlError, viz
 from minitxl.backend import get_backend
 from minitxl.model.ops import rel_shift_backward, rel_shift_forward
 from minitxl.model.reach import exact_reach
+from minitxl.viz import reading
 from minitxl.viz.reading import LOSSES
 from minitxl.viz.widgets.dependencies import reads, receptive_field, span_scene
 from minitxl.viz.widgets.gradient import gradient_scene
@@ -258,6 +259,19 @@ def test_gradient_explorer_shows_the_stop_and_the_way_through(text):
     assert "72 of 96 hidden states" in spoken(explorer)
 
 
+def test_gradient_explorer_has_computed_all_that_can_be_asked(text, monkeypatch):
+    explorer = viz.gradient_explorer(small_model(n_layer=3), text[:33], tgt_len=8)
+    monkeypatch.setattr(reading, "hidden_gradients", None)  # computing again would raise
+    said = set()
+    for through in (False, True):
+        explorer.controls["through"].value = through
+        for name in ("mem_len", "loss"):
+            for option in explorer.controls[name].options:
+                explorer.controls[name].value = option[1] if isinstance(option, tuple) else option
+                said.add(spoken(explorer))
+    assert len(said) > 8
+
+
 # --- all three ----------------------------------------------------------------------------------
 
 
@@ -277,7 +291,8 @@ def test_explorers_are_labelled_and_have_static_pictures(explorers):
         before = explorer.values(), drawn(explorer)
         data, metadata = explorer._repr_mimebundle_()
         assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= set(data)
-        assert metadata["image/png"] == {"width": 1040, "alt": data["text/plain"]}
+        assert metadata["image/png"]["width"] == 1040
+        assert metadata["image/png"]["alt"] == data["text/plain"]
         picture = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
         assert picture.size == (1560, round(1.5 * explorer.scene.height))
         assert len(picture.getcolors()) > 20

@@ -183,4 +183,9 @@ def gradient_explorer(model, tokens, *, tgt_len: int = 64, mem_len: int | None =
             loss_at=reading.loss_positions(loss),
         )
 
+    # All that the sliders can ask for, now: a kernel answers its widgets in threads, where the same
+    # arithmetic took several times as long.
+    for m in lengths:
+        for _, through in ways:
+            reading.gradient(m, through_memory=through)
     return Explorer(controls, draw, states=[{"through": False}, {"through": True}])
