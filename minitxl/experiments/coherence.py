@@ -31,6 +31,7 @@ from minitxl.training.machine import machine_facts
 BOOK = "the book"
 NAME = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]{2,}")  # a capital that no sentence's beginning explains
 RUN = 8  # characters
+SHOWN = 1500  # characters of a sample that are kept, to be read
 COUNTS = ("quotations", "names", "names_of_another", "repetition")
 
 
@@ -84,14 +85,14 @@ def run(
         "seconds": parts.seconds,
         "units": {
             "counts": "shares, one for each sample; null: nothing to count in it",
-            "texts": "the samples",
+            "texts": "the first sample of each, its beginning",
         },
         "writers": [
             {"writer": name if name == BOOK else f"memory {name}", "counts": counted(rows)}
             for name, rows in texts.items()
         ],
-        "texts": {str(name): rows[:3] for name, rows in texts.items()},
-        "prompts": [corpus.vocab.decode(row) for row in prompts[:3]],
+        "texts": {str(name): rows[0][:SHOWN] for name, rows in texts.items()},
+        "prompt": corpus.vocab.decode(prompts[0]),
     }
 
 
@@ -126,13 +127,17 @@ def written(model, prompts, mem_len: int, s: Settings) -> np.ndarray:
 
 def counted(texts: list[str]) -> dict:
     """Return every count of every sample; the next sample is the "other" one."""
-    return {
+    counts = {
         "quotations": [closed_quotations(text) for text in texts],
         "names": [returning(text, text) for text in texts],
         "names_of_another": [
             returning(text, other) for text, other in zip(texts, texts[1:] + texts[:1], strict=True)
         ],
         "repetition": [repeated(text) for text in texts],
+    }
+    return {
+        name: [None if x is None else round(x, 4) for x in values]
+        for name, values in counts.items()
     }
 
 
@@ -159,10 +164,9 @@ def repeated(text: str) -> float:
     return 1.0 - len(set(runs)) / len(runs)
 
 
-def mean_of(writer: dict, count: str) -> dict:
-    """Mean of a count over the samples, with its interval; of the count less another one too."""
-    values = [x for x in writer["counts"][count] if x is not None]
-    return spread(values)
+def known(writer: dict, count: str) -> list[float]:
+    """A count of those samples in which there was something to count."""
+    return [x for x in writer["counts"][count] if x is not None]
 
 
 def summary(results: dict) -> str:
@@ -176,8 +180,8 @@ def summary(results: dict) -> str:
     for writer in results["writers"]:
         line = f"{writer['writer']:14}"
         for count in COUNTS:
-            known = [x for x in writer["counts"][count] if x is not None]
-            found = spread(known) if known else {"mean": float("nan"), "interval": None}
+            values = known(writer, count)
+            found = spread(values) if values else {"mean": float("nan"), "interval": None}
             low_high = (
                 "" if found["interval"] is None else " [{:.2f}, {:.2f}]".format(*found["interval"])
             )

@@ -165,7 +165,8 @@ for what, value in worst.items():
 # ### What does the model need them for?
 #
 # Take terms out of the trained model and read on. (That tells how much *this* model leans on a
-# term. One trained without it would find other ways; Shaw's encoding, above, has a and b only.)
+# term. One trained without it would find other ways: Shaw's encoding has a and b only in its own
+# paper. The released code, and `attn_type=1` here, add c and d to it.)
 
 # %%
 draw("attention_spans")
