@@ -66,6 +66,7 @@ class CupyBackend(Backend):
         if fused:
             xp = Namespace(xp, Twins(self._launch).table())
             xp.matmul = partial(self._launch.matmul, xp=xp)
+            xp.vecdot = _vecdot
         super().__init__(xp, cupy.cuda.Device(), dtype)
 
     def asarray(self, a, dtype=None):
@@ -102,6 +103,12 @@ class CupyBackend(Backend):
 
     def synchronize(self) -> None:
         self._cupy.cuda.get_current_stream().synchronize()
+
+
+def _vecdot(a, b, axis: int = -1):
+    """`vecdot` of the standard for real numbers; CuPy's multiplies matrices, which cannot be
+    recorded (`cublas.py`)."""
+    return (a * b).sum(axis=axis)
 
 
 class CupyRandom:

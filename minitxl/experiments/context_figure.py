@@ -86,10 +86,11 @@ def _gains(ax, edges: list, lines: dict) -> None:
             gain = [np.nan if a is None else b - a for a, b in pairs]
             ax.plot(x, gain, line, color=colour, lw=1.3, alpha=0.9 if learned else 0.25)
         ax.text(
-            0.98, 0.94 - 0.1 * at, name, transform=ax.transAxes, ha="right", va="center",
+            0.98, 0.95 - 0.09 * at, name, transform=ax.transAxes, ha="right", va="center",
             color=colour, size=9, weight="bold",
         )  # fmt: skip
-    ax.set_ylim(-0.4, 5.2)
+    ax.set_ylim(-0.4, 6.6)
+    ax.set_yticks(range(6))
     level_lines(ax)
 
 
@@ -135,16 +136,20 @@ def _words(results: dict, found: dict) -> tuple[str, str]:
         x = middle(found[key][1]) if key in found else None
         return "?" if x is None else f"{x:.0f}"
 
+    def learned(key: tuple) -> str:
+        return f"{sum(found[key][1]['learned'])}" if key in found else "?"
+
     title = (
-        f"Half the gain is left {said(('xl-112', 'memory'))} characters back with a memory of 112; "
-        f"{said(('xl-112', 'longer memory'))} with {s['longer']} at evaluation; "
-        f"{said(('vanilla-16', 'sliding'))} vanilla"
+        f"A memory of 112 copies from {said(('xl-112', 'memory'))} characters back, one of "
+        f"{s['longer']} from {said(('xl-112', 'longer memory'))}; vanilla from "
+        f"{said(('vanilla-16', 'sliding'))}"
     )
     note = (
         f"{s['n_layer']} layers, D = {s['d_model']}, {s['steps']:,} steps of "
         f"{s['tokens_per_step']} characters, {s['seeds']} seeds; text in which only an earlier "
         "mention tells a name's second letter; test text.\nCeiling: T - 1 for a window that slides "
         "by one character, T / 2 on the average of fixed segments, T / 2 + M with a memory of M.\n"
-        "Numbers of the title: medians of the runs that have learned."
+        "Numbers of the title: half-distances, medians of the runs that have learned: "
+        f"{learned(('xl-112', 'memory'))} of {s['seeds']} with M = 112."
     )
     return title, note

@@ -48,9 +48,10 @@ viz.span_explorer(n_layer=2, tgt_len=4, mem_len=4)
 # ## 5.2 The formula
 #
 # With the memory full, and without options that move its edge (`same_length`, `ext_len`): layer 1
-# reads $M$ cached embeddings, and an embedding has seen its own token only: that is $M$ tokens. Each of the $N - 1$ layers above reads $M$ states, of which the oldest was computed in a
-# segment that began $T \lceil M/T \rceil$ tokens before the present one; whatever that segment
-# could see, it passes on. So
+# reads $M$ cached embeddings, and an embedding has seen its own token only: that is $M$ tokens.
+# Each of the $N - 1$ layers above reads $M$ states, of which the oldest was computed in a segment
+# that began $T \lceil M/T \rceil$ tokens before the present one; whatever that segment could see,
+# it passes on. So
 #
 # $$R = (N - 1)\, T\, \lceil M/T \rceil + M$$
 #
