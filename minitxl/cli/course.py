@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -12,7 +13,13 @@ GRADE_EPILOG = """\
 SUBMISSIONS holds one folder for each student, with notebooks. nbgrader does the work (extra
 `lecturer`); DIR becomes its course folder: feedback/STUDENT/minitxl/*.html, grades.csv, and
 exercises.csv with the reason for every point lost. Shapes and numbers differ in every grading.
-Submissions are programs: grade them as a user, or in a container, that may be lost."""
+Submissions are programs: grade them as a user, or in a container, that may be lost.
+On Windows nbgrader has no exchange; this command needs none."""
+
+NO_EXCHANGE = (
+    "nbgrader has no exchange on Windows: its commands release_assignment, fetch, submit and "
+    "collect do not work; hand the notebooks out and take them back as folders (course grade)"
+)
 
 
 def add(commands) -> None:
@@ -73,6 +80,8 @@ def _write(options: argparse.Namespace) -> int:
         path = options.out / f"{name}.ipynb"
         notebooks.write(book, path)
         print(path)
+    if options.kind == "solutions" and sys.platform == "win32":
+        say(NO_EXCHANGE)
     return 0
 
 
@@ -92,4 +101,6 @@ def _grade(options: argparse.Namespace) -> int:
     )
     print(grading.table(rows, remarks))
     print(f"\nfeedback pages, grades.csv and exercises.csv: {options.out}")
+    if sys.platform == "win32":
+        say(NO_EXCHANGE)
     return 0

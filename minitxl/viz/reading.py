@@ -11,6 +11,8 @@ from minitxl.backend.threads import one_blas_thread
 from minitxl.errors import MinitxlError
 from minitxl.model.attention import Inspection
 from minitxl.model.through_memory import hidden_gradients
+from minitxl.model.transformer_xl import TransformerXL
+from minitxl.storage.model_arrays import load_params, params_of
 from minitxl.viz.gradient import gradient_norms
 
 LOSSES = ("the whole segment", "the first character", "the last character")
@@ -40,6 +42,7 @@ class Reading:
         ]  # S of (tokens, targets), each (1, T)
         self._probs: dict[int, list[np.ndarray]] = {}
         self._norms: dict[tuple, np.ndarray] = {}
+        self._exact: TransformerXL | None = None  # the model in float64
 
     @property
     def longest_memory(self) -> int:
@@ -68,10 +71,16 @@ class Reading:
         return self._probs[mem_len]
 
     def gradient(self, mem_len: int, *, through_memory: bool, loss: str = LOSSES[0]) -> np.ndarray:
-        """Norm of d loss / d h_n by layer and position: (N+1, S*T); `loss`: one of LOSSES."""
+        """Norm of d loss / d h_n by layer and position: (N+1, S*T), in float64.
+
+        loss: one of LOSSES.
+        """
         key = (mem_len, through_memory, loss)
         if key not in self._norms:
-            model = self._with(mem_len)
+            if self._exact is None:  # where 0 is the point, no number may be too small for its type
+                self._exact = TransformerXL(self.model.config, device="cpu", dtype="float64")
+                load_params(self._exact, params_of(self.model))
+            model = self._exact.with_options(mem_len=mem_len, tgt_len=self.tgt_len)
             upstream = self._upstream(loss)
             with one_blas_thread():
                 gradients = hidden_gradients(

@@ -253,12 +253,13 @@ viz.rel_shift_explorer(tgt_len=3, mem_len=3)
 # %%
 T, M = 4, 3
 K = M + T
-whose = np.repeat(np.arange(1.0, T + 1)[:, None], K, axis=1)  # row i holds i + 1
+whose = np.repeat(np.arange(1.0, T + 1)[:, None], K, axis=1)  # row i holds i + 1: 0 is the pad
 shifted, _ = ops.rel_shift_forward(whose, xp=np)
 corner = np.arange(K) > np.arange(T)[:, None] + M
 for i, row in enumerate(shifted):
-    cells = (f"[{x:.0f}]" if out else f" {x:.0f} " for x, out in zip(row, corner[i], strict=True))
-    print(f"query {i + 1}: ", " ".join(cells))
+    names = [f"q{x - 1:.0f}" if x else " 0" for x in row]
+    cells = (f"[{x}]" if out else f" {x} " for x, out in zip(names, corner[i], strict=True))
+    print(f"q{i}: ", " ".join(cells))
 print("in brackets: the corner, hidden by the mask")
 
 # %% [markdown]

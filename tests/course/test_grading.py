@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 nbformat = pytest.importorskip("nbformat")
 pytestmark = pytest.mark.xdist_group("grading")  # with the few notebooks of test_course_grading.py
 
+from minitxl.cli import course as course_command  # noqa: E402
 from minitxl.cli import main  # noqa: E402
 from minitxl.course.grading import grading, submissions  # noqa: E402
 from minitxl.course.notebooks import notebook_from, write  # noqa: E402
@@ -169,8 +171,23 @@ def test_without_nbgrader(tmp_path, source, capsys, monkeypatch):
     code = main(["course", "grade", str(tmp_path), "--out", str(tmp_path / "o")])
     assert code == 2
     assert capsys.readouterr().err == (
-        "minitxl: error: grading needs nbgrader, which is missing: pip install -e .[lecturer]\n"
+        'minitxl: error: grading needs nbgrader, which is missing: pip install -e ".[lecturer]"\n'
     )
+
+
+def test_windows_has_no_exchange(tmp_path, source, capsys, monkeypatch):
+    """The lecturer's commands say so, there alone."""
+    monkeypatch.setattr(grading, "grade", lambda *args, **options: ([], {}))
+    monkeypatch.setattr(grading, "table", lambda *args: "")
+    for platform in ("linux", "win32"):
+        for kind in ("student", "solutions", "grade"):
+            argv = ["course", kind, "--out", str(tmp_path / platform / kind)]
+            argv += [str(tmp_path)] if kind == "grade" else ["--source", str(source)]
+            with monkeypatch.context() as patch:
+                patch.setattr(course_command, "sys", SimpleNamespace(platform=platform))
+                assert main(argv) == 0
+            told = "nbgrader has no exchange on Windows" in capsys.readouterr().err
+            assert told == (platform == "win32" and kind != "student")
 
 
 def test_writing_notebooks(tmp_path, source, capsys):

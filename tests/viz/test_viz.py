@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -165,9 +164,19 @@ def test_gradient_stops_at_the_edge_and_only_if_stopped(model, tokens):
         reached = np.flatnonzero(full[n])
         assert left - reached.min() == (3 - n) * T
     by_hand = hidden_gradients(model, reading.segments, through_memory=True)
-    np.testing.assert_allclose(
-        full[0, :T], np.linalg.norm(by_hand[0][0][0].astype(np.float64), axis=1)
-    )
+    by_hand = np.linalg.norm(by_hand[0][0][0].astype(np.float64), axis=1)
+    np.testing.assert_allclose(full[0, :T], by_hand, rtol=1e-4)  # of a float32 model
+
+
+def test_what_is_too_small_for_float32_is_not_exactly_0(vocab, tokens):
+    small = Config(n_token=vocab.n_token, n_layer=3, d_model=12, n_head=2, d_head=4, d_inner=16,
+                   tgt_len=T, mem_len=T, init_std=1e-9, pre_lnorm=True)  # fmt: skip
+    model = TransformerXL(small, device="cpu", seed=1)
+    reading = viz.Reading(model, tokens, tgt_len=T)
+    full = reading.gradient(T, through_memory=True)
+    assert np.flatnonzero(full[0]).min() == 0 and 0 < full[0, 0] < 1e-45
+    in_float32 = hidden_gradients(model, reading.segments, through_memory=True)
+    assert np.count_nonzero(in_float32[0][0]) == 0
 
 
 def test_loss_on_one_character_reaches_no_later_one(model, tokens):
@@ -234,38 +243,6 @@ def test_redrawing_leaves_nothing_behind():
     assert figure.png() != first
     figure.picture().png()  # a stored picture in between changes nothing
     figure.update(a, 2, "one")
-    assert figure.png() == first
-
-
-def test_exact_zeros_are_transparent_and_counted():
-    norms = np.full((4, SEGMENTS * T), 1e-3)
-    norms[:, : 3 * T] = 0.0
-    norms[0, -1] = 1e-40  # far below the scale, and yet not zero
-    figure = viz.GradientFigure(
-        n_layer=3, tgt_len=T, n_segments=SEGMENTS, limits=viz.colour_limits(norms)
-    )
-    figure.update(norms, "title", mem_len=T)
-    alpha = np.asarray(figure.image.get_array())[..., 3]
-    np.testing.assert_array_equal(alpha, norms != 0)
-    assert "0 of 96 hidden states" in figure.caption and "stopped" in figure.caption
-    assert [c.get_text() for c in figure.counts] == 3 * ["0 of 32 non-zero"] + ["32 of 32 non-zero"]
-    norms[1, 3 * T - 1] = 1e-9
-    figure.update(norms, "title", mem_len=T)
-    assert "1 of 96 hidden states" in figure.caption and "stopped" not in figure.caption
-    with pytest.raises(MinitxlError, match="one row per hidden state"):
-        figure.update(norms[1:], "title", mem_len=T)
-
-
-def test_another_colour_scale_and_back():
-    norms = np.full((4, SEGMENTS * T), 1e-3)
-    figure = viz.GradientFigure(n_layer=3, tgt_len=T, n_segments=SEGMENTS, limits=(1e-4, 1e-2))
-    figure.update(norms, "title", mem_len=T)
-    first = figure.png()
-    figure.rescale((1.0, 10.0))  # beyond the old end
-    figure.update(norms, "title", mem_len=T)
-    assert figure.png() != first
-    figure.rescale((1e-4, 1e-2))
-    figure.update(norms, "title", mem_len=T)
     assert figure.png() == first
 
 
@@ -347,78 +324,10 @@ def test_figures_by_wrong_names_and_places(tmp_path, capsys):
 # --- widgets ------------------------------------------------------------------------------------
 
 
-def test_moving_a_control_redraws(model, vocab, tokens):
-    explorer = viz.attention_explorer(model, vocab, tokens, tgt_len=T, layer=2, head=1, query=3)
-    shown = {explorer.image.value}
-    for name, value in (("layer", 3), ("head", 0), ("mem_len", 0), ("query", 0)):
-        explorer.controls[name].value = value
-        shown.add(explorer.image.value)
-    assert len(shown) == 5
-    assert explorer.values() == {"layer": 3, "head": 0, "mem_len": 0, "query": 0}
-    assert "without memory it sees itself only" in explorer.spoken.value
-
-
-def test_gradient_toggle(model, tokens):
-    explorer = viz.gradient_explorer(model, tokens, tgt_len=T)
-    assert "0 of 96 hidden states" in explorer.spoken.value
-    explorer.controls["through"].value = True
-    assert "48 of 96 hidden states" in explorer.spoken.value  # three steps of T, one row each
-    explorer.controls["loss"].value = LOSSES[2]
-    explorer.controls["mem_len"].value = 3 * T
-    assert "72 of 96 hidden states" in explorer.spoken.value
-
-
-def test_a_widget_carries_its_static_picture(model, vocab, tokens):
-    for explorer in (
-        viz.attention_explorer(model, vocab, tokens, tgt_len=T),
-        viz.gradient_explorer(model, tokens, tgt_len=T),
-    ):
-        before = explorer.values(), explorer.image.value
-        data, metadata = explorer._repr_mimebundle_()
-        assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= set(data)
-        assert metadata["image/png"]["width"] == 1040
-        explorer.refresh()
-        assert (explorer.values(), explorer.image.value) == before
-
-
-def test_attention_explorer_fits_on_a_laptop(model, vocab, tokens):
-    """JupyterLab at 1366 x 768 shows a cell's output 934 px wide and 647 px high."""
-    explorer = viz.attention_explorer(model, vocab, tokens, tgt_len=T)
-    wide, high = explorer.figure.figure.get_size_inches()
-    controls = 2 * 32  # two rows of two sliders, each 28 px high with a margin of 2
-    assert len(explorer.controls) == 4 and controls + 934 / wide * high < 620
-
-
-def test_controls_are_labelled(model, vocab, tokens):
-    explorer = viz.attention_explorer(model, vocab, tokens, tgt_len=T)
-    assert all(control.description for control in explorer.controls.values())
-
-
-def test_explorer_says_what_is_wrong(model, vocab, tokens):
-    with pytest.raises(MinitxlError, match=r"layer=9 must be 1 \.\.\. 3"):
-        viz.attention_explorer(model, vocab, tokens, tgt_len=T, layer=9)
-
-
-def test_without_ipywidgets_the_message_says_so(model, vocab, tokens, monkeypatch):
+def test_without_ipywidgets_the_message_says_so(model, tokens, monkeypatch):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     with pytest.raises(MinitxlError, match="pip install ipywidgets"):
-        viz.attention_explorer(model, vocab, tokens, tgt_len=T)
-
-
-def test_a_redraw_stays_under_a_quarter_second(vocab):
-    """Full size: four segments of 64, six layers; computing, drawing and encoding."""
-    config = Config(n_token=vocab.n_token, n_layer=6, d_model=160, n_head=5, d_inner=512)
-    model = TransformerXL(config, device="cpu")
-    tokens = np.random.default_rng(0).integers(0, vocab.n_token, 4 * 64 + 1)
-    explorer = viz.attention_explorer(model, vocab, tokens)
-    seconds = []
-    for mem_len, query in ((0, 3), (16, 5), (32, 7), (64, 9), (128, 11)):
-        explorer.controls["mem_len"].value = 192
-        explorer.controls["query"].value = query
-        start = time.process_time()
-        explorer.controls["mem_len"].value = mem_len  # never seen before: computes
-        seconds.append(time.process_time() - start)
-    assert min(seconds) < 0.25, seconds  # processor time: other work on the machine does not count
+        viz.gradient_explorer(model, tokens, tgt_len=T)
 
 
 # --- the look -----------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ def grade(
     nbgrader is missing, out exists, or nobody handed anything in.
     """
     if importlib.util.find_spec("nbgrader") is None:
-        raise MinitxlError("grading needs nbgrader, which is missing: pip install -e .[lecturer]")
+        raise MinitxlError('grading needs nbgrader, which is missing: pip install -e ".[lecturer]"')
     names = list(names) or [name for name in known(source) if exercises_of(name, source)]
     for name in names:
         if not exercises_of(name, source):

@@ -93,7 +93,7 @@ def param_shapes(config: Config, *, encoding: Encoding, ends: Ends) -> dict:
 
 
 def hidden_forward(
-    params, tokens, mems, config, *, rng, xp, inspect=None, keep=True,
+    params, tokens, mems, config, *, rng, xp, inspect=None, keep=True, position_ids=None,
     encoding: Encoding, embed_forward: Callable,
 ):  # fmt: skip
     """As `network.hidden_forward`."""
@@ -104,7 +104,7 @@ def hidden_forward(
     rate = c.dropout if encoding.drops_embedding else 0.0
     h, emb_dropout = dropout_forward(h, rate=rate, **drop)
     pos = encoding.positions(n_mem + t, params, c, **drop)
-    mask = segment_mask(h, n_mem, c, xp=xp)
+    mask = segment_mask(h, n_mem, c, position_ids, xp=xp)
     options = dict(n_mem=n_mem, attend=encoding.attend(c), inspect=inspect, **drop)
 
     new_mems, layers, added = [], [], []

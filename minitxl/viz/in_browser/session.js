@@ -73,7 +73,7 @@ export class Session {
     const { setting } = this;
     this.compare = setting.previous ? what : "none";
     const before = this.compare === "before";
-    const from = before ? setting.at : this.main.start;
+    const from = before ? setting.at : this.#lastStart;
     this.other = this.main.clone();
     this.#readAgain(this.other, before ? setting.previous : { ...setting, M: 0 }, from);
     this.#measure(from);
@@ -86,6 +86,19 @@ export class Session {
     // what fell out of the memory is kept as it was computed: a longer memory finds it again
     reader.first = Math.max(wiped && since === at ? at : this.#wipedBefore(at), at - M);
     for (let t = at; t < this.length; t++) reader.push(this.tokens[t]);
+  }
+
+  /** Where the last token's segment begins: this one, or, where nothing of it is read, the one before. */
+  get #lastStart() {
+    return this.length ? this.main.segmentStart(this.length - 1) : 0;
+  }
+
+  /** Bits of the last segment's tokens, read with a memory of M instead; nothing is changed by it. */
+  costWith(M) {
+    const start = this.#lastStart;
+    const reader = this.main.clone();
+    this.#readAgain(reader, { ...this.setting, M }, start);
+    return Array.from({ length: this.length - start }, (_, i) => reader.nll(start + i) / Math.LN2);
   }
 
   /** The last place before `at` at which the memory was wiped. */

@@ -23,7 +23,9 @@ function keptState() {
 /** This page as a file, with a state that it opens with. */
 function savePage(state) {
   const page = document.documentElement.cloneNode(true);
-  page.querySelector("#live").replaceChildren("Loading: unpacking the model’s weights ...");
+  const live = page.querySelector("#live");
+  live.replaceChildren("Loading: unpacking the model’s weights ...");
+  live.removeAttribute("style"); // the policy forbids it in a file
   page.querySelector("#state").textContent = state.replaceAll("<", "\\u003c");
   const file = new Blob(["<!DOCTYPE html>\n", page.outerHTML], { type: "text/html" });
   const anchor = make("a", { href: URL.createObjectURL(file), download: "memory.html" });

@@ -17,7 +17,8 @@ function make(tag, attributes = {}, ...children) {
 }
 
 function button(text, says, act) {
-  const made = make("button", { type: "button", class: "txl-button", title: says, "aria-label": says }, text);
+  const name = /[a-z]/.test(text) ? {} : { "aria-label": says }; // a sign alone is no name
+  const made = make("button", { type: "button", class: "txl-button", title: says, ...name }, text);
   made.addEventListener("click", act);
   return made;
 }
@@ -143,12 +144,13 @@ class HeadsPanel {
 
 /** What the memory, or the last change, was worth in this segment. */
 class WorthPanel {
-  constructor(compareWith) {
+  constructor(compareWith, sweep) {
     this.number = make("p", { class: "txl-number" });
     this.sentence = make("p", {});
-    this.compare = choice("compare with", [["none", "no memory"], ["before", "before the last change"]], compareWith);
+    this.compare = choice("compare with", [["none", "no memory"], ["before", "before the change"]], compareWith);
     this.whole = make("section", { class: "txl-panel txl-worth" }, make("h3", {}, "What it was worth here"),
-      this.number, this.sentence, make("label", {}, "compare with ", this.compare));
+      this.number, this.sentence, make("div", { class: "txl-controls" },
+        make("label", {}, "against ", this.compare), button("every M", "Read this segment with memories of every length", sweep)));
   }
 
   show(state, unit) {
@@ -170,6 +172,26 @@ class WorthPanel {
         `${before ? "before" : "without"}; ${(Math.abs(gain) / n).toFixed(2)} a ${unit}.`
       : "";
   }
+}
+
+/** Bits against the memory's length: the mean of the segment (line), its last token (dashes). */
+function lengthPlot(world, points, M) {
+  const [wide, high, left, bottom] = [400, 128, 40, 34];
+  const longest = Math.max(...points.map((p) => p.M), 16);
+  const most = Math.max(1, ...points.flatMap((p) => [p.mean, p.last]));
+  const x = (m) => left + 8 + ((wide - left - 20) * Math.log2(m / 8 + 1)) / Math.log2(longest / 8 + 1);
+  const y = (b) => 12 + (high - bottom - 12) * (1 - b / most);
+  const path = (name) => points.map((p) => `${x(p.M).toFixed(1)},${y(p[name]).toFixed(1)}`).join(" ");
+  const text = (tx, ty, words, anchor) => `<text x="${tx}" y="${ty}" text-anchor="${anchor}">${words}</text>`;
+  const ticks = points.filter((p, i) => i % 2 === 0 || points.length < 6).map((p) => text(x(p.M), high - 18, p.M, "middle"));
+  const levels = [0, most / 2, most].map((b) => `<line class="txl-gridline" x1="${left}" x2="${wide - 10}" y1="${y(b)}" y2="${y(b)}"/>` +
+    text(left - 4, y(b) + 4, b.toFixed(1), "end"));
+  const dots = points.map((p) => `<circle cx="${x(p.M)}" cy="${y(p.mean)}" r="${p.M === M ? 5 : 3}" fill="currentColor"/>`);
+  const says = points.map((p) => `M ${p.M}: ${p.mean.toFixed(2)} bits`).join(", ");
+  return `<svg viewBox="0 0 ${wide} ${high}" role="img" aria-label="${says}">${levels.join("")}${ticks.join("")}` +
+    text(wide - 10, high - 3, `memory M, ${world.unit}s`, "end") +
+    `<polyline class="txl-mean" points="${path("mean")}"/><polyline class="txl-mean txl-dashed" points="${path("last")}"/>${dots.join("")}</svg>` +
+    `<p class="txl-small">Line: bits a ${world.unit}, mean of this segment. Dashes: its last ${world.unit}.</p>`;
 }
 
 /** The last change in words. */

@@ -3,7 +3,7 @@
 // bits that it cost, filled as it was read, hollow as it is compared with.
 
 const COLUMNS = 64; // characters of a row; segments that fit share one
-const ROWS = 5; // above the edge, at most
+const SHOWN = 320; // characters above the edge, at most
 
 /** Rows of a text: [{ parts: [{ start, from, to, size }], current }], the last ones first to be kept.
  *  `starts`: each token's segment start; the current segment begins at `start` and has room for T. */
@@ -85,11 +85,12 @@ class TextView {
     const shown = all.slice(Math.max(0, Math.min(lost, all.length - 1) - (lost ? 1 : 0)));
     const current = shown.filter((row) => row.current);
     const above = shown.filter((row) => !row.current);
-    const hidden = Math.max(0, above.length - ROWS);
+    const hidden = Math.max(0, above.length - SHOWN / columns);
     const places = animate ? new Map([...this.rows].map(([key, row]) => [key, row.whole.offsetTop])) : null;
     const old = this.rows;
     this.rows = new Map();
     const parts = [this.links];
+    const ages = segmentAges(state);
     let ended = false;
     for (const row of [...above.slice(hidden), ...current]) {
       const key = row.parts[0].from;
@@ -101,7 +102,7 @@ class TextView {
       const view = old.get(key) ?? this.#row();
       view.row = row;
       view.whole.classList.toggle("txl-current", row.current);
-      this.#fill(view, row, state, pending);
+      this.#fill(view, row, state, pending, ages);
       this.rows.set(key, view);
       parts.push(view.whole);
     }
@@ -113,8 +114,9 @@ class TextView {
     this.end.classList.toggle("txl-nothing", memoryStart === 0);
     this.end.firstChild.textContent = memoryStart === 0 ? "" : "memory’s far end";
     this.edge.classList.toggle("txl-empty", kept === 0);
-    this.grid.replaceChildren(...parts);
-    this.places = null;
+    if (parts.some((part, i) => this.grid.children[i] !== part) || this.grid.children.length !== parts.length) {
+      this.grid.replaceChildren(...parts);
+    }
     if (places) this.#slide(places);
   }
 
@@ -139,10 +141,15 @@ class TextView {
     return { name, bar, share, line, whole };
   }
 
-  #fill(view, row, state, pending) {
+  /** The row's cells, where they are not those that it has. */
+  #fill(view, row, state, pending, ages) {
     const { start, starts, memoryStart } = state;
     const n = starts.length;
-    const ages = segmentAges(state);
+    const waiting = row.current ? pending.slice(0, Math.max(0, row.parts.at(-1).to - n)).join() : "";
+    const aged = row.parts.map((p) => [p.from, p.to, row.current ? 0 : ages.get(p.start), p.to <= memoryStart]);
+    const key = `${aged}|${Math.min(n, row.parts.at(-1).to)}|${waiting}`;
+    const ends = () => row.parts.flatMap((p) => [this.cells[p.from], this.cells[Math.min(p.to, n) - 1]]);
+    if (view.key === key && view.ends.every((cell, i) => cell && cell === ends()[i])) return;
     const runs = row.parts.map((part) => {
       const run = make("span", { class: "txl-run", role: "presentation" });
       const age = row.current ? 0 : ages.get(part.start);
@@ -161,6 +168,7 @@ class TextView {
       : lost ? "fallen out" : far === near ? segmentName(far) : `${far} … ${segmentName(near)}`;
     view.name.style.color = lost ? "" : segmentColour(this.world, row.current ? 0 : near);
     view.bar.style.background = segmentColour(this.world, row.current ? 0 : near);
+    Object.assign(view, { key, ends: ends() });
   }
 
   #cell(t) {
@@ -229,7 +237,8 @@ class TextView {
         }
       }
       view.bar.style.width = `${58 * (look ? share : 0)}px`;
-      view.share.textContent = view.lost ? "" : look ? percent(share) : meanBits(state, view.row);
+      const empty = view.row.parts[0].from >= state.tokens.length;
+      view.share.textContent = view.lost || empty ? "" : look ? percent(share) : meanBits(state, view.row);
     }
     if (!chosen.size && state.tokens.length) this.#cell(state.tokens.length - 1).tabIndex = 0;
     this.#arcs(state, look, ages);
@@ -237,15 +246,20 @@ class TextView {
 
   /** A curve from each token that attends to every key with 2 % of its weight or more. */
   #arcs(state, look, ages) {
-    this.links.replaceChildren();
-    if (!look) return;
-    this.places ??= this.#measurePlaces();
+    if (!look) return void this.links.replaceChildren();
+    const { left, top } = this.grid.getBoundingClientRect();
+    const shown = new Set([...this.rows.values()].flatMap((view) => view.row.parts.map((part) => part.start)));
+    const place = (t) => {
+      if (!shown.has(state.starts[t]) || !this.cells[t]?.isConnected) return null;
+      const box = this.cells[t].sign.getBoundingClientRect();
+      return { x: box.left - left + box.width / 2, top: box.top - top, bottom: box.bottom - top };
+    };
+    const paths = [];
     for (const t of look.at.slice(-3)) {
-      const me = this.places.get(t);
-      if (!me) continue;
-      for (let key = look.first; key < t; key++) {
-        const to = this.places.get(key);
-        if (!to || !(look.weights[key] >= 0.02)) continue;
+      const me = place(t);
+      for (let key = look.first; me && key < t; key++) {
+        const to = look.weights[key] >= 0.02 ? place(key) : null;
+        if (!to) continue;
         const half = (me.top + to.bottom) / 2;
         const curve = to.top === me.top
           ? `Q${(me.x + to.x) / 2},${me.top - 16} ${to.x},${me.top}`
@@ -254,23 +268,10 @@ class TextView {
         path.setAttribute("d", `M${me.x},${me.top} ${curve}`);
         path.style.stroke = segmentColour(this.world, ages.get(state.starts[key]) ?? 0);
         path.style.strokeWidth = 1 + 4 * look.weights[key];
-        this.links.append(path);
+        paths.push(path);
       }
     }
-  }
-
-  #measurePlaces() {
-    const { left, top } = this.grid.getBoundingClientRect();
-    const found = new Map();
-    for (const view of this.rows.values()) {
-      for (const part of view.row.parts) {
-        for (let t = part.from; t < Math.min(part.to, this.cells.length); t++) {
-          const box = this.cells[t]?.sign.getBoundingClientRect();
-          if (box) found.set(t, { x: box.left - left + box.width / 2, top: box.top - top, bottom: box.bottom - top });
-        }
-      }
-    }
-    return found;
+    this.links.replaceChildren(...paths);
   }
 }
 

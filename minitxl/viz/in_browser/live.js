@@ -14,7 +14,7 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
     setting: { at: 0, T: data.T, M: data.M, wiped: false }, changes: [],
     chosen: [], pinned: false, pointed: null,
     layer: data.start.layer, head: data.start.head, terms: [true, true, true, true],
-    temperature: 0.8, speed: 12, busy: null, passage: 0, gradient: null,
+    temperature: 0.8, speed: 12, busy: null, passage: 0, gradient: null, changed: Infinity, slides: false,
     ...data.passages[0].start,
   };
   let look = null; // what the worker says of what is chosen
@@ -26,8 +26,9 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
 
   const engine = new Engine(hear);
   const text = new TextView(world, config.n_layer, {
-    point: (t) => !state.pinned && choose([t]),
+    point: (t) => !state.pinned && !state.gradient && choose([t]),
     choose(t, more) {
+      closeGradient();
       const again = state.pinned && state.chosen.length === 1 && state.chosen[0] === t;
       const list = more ? [...new Set([...state.chosen, t])] : [t];
       Object.assign(state, { pinned: !again });
@@ -45,9 +46,10 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
     Object.assign(state, { layer, head });
     ask();
   });
-  const worth = new WorthPanel((what) => act({ kind: "compareWith", what }));
+  const worth = new WorthPanel((what) => act({ kind: "compareWith", what }), sweep);
   const plot = make("div", { class: "txl-plot" });
   const strongest = make("div", { class: "txl-strongest" });
+  const lower = make("h3", {}, "Strongest keys");
   const title = make("p", { class: "txl-title" });
   const sentence = make("p", { class: "txl-sentence" });
   const note = make("p", { class: "txl-note", role: "status", "aria-live": "polite" });
@@ -102,7 +104,7 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
         make("legend", { class: "txl-spoken" }, "terms of the score"), "terms ", ...terms)),
       make("section", { class: "txl-panel" }, make("h3", {}, `Weight by distance (${world.unit}s back)`), plot),
       make("div", { class: "txl-column" }, worth.whole,
-        make("section", { class: "txl-panel" }, make("h3", {}, "Strongest keys"), strongest))),
+        make("section", { class: "txl-panel" }, lower, strongest))),
     spoken,
   );
   el.style.setProperty("--layers", config.n_layer);
@@ -112,7 +114,9 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
   function hear(news) {
     const { from } = news;
     const ended = news.start > state.start && state.tokens.length > 0;
-    text.forget(from);
+    state.changed = Math.min(state.changed, from); // drawn once a frame, however much is told
+    state.slides ||= ended && state.speed > 0;
+    state.swept = false;
     for (const [mine, theirs] of [["tokens", "tokens"], ["bits", "bits"], ["otherBits", "otherBits"],
       ["starts", "starts"]]) state[mine].splice(from, Infinity, ...news[theirs]);
     for (const name of ["start", "memoryStart", "setting", "changes", "compare"]) state[name] = news[name];
@@ -120,8 +124,6 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
     if (!state.pinned) state.chosen = state.tokens.length ? [state.tokens.length - 1] : [];
     state.chosen = state.chosen.filter((t) => t < state.tokens.length);
     closeGradient();
-    text.layOut(state, { animate: ended && state.speed > 0 });
-    text.measure(state, from);
     const now = performance.now(); // while it reads fast, a look at a few places is enough
     if (state.busy && now - asked < 120) draw();
     else {
@@ -144,6 +146,7 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
   }
 
   function choose(list) {
+    state.swept = false;
     state.chosen = list;
     ask();
   }
@@ -158,9 +161,14 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
 
   function drawNow() {
     frame = 0;
+    if (state.changed < Infinity) {
+      text.forget(state.changed);
+      text.layOut(state, { animate: state.slides });
+      text.measure(state, state.changed);
+      Object.assign(state, { changed: Infinity, slides: false });
+    }
     const shown = look && look.at.every((t) => t < state.tokens.length) ? look : null;
-    const pointing = shown && (state.pinned || state.pointing);
-    if (!state.gradient) text.paint(state, pointing || state.busy === "write" ? shown : shown && !state.busy ? shown : null);
+    if (!state.gradient) text.paint(state, state.busy === "read" && !state.pinned ? null : shown);
     heads.show(shown?.shares, state.layer, state.head);
     worth.show(state, world.unit);
     memory.set(state.setting.M);
@@ -175,7 +183,7 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
       const names = state.compare === "before" ? ["now", "before the change"] : ["with memory", "without"];
       next.show(shown, tail(t), came, names);
     }
-    describe(shown);
+    if (!state.gradient) describe(shown);
   }
 
   const tail = (t) => state.tokens.slice(Math.max(0, t - 11), t + 1).map((x) => world.shown[x]).join(world.unit === "character" ? "" : " ");
@@ -195,6 +203,8 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
       const found = spansOf(shown);
       words += `; 90 % lies within ${plural(found.span, world.unit)}`;
       plot.innerHTML = distancePlot(world, shown, found, state.starts, colour);
+      if (state.swept) return;
+      lower.textContent = "Strongest keys";
       strongest.replaceChildren(strongestTable(world, state, shown, colour, state.terms));
     } else {
       plot.replaceChildren(make("p", { class: "txl-small" }, `The mean of ${shown.at.length} ${world.unit}s is shown in the text.`));
@@ -301,6 +311,21 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
     event.preventDefault();
   }
 
+  /** What would this segment cost with each length of memory? In place of the strongest keys. */
+  async function sweep() {
+    const { length } = state.tokens;
+    if (!length) return void (note.textContent = `Read a ${world.unit} first.`);
+    const points = [];
+    state.swept = true;
+    for (let M = 0; M <= Math.min(512, 2 * Math.max(8, state.start)); M = M ? 2 * M : 8) {
+      const { costs } = await engine.ask({ kind: "costWith", M: Math.min(M, state.start) });
+      if (!state.swept || state.tokens.length !== length) return;
+      points.push({ M: Math.min(M, state.start), mean: costs.reduce((a, b) => a + (b || 0), 0) / costs.length, last: costs.at(-1) || 0 });
+      lower.textContent = "Bits by the length of the memory";
+      strongest.innerHTML = lengthPlot(world, points, state.setting.M);
+    }
+  }
+
   // --- the gradient --------------------------------------------------------------------------------
 
   async function showGradient() {
@@ -318,21 +343,24 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
     else note.textContent = "In a page the gradient is known where the passage opens (↺); in a notebook for any text.";
     if (!state.gradient) return;
     through.hidden = false;
+    learn.hidden = wipe.hidden = true;
     drawGradient(false);
   }
 
   function drawGradient(open) {
-    const found = state.gradient[open ? "through" : "stopped"];
+    const found = (state.gradient.shown = state.gradient[open ? "through" : "stopped"]);
     [...through.children].slice(0, 2).forEach((b, i) => b.setAttribute("aria-pressed", (i === 1) === open));
-    showPulse(text, state.gradient, found);
-    sentence.textContent = found.sentence;
-    spoken.textContent = found.sentence;
+    showPulse(text, state, state.gradient, found);
+    note.textContent = "Boxes: the size of d loss / d h, by layer and character: the stronger the colour, the larger; hatched is exactly 0.";
+    sentence.textContent = spoken.textContent = found.sentence;
   }
 
   function closeGradient() {
     if (!state.gradient) return;
     state.gradient = null;
     through.hidden = true;
+    learn.hidden = wipe.hidden = false;
+    note.textContent = "";
     endPulse(text);
     draw();
   }
@@ -376,19 +404,26 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
   // --- the beginning -------------------------------------------------------------------------------
 
   const started = engine.start(config, weights, { T: data.T, M: data.M });
+  let wide = el.clientWidth;
   const watcher = new ResizeObserver(() => {
-    text.layOut(state);
+    if (wide === el.clientWidth) return;
+    wide = el.clientWidth;
+    Object.assign(state, { changed: state.tokens.length });
+    text.rows.clear();
     draw();
   });
   watcher.observe(el);
+  note.append(make("b", {}, `Point at a ${world.unit}:`), " arcs show what it attends to. Click keeps it, ",
+    "dragging chooses several, arrow keys move. Type below and go on.");
+  if (!saved) showOpening(0); // before the weights are unpacked
+  await started;
   try {
-    note.append(make("b", {}, `Point at a ${world.unit}:`), " arcs show what it attends to. Click keeps it, dragging chooses several, arrow keys move. Type below and go on.");
     if (saved) await restore(saved);
-    else await open(0);
   } catch (error) {
-    note.textContent = `${error.message}; it begins anew`;
-    await open(0);
+    note.textContent = `The kept state cannot be opened (${error.message}); this is the first passage.`;
+    saved = null;
   }
+  if (!saved) await open(0);
   return () => {
     watcher.disconnect();
     engine.end();

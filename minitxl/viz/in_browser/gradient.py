@@ -56,7 +56,7 @@ def memory_part_of_keys(model, pairs, dnll) -> float | None:
     """The part of dW_k that the memory's rows give, along the whole gradient: mean of the layers.
 
     dW_k = h^T dk sums over the rows of [memory ; segment] (sec. 3.2). With g the whole and m the
-    memory's part, it is m.g / g.g: the parts of memory and segment add up to 1. None without memory.
+    memory's part, it is m.g / g.g: both parts add up to 1. None without memory.
     """
     xp, mems = model.backend.xp, None
     for tokens, targets in pairs:
@@ -86,7 +86,7 @@ def _check(segments, n: int, mem_len: int) -> None:
         raise MinitxlError(f"segments {segments} do not follow one another")
     if starts[0] < 0 or ends[-1] > n or ends[-1] - starts[-1] < 2 or mem_len < 0:
         raise MinitxlError(
-            f"segments {segments} of {n} tokens, memory {mem_len}: the last segment needs two tokens"
+            f"segments {segments} of {n} tokens, memory {mem_len}: the last one needs two tokens"
         )
 
 
@@ -94,11 +94,11 @@ def _sentence(name: str, zeros, values, before: int, share) -> str:
     count, size = zeros
     if not size:
         return "There is no memory yet: nothing lies beyond its edge."
-    known = "" if share is None else f" {percent(share)} of dW_k comes from the memory’s rows."
+    known = "" if share is None else f" {percent(share)} of dW_k comes from the memory's rows."
     if name == "stopped":
         return (
-            f"Stopped at the edge: {count:,} of {size:,} states before it get a gradient of exactly "
-            f"0.{known} The model learns to read its memory, not to write it."
+            f"Stopped at the edge: {count:,} of {size:,} states before it get a gradient of "
+            f"exactly 0.{known} The model learns to read its memory, not to write it."
         )
     ratio = percent(values[:, :before].max() / values[:, before:].max())
     return (

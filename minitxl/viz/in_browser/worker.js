@@ -83,6 +83,7 @@ export function serve(post) {
       session.compareWith("none");
       return { kind: "news", ...session.news(0) };
     },
+    costWith: ({ M }) => ({ kind: "cost", costs: session.costWith(M) }),
     look(question) {
       const { at } = question;
       if (!at.length || at.some((t) => t >= session.length)) return { kind: "gone" };

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from minitxl.errors import MinitxlError
 from minitxl.inference.units import bits
 from minitxl.storage.checkpoint import serialize
 from minitxl.storage.model_arrays import params_of
-from minitxl.viz.live.gradient import gradient_numbers
+from minitxl.viz.in_browser.gradient import gradient_numbers
 from minitxl.viz.reading import Reading
 from minitxl.viz.theme import HIDDEN, INK, MUTED, PAPER, SEGMENT_COLOURS, printable, spoken
 
@@ -30,7 +31,7 @@ LENGTHS = (8, 16, 32, 48, 64, 96, 128)  # of a segment, to choose from
 
 
 def why_not(config) -> str:
-    """"" or why a model of this configuration cannot run in a page, as `whyNot` of model.js says."""
+    """Return "" or why such a model cannot run in a page, as `whyNot` of model.js says."""
     c = config
     if c.attn_type not in (0, 1):
         why = f"attn_type={c.attn_type} has absolute positions, added anew in every segment"
@@ -42,7 +43,9 @@ def why_not(config) -> str:
         why = f"ext_len={c.ext_len}, start_mems={c.start_mems!r}: 0 and 'empty' are known there"
     else:
         return ""
-    return f"this model cannot run in a page: {why}; its pictures are viz.Reading and AttentionFigure"
+    return (
+        f"this model cannot run in a page: {why}; its pictures are viz.Reading and AttentionFigure"
+    )
 
 
 def weights_of(model) -> bytes:
@@ -55,7 +58,7 @@ def weights_of(model) -> bytes:
     return serialize(packed, {})
 
 
-def pack(model, vocab, text, tgt_len: int, mem_len: int, start: dict) -> tuple[dict, tuple]:
+def packed(model, vocab, text, tgt_len: int, mem_len: int, start: dict) -> tuple[dict, tuple]:
     """Return what live.js is given, as JSON holds it, and what the picture is drawn from."""
     c = model.config
     symbols = [vocab.decode([token]) for token in range(c.n_token)]
@@ -102,17 +105,31 @@ def _passage(model, tokens, title: str, tgt_len: int, mem_len: int, start: dict)
             f"{title} has {len(tokens)} tokens, two segments of {tgt_len} and the token after them "
             f"are {2 * tgt_len + 1}: give a longer text or a smaller tgt_len"
         )
-    n_segment = min((len(tokens) - 1) // tgt_len, max(2, -(-mem_len // tgt_len) + 1))
-    reading = Reading(model, tokens[: n_segment * tgt_len + 1], tgt_len=tgt_len)
-    place = looking_far(reading, mem_len, **start)
-    read = reading.longest_memory + place["query"] + 1
-    edges = [*range(0, reading.longest_memory + 1, tgt_len), read]
-    segments = [[a, b] for a, b in zip(edges, edges[1:], strict=False)]
-    gradient = gradient_numbers(model, tokens[:read], segments, mem_len) if place["query"] else None
+    start, read = dict(start), start.get("read")
+    start.pop("read", None)
+    if read is not None and not 1 <= read <= len(tokens):
+        raise MinitxlError(f"read={read} must be 1 ... {len(tokens)}, as {title} is long")
+    whole, back = (len(tokens) - 1) // tgt_len, max(1, -(-mem_len // tgt_len))
+    last = min(back if read is None else (read - 1) // tgt_len, whole - 1)  # segment that is read
+    first = max(0, last - back)
+    if first == last:
+        last += 1
+    reading = Reading(model, tokens[first * tgt_len : (last + 1) * tgt_len + 1], tgt_len=tgt_len)
+    place = looking_far(reading, min(mem_len, reading.longest_memory), **start)
+    if read is None:
+        read = last * tgt_len + place["query"] + 1
+    else:
+        place["query"] = min(max(read - 1 - last * tgt_len, 0), tgt_len - 1)
+    edges = [*range(0, read, tgt_len), read]
+    segments = [[a, b] for a, b in pairwise(edges)]
+    known = read - segments[-1][0] >= 2
     passage = {"title": title, "tokens": np.asarray(tokens).tolist(), "read": read}
     passage["bits"] = _bits(model, tokens[:read], segments, mem_len)
     passage["otherBits"] = _bits(model, tokens[:read], segments, 0)
-    return passage | {"gradient": gradient}, reading, (place["layer"], place["head"], place["query"])
+    passage["gradient"] = (
+        gradient_numbers(model, tokens[:read], segments, mem_len) if known else None
+    )
+    return passage, reading, (place["layer"], place["head"], place["query"])
 
 
 def _bits(model, tokens, segments, mem_len: int) -> list[float | None]:
@@ -130,8 +147,8 @@ def looking_far(reading: Reading, mem_len: int, *, layer: int | None = None, hea
     """A state that shows the memory at work: layer and head from 0 (head -1: the mean), query.
 
     It is the token of the last segment that gives one key, two segments back or more, the most
-    weight; one segment back where no more is in memory. `layer` 1 ..., `head` 0 (mean), 1 ...: already
-    chosen.
+    weight; one segment back where no more is in memory. `layer` 1 ... and `head` 0 (mean), 1 ...:
+    already chosen.
     """
     c = reading.model.config
     for name, value, low, high in (("layer", layer, 1, c.n_layer), ("head", head, 0, c.n_head)):
@@ -153,7 +170,6 @@ def looking_far(reading: Reading, mem_len: int, *, layer: int | None = None, hea
 def _lead(model, characters: bool) -> str:
     c, unit = model.config, "characters" if characters else "tokens"
     return (
-        f"{c.n_layer} layers, {model.n_params:,} parameters, in this page. Type, and watch the "
-        f"{unit} slide into its memory."
+        f"A Transformer-XL of {c.n_layer} layers and {model.n_params:,} parameters runs in this "
+        f"page. Type, and watch the {unit} slide into its memory."
     )
-

@@ -1,5 +1,6 @@
 // The Transformer-XL in plain JavaScript: it reads one token after the other, as minitxl does.
-// The only file to read: no page, no library and no other file is needed for it.
+// The only file to read: no page, no library and no other file is needed for it. (In a page from a
+// file, browsers start only classic workers from a `blob:`; for those, strip the words `export`.)
 //
 //   const model = new Model(run.config, readSafetensors(await file.arrayBuffer()));
 //   const reader = new Reader(model, { T: 64, M: 256 }); // segments of T tokens, a memory of M
@@ -19,12 +20,11 @@
 const shown = (value) => JSON.stringify(String(value).slice(0, 60)); // files come from anywhere
 const isWhole = (n, least) => Number.isSafeInteger(n) && n >= least;
 
-const WIDTH = { F16: 2, F32: 4, F64: 8 }; // bytes of a number
-const DECODE = {
-  F16: (bytes) => Float32Array.from(new Uint16Array(bytes), fromFloat16),
-  F32: (bytes) => new Float32Array(bytes),
-  F64: (bytes) => Float32Array.from(new Float64Array(bytes)),
-};
+const DECODERS = {
+  F16: [2, (bytes) => Float32Array.from(new Uint16Array(bytes), fromFloat16)],
+  F32: [4, (bytes) => new Float32Array(bytes)],
+  F64: [8, (bytes) => Float32Array.from(new Float64Array(bytes))],
+}; // type -> [bytes of a number, decoder]
 
 function fromFloat16(bits) {
   const sign = bits >> 15 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
@@ -46,27 +46,27 @@ export function readSafetensors(buffer) {
   } catch {} // null says it
   check(header !== null && typeof header === "object", "its header cannot be read");
   delete header.__metadata__;
-  const numbers = (list) => Array.isArray(list) && list.every((n) => isWhole(n, 0));
-  for (const [name, { dtype, shape, data_offsets: place }] of entriesOf(header)) {
-    check(numbers(shape) && numbers(place), `the entry of tensor ${shown(name)} is malformed`);
-    check(Object.hasOwn(WIDTH, dtype), `tensor ${shown(name)} is not of type F16, F32 or F64`);
+  const whole = (list) => Array.isArray(list) && list.every((n) => isWhole(n, 0));
+  for (const [name, entry] of Object.entries(header)) {
+    const { shape, data_offsets: place } = entry ?? {};
+    const right = whole(shape) && whole(place) && place.length === 2;
+    check(right, `the entry of tensor ${shown(name)} is malformed`);
+    check(Object.hasOwn(DECODERS, entry.dtype), `tensor ${shown(name)} is not F16, F32 or F64`);
   }
-  const tensors = new Map();
+  const tensors = new Map(), all = size - 8 - length;
+  const byPlace = ([, a], [, b]) => a.data_offsets[0] - b.data_offsets[0];
   let at = 0;
-  const byPlace = (a, b) => a[1].data_offsets[0] - b[1].data_offsets[0];
-  for (const [name, { dtype, shape, data_offsets }] of entriesOf(header).sort(byPlace)) {
-    const [start, stop] = data_offsets, n = shape.reduce((product, side) => product * side, 1);
-    const right = start === at && stop - start === WIDTH[dtype] * n && stop <= size - 8 - length;
-    check(right, `the place of tensor ${shown(name)} fits neither its shape nor the file`);
+  for (const [name, { dtype, shape, data_offsets }] of Object.entries(header).sort(byPlace)) {
+    const [start, stop] = data_offsets, [width, decode] = DECODERS[dtype];
+    const right = start === at && stop - start === shape.reduce((n, side) => n * side, width);
+    check(right && stop <= all, `tensor ${shown(name)} fits neither its shape nor the file`);
     const bytes = buffer.slice(8 + length + start, 8 + length + stop); // a copy is aligned
-    tensors.set(name, { shape, data: DECODE[dtype](bytes) });
+    tensors.set(name, { shape, data: decode(bytes) });
     at = stop;
   }
-  check(at === size - 8 - length, `its tensors end at byte ${at} of ${size - 8 - length}`);
+  check(at === all, `its tensors end at byte ${at} of ${all}`);
   return tensors;
 }
-
-const entriesOf = (header) => Object.entries(header).map(([name, entry]) => [name, entry ?? {}]);
 
 // --- models -------------------------------------------------------------------------------------
 
@@ -84,15 +84,14 @@ export function whyNot(config) {
     if (!isWhole(c[name], 1)) return `Its ${name} is ${shown(c[name])}, not a number from 1.`;
   }
   if (!isWhole(c.mem_len, 0)) return `Its mem_len is ${shown(c.mem_len)}, not a number from 0.`;
-  if (c.attn_type === 2 || c.attn_type === 3) {
-    return `Its positions are absolute (attn_type ${c.attn_type}), so that no key can be kept.`;
+  if (c.attn_type !== 0 && c.attn_type !== 1) {
+    return `Its positions are absolute (attn_type ${shown(c.attn_type)}): no key can be kept.`;
   }
-  if (c.attn_type !== 0 && c.attn_type !== 1) return `It has no attn_type ${shown(c.attn_type)}.`;
   if (c.attn_type === 0 && c.d_model % 2) return "Its d_model is odd, R half sines.";
   if (c.cutoffs?.length !== 0 || c.div_val !== 1) return "Its softmax is adaptive (cutoffs).";
   if (c.d_embed !== 0 && c.d_embed !== c.d_model) return "Its embedding is projected (d_embed).";
   if (c.ext_len !== 0) return "It reads the end of each segment twice (ext_len).";
-  if (c.start_mems !== "empty") return "Its memory begins as zeros, not empty.";
+  if (c.start_mems !== "empty") return "Its memory begins as zeros (start_mems).";
   if (hidesAll(c, c.mem_len)) return "With same_length and no memory it sees no key, not its own.";
   return "";
 }
@@ -106,6 +105,7 @@ export class Model {
     if (why) throw new Error(why);
     const c = (this.config = withDefaults(config));
     const { d_model: D, d_inner: F, n_token: V, n_head: H, d_head: Dh } = c;
+    const eps = c.layer_norm_epsilon;
     const take = (name, ...shape) => {
       const { data, shape: found } = tensors.get(`params.${name}`) ?? {};
       let wrong = data ? "" : "is not in the file";
@@ -123,63 +123,45 @@ export class Model {
     this.frequencies = tensors.get("constants.inv_freq")?.data ?? w;
     this.layers = [];
     for (let n = 0; n < c.n_layer; n++) {
-      const p = `layers.${n}.`;
-      const shared = c.untie_r || c.attn_type === 1 ? p : ""; // u and v: of all layers, or its own
-      const projection = (name) => matrix(`${p}attn.w_${name}`, D, H * Dh);
-      const vector = (name, width) => take(p + name, width);
+      const p = `layers.${n}.`, own = c.untie_r || c.attn_type === 1 ? p : ""; // or all layers'
       const L = c.max_klen || c.tgt_len + c.mem_len; // rows of a learned table
-      this.layers.push({
-        ...{ q: projection("q"), k: projection("k"), v: projection("v") },
-        ...{ o: matrix(`${p}attn.w_o`, H * Dh, D), u: take(`${shared}r_w_bias`, H, Dh) },
-        attnNorm: [vector("attn_norm.gamma", D), vector("attn_norm.beta", D), c.layer_norm_epsilon],
-        ffNorm: [vector("ff_norm.gamma", D), vector("ff_norm.beta", D), c.layer_norm_epsilon],
-        ...{ w1: matrix(`${p}ff.w_1`, D, F), b1: vector("ff.b_1", F) },
-        ...{ w2: matrix(`${p}ff.w_2`, F, D), b2: vector("ff.b_2", D) },
-        positionTerms:
-          c.attn_type === 0
-            ? sinusoidTerms(projection("r"), take(`${shared}r_r_bias`, H, Dh), H)
-            : learnedTerms(take(`${p}r_emb`, L, H, Dh), take(`${p}r_bias`, L, H), c),
-        ...{ r: new Rows(H * Dh), e: new Rows(H) }, // by distance; `learnDistances` fills them
-      });
+      const norm = (name) => [take(`${p + name}.gamma`, D), take(`${p + name}.beta`, D), eps];
+      const [q, k, v, r] = ["q", "k", "v", "r"].map((name) =>
+        name === "r" && c.attn_type === 1 ? null : matrix(`${p}attn.w_${name}`, D, H * Dh));
+      const o = matrix(`${p}attn.w_o`, H * Dh, D), u = take(`${own}r_w_bias`, H, Dh);
+      const w1 = matrix(`${p}ff.w_1`, D, F), b1 = take(`${p}ff.b_1`, F);
+      const w2 = matrix(`${p}ff.w_2`, F, D), b2 = take(`${p}ff.b_2`, D);
+      const positions = r
+        ? { wr: r, bias: take(`${own}r_r_bias`, H, Dh) }
+        : { table: take(`${p}r_emb`, L, H, Dh), bias: take(`${p}r_bias`, L, H) };
+      const norms = { attnNorm: norm("attn_norm"), ffNorm: norm("ff_norm") };
+      const byDistance = { r: new Rows(H * Dh), e: new Rows(H) }; // `learnDistances` fills them
+      this.layers.push({ q, k, v, o, u, w1, b1, w2, b2, positions, ...norms, ...byDistance });
     }
   }
 
-  /** See to it that r_d (H*Dh) and e_d (H) are known for d < n: a score has q.r_d + e_d. */
+  /** See to it that r_d (H*Dh) and e_d (H) are known for all d < n: a score has q.r_d + e_d. */
   learnDistances(n) {
-    const { d_model: D, clamp_len, attn_type } = this.config;
-    const half = D / 2;
+    const { d_model: D, n_head: H, d_head: Dh, clamp_len } = this.config, half = D / 2;
+    const most = clamp_len > 0 ? clamp_len : Infinity; // from there on all distances are alike
     for (let d = this.layers[0].r.length; d < n; d++) {
-      const far = attn_type === 0 && clamp_len > 0 ? Math.min(d, clamp_len) : d;
-      const angle = (i) => far * this.frequencies[i % half];
-      const side = (i) => (i < half ? Math.sin : Math.cos);
-      const R = Float64Array.from({ length: D }, (_, i) => side(i)(angle(i)));
-      for (const layer of this.layers) {
-        const { r, e } = layer.positionTerms(d, R); // R_d = [sin(d w) | cos(d w)] (sec. 3.3)
-        layer.r.set(d, r);
-        layer.e.set(d, e);
+      const R = new Float64Array(D);
+      for (let i = 0; i < D; i++) { // R_d = [sin(d w) | cos(d w)] (sec. 3.3)
+        R[i] = (i < half ? Math.sin : Math.cos)(Math.min(d, most) * this.frequencies[i % half]);
+      }
+      for (const { r, e, positions: { wr, table, bias } } of this.layers) {
+        if (wr) { // of this paper: r_d = W_{k,R} R_d, e_d = v . r_d
+          const rd = linear(new Float64Array(H * Dh), wr, R);
+          r.set(d, rd);
+          e.set(d, rd.slice(0, H).map((_, h) => dot(bias, h * Dh, rd, h * Dh, Dh)));
+        } else { // of Shaw et al. 2018: learned rows, the last for d = 0
+          const L = bias.length / H, row = L - 1 - Math.min(d, L - 1, most - 1);
+          r.set(d, table.subarray(row * H * Dh, (row + 1) * H * Dh));
+          e.set(d, bias.subarray(row * H, (row + 1) * H));
+        }
       }
     }
   }
-}
-
-/** Of this paper (sec. 3.3): r_d = W_{k,R} R_d, e_d = v . r_d. */
-function sinusoidTerms(wr, bias, H) {
-  const Dh = bias.length / H;
-  return (d, R) => {
-    const r = linear(new Float64Array(bias.length), wr, R);
-    return { r, e: Float64Array.from({ length: H }, (_, h) => dot(bias, h * Dh, r, h * Dh, Dh)) };
-  };
-}
-
-/** Of Shaw et al. 2018: learned rows, the last for d = 0; all that is further shares the first. */
-function learnedTerms(table, bias, { n_head: H, d_head: Dh, clamp_len }) {
-  const L = bias.length / H;
-  const most = clamp_len > 0 ? Math.min(L, clamp_len) - 1 : L - 1;
-  return (d) => {
-    const row = L - 1 - Math.min(d, most);
-    const of = (x, width) => x.subarray(row * width, (row + 1) * width);
-    return { r: of(table, H * Dh), e: of(bias, H) };
-  };
 }
 
 // --- operations ---------------------------------------------------------------------------------
@@ -200,13 +182,9 @@ class Rows {
     this.length = row + 1;
   }
 
-  clone() {
-    return Object.assign(new Rows(0), this, { data: this.data.slice() });
-  }
+  clone() { return Object.assign(new Rows(0), this, { data: this.data.slice() }); }
 
-  get(row) {
-    return this.data.slice(row * this.width, (row + 1) * this.width);
-  }
+  get(row) { return this.data.slice(row * this.width, (row + 1) * this.width); }
 }
 
 /** minitxl's w (in, out) of y = x w -> W (out, in) of y = W x. */
@@ -241,8 +219,7 @@ function addDots(y, n, x, W, at, stride) {
 
 /** y = W x + b. */
 function linear(y, W, x, b = null) {
-  if (b) y.set(b);
-  else y.fill(0);
+  if (b) y.set(b); else y.fill(0);
   addDots(y, y.length, x, W, 0, x.length);
   return y;
 }
@@ -260,9 +237,7 @@ function addWeighted(y, to, width, p, n, v, at, stride) {
   for (; j < n; j++, at += stride) for (let i = 0; i < width; i++) y[to + i] += p[j] * v[at + i];
 }
 
-function add(y, x) {
-  for (let i = 0; i < y.length; i++) y[i] += x[i];
-}
+function add(y, x) { for (let i = 0; i < y.length; i++) y[i] += x[i]; }
 
 /** y = gamma x^ + beta, x^ = (x - mean) / sqrt(var + eps); y may be x. */
 function layerNorm(y, x, [gamma, beta, eps]) {
@@ -303,34 +278,30 @@ export class Reader {
     this.#logP = new Rows(V);
     const rows = () => new Rows(H * Dh);
     this.#kept = model.layers.map(() => ({ q: rows(), k: rows(), v: rows() }));
-    const sizes = { h: D, x: D, y: D, f: F, q: H * Dh, o: H * Dh, qk: Dh, qr: Dh, p: 256, bd: 256, z: V };
-    const made = ([name, size]) => [name, new Float64Array(size)];
-    this.#room = Object.fromEntries(Object.entries(sizes).map(made));
+    const room = { h: D, x: D, y: D, f: F, q: H * Dh, o: H * Dh, qk: Dh, qr: Dh, p: 256, bd: 256 };
+    for (const name in room) room[name] = new Float64Array(room[name]);
+    this.#room = { ...room, z: new Float64Array(V) };
     this.setLengths(T, M);
   }
 
   /** Another reader in the same state, to go on from here in another way. */
   clone() {
     const other = new Reader(this.model, this);
-    [other.start, other.first] = [this.start, this.first];
-    other.#tokens = [...this.#tokens];
+    Object.assign(other, { start: this.start, first: this.first });
+    other.#tokens = this.#tokens.clone();
     other.#marks = this.#marks.clone();
     other.#logP = this.#logP.clone();
     other.#kept = this.#kept.map(({ q, k, v }) => ({ q: q.clone(), k: k.clone(), v: v.clone() }));
     return other;
   }
 
-  /** How many tokens were read. */
-  get length() {
-    return this.#tokens.length;
-  }
+  get length() { return this.#tokens.length; } // tokens read
 
   /** Read a token; return log p (V,) of the next one. A segment that is full ends at once. */
   push(token) {
     const most = this.model.config.n_token - 1;
-    if (!isWhole(token, 0) || token > most) {
-      throw new Error(`token ${shown(token)} is none of the model's 0 ... ${most}`);
-    }
+    const right = isWhole(token, 0) && token <= most;
+    if (!right) throw new Error(`token ${shown(token)} is none of the model's 0 ... ${most}`);
     const t = this.length;
     this.#marks.set(t, [this.start, this.first, this.T, this.M]);
     this.#tokens.set(t, [token]);
@@ -340,9 +311,7 @@ export class Reader {
   }
 
   /** log p (V,) of the token after t, in nats. */
-  logProbs(t) {
-    return this.#logP.get(this.#known(t));
-  }
+  logProbs(t) { return this.#logP.get(this.#known(t)); }
 
   /** Nats of token t, given what was before; NaN for the first one, which nothing predicts. */
   nll(t) {
@@ -359,16 +328,12 @@ export class Reader {
   }
 
   /** The memory is emptied: tokens from here on see those of their own segment alone. */
-  wipe() {
-    this.first = this.start;
-  }
+  wipe() { this.first = this.start; }
 
   /** Other lengths from here on: a longer memory fills up by and by, a shorter one is cut now. */
   setLengths(T, M) {
-    for (const [name, value, least] of [["T", T, 1], ["M", M, 0]]) {
-      const right = isWhole(value, least) && value < 2 ** 31; // as in #marks
-      if (!right) throw new Error(`${name} is ${shown(value)}, it must be a whole number from ${least}`);
-    }
+    const right = isWhole(T, 1) && isWhole(M, 0) && Math.max(T, M) < 2 ** 31;
+    if (!right) throw new Error(`T=${shown(T)}, M=${shown(M)} must be whole numbers, T at least 1`);
     if (hidesAll(this.model.config, M)) throw new Error("with same_length M must be at least 1");
     Object.assign(this, { T, M, first: Math.max(this.first, this.start - M) });
     if (this.length - this.start >= T) this.endSegment();
@@ -383,9 +348,7 @@ export class Reader {
   }
 
   /** Where the segment of token t begins. */
-  segmentStart(t) {
-    return this.#marks.data[4 * this.#known(t)];
-  }
+  segmentStart(t) { return this.#marks.data[4 * this.#known(t)]; }
 
   /** The oldest key of token t. With same_length it sees no more than M, its own included. */
   firstKey(t) {
@@ -403,11 +366,9 @@ export class Reader {
 
   /** The four terms of its scores by key, as they come into the softmax: { a, b, c, d }. */
   scores(t, layer, head) {
-    const q = this.#kept[layer].q.get(this.#known(t));
-    const one = (term) => {
-      const terms = ALL_TERMS.map((_, other) => other === term);
-      return new Float32Array(this.#scores(t, layer, head, terms, q).slice(0, this.#nKey(t)));
-    };
+    const q = this.#kept[layer].q.get(this.#known(t)), n = this.#nKey(t);
+    const alone = (term) => ALL_TERMS.map((_, other) => other === term);
+    const one = (i) => new Float32Array(this.#scores(t, layer, head, alone(i), q).slice(0, n));
     return { a: one(0), b: one(1), c: one(2), d: one(3) };
   }
 
@@ -424,21 +385,20 @@ export class Reader {
     throw new Error(`token ${shown(t)} was not read; ${this.length} were`);
   }
 
-  #nKey(t) {
-    return t + 1 - this.firstKey(t);
-  }
+  #nKey(t) { return t + 1 - this.firstKey(t); }
 
   #weights(t, layer, head, terms, queryOf) {
     const { n_layer, n_head } = this.model.config;
-    const chosen = (one, n) => (one < 0 ? [...Array(n).keys()] : [one]);
-    const [layers, heads] = [chosen(layer, n_layer), chosen(head, n_head)];
-    const mean = new Float32Array(this.#nKey(t));
-    for (const n of layers) {
-      for (const h of heads) {
-        const p = this.#scores(t, n, h, terms, queryOf(n));
-        softmax(p, mean.length);
-        for (let j = 0; j < mean.length; j++) mean[j] += p[j] / layers.length / heads.length;
-      }
+    const chosen = (one, n) => {
+      if (!isWhole(one, -1) || one >= n) throw new Error(`there is no layer or head ${shown(one)}`);
+      return one < 0 ? [...Array(n).keys()] : [one];
+    };
+    const layers = chosen(layer, n_layer), heads = chosen(head, n_head);
+    const mean = new Float32Array(this.#nKey(t)), share = 1 / (layers.length * heads.length);
+    for (const n of layers) for (const h of heads) {
+      const p = this.#scores(t, n, h, terms, queryOf(n));
+      softmax(p, mean.length);
+      for (let j = 0; j < mean.length; j++) mean[j] += p[j] * share;
     }
     return mean;
   }
@@ -450,12 +410,11 @@ export class Reader {
    *  No mask is needed: there are no keys of later tokens yet. */
   #scores(t, layer, head, [a, b, c, d], q) {
     const { n_head: H, d_head: Dh } = this.model.config;
-    const { u, r, e } = this.model.layers[layer];
-    const { qk, qr } = this.#room;
+    const { u, r, e } = this.model.layers[layer], { qk, qr } = this.#room;
     const first = this.firstKey(t), n = t + 1 - first, at = head * Dh, stride = H * Dh;
     this.model.learnDistances(n);
-    for (const name of ["p", "bd"]) {
-      if (this.#room[name].length < n) this.#room[name] = new Float64Array(2 * n);
+    for (const x of ["p", "bd"]) {
+      if (this.#room[x].length < n) this.#room[x] = new Float64Array(2 * n);
     }
     const { p, bd } = this.#room;
     const scale = 1 / Math.sqrt(Dh), bias = d ? scale : 0;
@@ -463,8 +422,7 @@ export class Reader {
       qk[i] = ((a ? q[at + i] : 0) + (c ? u[at + i] : 0)) * scale; // a + c = (q + u) . k
       qr[i] = (b ? q[at + i] : 0) * scale;
     }
-    for (let j = 0; j < n; j++) p[j] = 0;
-    for (let far = 0; far < n; far++) bd[far] = e.data[far * H + head] * bias;
+    for (let j = 0; j < n; j++) [p[j], bd[j]] = [0, e.data[j * H + head] * bias];
     addDots(p, n, qk, this.#kept[layer].k.data, first * stride + at, stride);
     addDots(bd, n, qr, r.data, at, stride);
     for (let j = 0; j < n; j++) p[j] += bd[n - 1 - j]; // by distance -> by key: rel-shift
@@ -493,12 +451,11 @@ export class Reader {
     for (let n = 0; n < layers.length; n++) {
       const [w, kept] = [layers[n], this.#kept[n]];
       // a = LN(h + attention(h)), or with pre_lnorm a = h + attention(LN(h)); a takes h's place
-      if (c.pre_lnorm) layerNorm(x, h, w.attnNorm);
-      else x.set(h);
+      if (c.pre_lnorm) layerNorm(x, h, w.attnNorm); else x.set(h);
       linear(q, w.q, c.pre_lnorm && c.raw_queries ? h : x); // (D,) -> (H*Dh,)
       const asked = new Float32Array(q);
-      if (queries) queries.push(asked);
-      else {
+      queries?.push(asked);
+      if (!queries) {
         kept.q.set(t, q);
         kept.k.set(t, linear(q, w.k, x));
         kept.v.set(t, linear(q, w.v, x));
@@ -506,16 +463,14 @@ export class Reader {
       add(h, linear(y, w.o, this.#attend(t, n, terms, asked))); // (H*Dh,) -> (D,)
       // y = LN(a + FF(a)), or y = a + FF(LN(a)); FF(a) = W_2 relu(W_1 a + b_1) + b_2
       if (!c.pre_lnorm) layerNorm(h, h, w.attnNorm);
-      if (c.pre_lnorm) layerNorm(x, h, w.ffNorm);
-      else x.set(h);
+      if (c.pre_lnorm) layerNorm(x, h, w.ffNorm); else x.set(h);
       linear(f, w.w1, x, w.b1); // (D,) -> (F,)
       for (let i = 0; i < f.length; i++) if (f[i] < 0) f[i] = 0;
       add(h, linear(y, w.w2, f, w.b2)); // (F,) -> (D,)
       if (!c.pre_lnorm) layerNorm(h, h, w.ffNorm);
     }
-    const logits = linear(z, E, h, softmaxBias); // (D,) -> (V,)
-    const total = softmax(new Float64Array(logits), logits.length);
-    for (let i = 0; i < z.length; i++) z[i] -= total; // log p = z - log sum exp(z)
-    return z;
+    linear(z, E, h, softmaxBias); // logits, (D,) -> (V,)
+    const total = softmax(new Float64Array(z), z.length);
+    return z.map((logit) => logit - total); // log p = z - log sum exp(z)
   }
 }

@@ -20,24 +20,24 @@ from pathlib import Path
 from minitxl.errors import MinitxlError
 from minitxl.files import write_atomically
 from minitxl.viz.attention import AttentionFigure
-from minitxl.viz.live.gradient import gradient_numbers
-from minitxl.viz.live.pack import THEMES, pack, weights_of, why_not
-from minitxl.viz.theme import DPI, Picture, spoken
+from minitxl.viz.in_browser.gradient import gradient_numbers
+from minitxl.viz.in_browser.pack import THEMES, packed, weights_of, why_not
+from minitxl.viz.theme import DPI, Picture, shown_as, spoken
 
 HERE = Path(__file__).parent
 VIEW = "application/vnd.jupyter.widget-view+json"
-TITLE = "Memory, live: a Transformer-XL that you can talk to"
+TITLE = "Memory, live"
 IN_PAGE = ("engine.js", "look.js", "panels.js", "text.js", "gradient.js", "live.js")
-IN_WORKER = ("model.js", "session.js", "worker.js")
+IN_WORKER = ("model.js", "session.js", "worker.js", "start.js")
 
 
 def live(model, vocab, text, *, tgt_len: int = 64, mem_len: int | None = None, **start) -> Live:
     """The live component for `text`: a string, tokens (n,), or (title, text) pairs to choose from.
 
     It begins with segments of `tgt_len` and a memory of `mem_len` (None: three segments). `start`:
-    `layer` 1 ... n_layer and `head` 1 ... n_head, or 0 for the mean of the heads, shown first (default:
-    a head that looks far back). Raises `MinitxlError` for a model that cannot run in a page: absolute
-    positions, an adaptive softmax.
+    `read` tokens already read, `layer` 1 ... n_layer, `head` 1 ... n_head or 0 for their mean; by
+    default as far as a token that looks far back, and its head. Raises `MinitxlError` for a model
+    that cannot run in a page: absolute positions, an adaptive softmax.
     """
     refused = why_not(model.config)
     if refused:
@@ -54,7 +54,7 @@ class Live:
 
     def __init__(self, model, vocab, text, tgt_len, mem_len, start) -> None:
         self._model = model
-        self.data, self._picture_of = pack(model, vocab, text, tgt_len, mem_len, start)
+        self.data, self._picture_of = packed(model, vocab, text, tgt_len, mem_len, start)
         self._widget = None
 
     def widget(self):
@@ -75,7 +75,7 @@ class Live:
             widget.send({"id": question["id"], "error": str(error)})
 
     def html(self, title: str = TITLE) -> str:
-        """The component as one HTML page: script, style, data and weights inside, nothing loaded."""
+        """The component as one HTML page: with all that it needs inside."""
         script, style = f"\n{_script()}\n{_file('page.js')}", _style()
         # "<" never stands in the data, so no text can end the script element
         data = json.dumps(self.data, ensure_ascii=False).replace("<", "\\u003c")
@@ -124,8 +124,8 @@ class Live:
             data[VIEW] = {"version_major": 2, "version_minor": 1, "model_id": model_id}
         except MinitxlError as error:
             warnings.warn(f"only a picture: {error}", stacklevel=2)
-        width = round(picture.figure.get_figwidth() * DPI)
-        return data, {"image/png": {"width": width, "alt": picture.caption}}
+        width = picture.figure.get_figwidth() * DPI
+        return data, {"image/png": shown_as(width, picture.caption)}
 
 
 def _file(name: str) -> str:
@@ -133,8 +133,8 @@ def _file(name: str) -> str:
 
 
 def _script() -> str:
-    """One module out of several files, which are shorter to read; the worker's are a string in it."""
-    worker = "\n".join(_file(name) for name in IN_WORKER) + _file("start.js")
+    """One module out of several files; those of the worker are a string in it."""
+    worker = "\n".join(_file(name) for name in IN_WORKER).replace("\nexport ", "\n")
     page = "\n".join(_file(name) for name in IN_PAGE)
     return f"const WORKER = {json.dumps(worker)};\n{page}".replace("</", "<\\/")
 
@@ -142,7 +142,11 @@ def _script() -> str:
 def _style() -> str:
     """The style, with the theme's plain colours as variables for a light and for a dark page."""
     light, dark = THEMES
-    pairs = (f"--{name}: light-dark({light[name]}, {dark[name]});" for name in light if name != "segments")
+    pairs = (
+        f"--{name}: light-dark({light[name]}, {dark[name]});"
+        for name in light
+        if name != "segments"
+    )
     return ".txl, .txl-page { " + " ".join(pairs) + " }\n" + _file("live.css")
 
 

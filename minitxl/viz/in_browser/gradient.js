@@ -1,7 +1,10 @@
 // The gradient in the text: every box takes the colour of |d loss / d h_n| of its state. A pulse runs
 // forward through the segment, then back; where the memory's edge stops it the numbers are exactly 0.
 
-const SCALE = [[253, 231, 55], [122, 122, 120], [0, 34, 78]]; // cividis turned round: dark is large
+const SCALES = [ // cividis and its reverse: on a light and on a dark page large numbers stand out
+  [[240, 228, 130], [122, 122, 120], [0, 34, 78]],
+  [[36, 48, 84], [124, 123, 120], [255, 233, 69]],
+];
 
 /** The segments since the last wipe, the one that is read last: [[from, to], ...]. */
 function segmentsRead({ starts, tokens, changes }) {
@@ -22,9 +25,11 @@ function sameSegments(stored, { tokens, setting }, segments) {
 }
 
 function scaleColour(share) {
-  const at = Math.min(0.999, Math.max(0, share)) * (SCALE.length - 1);
-  const [low, high] = [SCALE[Math.floor(at)], SCALE[Math.floor(at) + 1]];
-  return `rgb(${low.map((c, i) => Math.round(c + (high[i] - c) * (at % 1)))})`;
+  const at = Math.min(0.999, Math.max(0, share)) * 2;
+  return bothThemes(SCALES.map((scale) => {
+    const [low, high] = [scale[Math.floor(at)], scale[Math.floor(at) + 1]];
+    return `rgb(${low.map((c, i) => Math.round(c + (high[i] - c) * (at % 1)))})`;
+  }));
 }
 
 /** The colours of one token's boxes, lowest layer at the bottom; null where all is exactly 0. */
@@ -40,15 +45,18 @@ function boxColours(column, [least, most]) {
 }
 
 /** Show `found` in the boxes of a TextView: the pulse forward, then back. */
-function showPulse(view, { segments, limits }, found) {
+function showPulse(view, state, { segments, limits }, found) {
+  view.paint(state, null);
   const [from, to] = [segments[0][0], segments.at(-1)[1]];
   const edge = segments.at(-1)[0];
+  rowWords(view, { segments }, found);
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
   for (let t = from; t < to; t++) {
     const boxes = view.cells[t].boxes;
     const colours = boxColours(found.norms.map((row) => row[t - from]), limits);
     boxes.classList.toggle("txl-zero", colours === null);
     boxes.style.background = colours ?? "";
+    view.cells[t].sign.style.background = "";
     if (still) continue;
     const forward = (t - from) * 2;
     const turn = (to - from) * 2 + 150;
@@ -58,6 +66,17 @@ function showPulse(view, { segments, limits }, found) {
       boxes.animate([{ opacity: 0.08 }, { opacity: 1 }],
         { duration: 220, delay: turn + (to - t) * (t < edge ? 3 : 5), fill: "backwards" });
     }
+  }
+}
+
+/** What the rows say of it. */
+function rowWords(view, { segments }, found) {
+  const first = segments[0][0];
+  for (const { row, share } of view.rows.values()) {
+    const [from, to] = [row.parts[0].from, Math.min(row.parts.at(-1).to, segments.at(-1)[1])];
+    const numbers = found.norms.flatMap((layer) => layer.slice(from - first, to - first));
+    const zeros = numbers.filter((x) => x === 0).length;
+    share.textContent = zeros === numbers.length ? "exactly 0" : `${numbers.length - zeros} not 0`;
   }
 }
 

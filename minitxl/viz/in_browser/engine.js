@@ -1,6 +1,8 @@
 // The page's side of the worker: questions with numbers, answers as they come. Where a page may start
 // no worker, the same code runs in the page itself.
 
+const address = (script) => URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
+
 class Engine {
   constructor(onNews) {
     this.onNews = onNews;
@@ -9,22 +11,19 @@ class Engine {
   }
 
   async start(config, weights, lengths) {
-    const url = URL.createObjectURL(new Blob([WORKER], { type: "text/javascript" }));
     try {
-      await this.#inWorker(url);
+      await this.#inWorker(address(WORKER));
     } catch {
-      const { serve } = await import(url);
-      const answer = serve((message) => this.#hear(message));
-      this.post = (message) => answer(message);
+      const { serve } = await import(address(`${WORKER}\nexport { serve };`));
+      this.post = serve((message) => this.#hear(message));
     }
-    URL.revokeObjectURL(url);
     return this.ask({ kind: "open", config, weights, ...lengths });
   }
 
   /** A worker that says that it is there; an error of its start is one of this promise. */
   #inWorker(url) {
     return new Promise((done, fail) => {
-      const worker = new Worker(url, { type: "module" });
+      const worker = new Worker(url); // no module: from a file, Chromium starts none
       worker.onerror = fail;
       worker.onmessage = () => {
         worker.onmessage = ({ data }) => this.#hear(data);
