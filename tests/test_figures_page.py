@@ -11,6 +11,7 @@ import pytest
 from helpers.quoted import ROOT, in_a_line, missing, read, without_a_source
 from minitxl.experiments import coherence, reading_cost, recl, stop_gradient, stored
 from minitxl.experiments.ablation import difference
+from minitxl.experiments.evaluation_speed import needless_share
 from minitxl.experiments.intervals import spread
 
 PAGE = ROOT / "figures" / "README.md"
@@ -152,7 +153,7 @@ def speed() -> list[str]:
     low, high = window["ms_min"] / fast["ms_max"], window["ms_max"] / fast["ms_min"]
     ratio = window["ms"] / fast["ms"]
     one = window["ms"] / point["xl-cached", 1]["ms"]
-    needless = last_layer_skipped(found["settings"], a)
+    needless = needless_share(found["settings"], a)
     return [
         f"{ratio:,.0f} at segments of 128 (from the extremes of the repeats: {low:,.0f} to "
         f"{high:,.0f}), {one:.0f} at segments of 1, at an attention length of {a:,}",
@@ -162,16 +163,6 @@ def speed() -> list[str]:
         f"{point['half-window', None]['ms']:.3f} ms a token, the memory in segments of 128 "
         f"{fast['ms']:.3f}",
     ]
-
-
-def last_layer_skipped(s: dict, a: int) -> float:
-    """What share of a window's products the last layer need not do for one prediction.
-
-    Of it only keys and values are needed at all places, all else at the last.
-    """
-    d, f = s["d_model"], s["d_inner"]
-    layer = a * (8 * d * d + 4 * a * d + 4 * d * f)
-    return (layer - a * 4 * d * d) / (s["n_layer"] * layer)
 
 
 def context() -> list[str]:

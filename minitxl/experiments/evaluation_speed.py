@@ -16,8 +16,8 @@ side by side on threads or one with all of BLAS's, by the model or, where the en
 reader, which works in blocks; of a window that predicts one token only the last position meets the
 softmax. (Nothing skips what the last layer computes for the other positions: without that a
 window would cost about a quarter less.) The window is read both with the same relative encoding
-and with absolute positions, as the paper's baseline has them; speed-ups are over the faster. What
-each way predicts is not measured here, but by `reading_cost.py`.
+and with absolute positions, as the paper's baseline has them; speed-ups are over the faster.
+`reading_cost.py` measures what each way predicts.
 """
 
 from __future__ import annotations
@@ -345,6 +345,14 @@ def flop_model(s: Settings) -> list[dict]:
         }
         for a in s.attention_lens
     ]
+
+
+def needless_share(s: dict, a: int) -> float:
+    """Share of the products of a window of length a that its last layer does for no prediction."""
+    d, f = s["d_model"], s["d_inner"]
+    layer = 8 * d * d + 4 * a * d + 4 * d * f  # for each place
+    keys_and_values = 4 * d * d  # which all places need
+    return (layer - keys_and_values) / (s["n_layer"] * layer)
 
 
 def best_at_longest(results: dict) -> dict:

@@ -138,7 +138,7 @@ def _words(results: dict) -> tuple[str, str]:
     cpu = textwrap.shorten(cpu, 20, placeholder=" ...")  # what the line has room for
     title = (
         f"With its memory kept, XL predicts a token {best['speedup']:,.0f} times faster "
-        f"than a window of {best['attention_len']:,}"
+        f"than a window of {best['attention_len']:,} moved by one"
     )
     note = (
         f"{s['n_layer']} layers, D = {s['d_model']}, float32, the same weights and text; "
