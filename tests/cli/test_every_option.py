@@ -71,9 +71,11 @@ LINES = (
     ("course solutions --notebook 05_reach --out solved --source scripts --run", 0),
     (
         "course grade nobody --notebook 05_reach --out graded --source scripts --timeout 5 "
-        "--total 50 --memory 2 --jobs 1 --seed 1",
+        "--total 50 --memory 2 --jobs 1 --seed 1 --roster roster.csv --due 2026-12-01 "
+        "--late 10%/day --sandbox none",
         2,
     ),  # that there is no such folder; those of tests/course/ grade
+    ("course grade nobody --out graded --only ann --resume", 2),
 )
 
 
@@ -128,6 +130,7 @@ def test_every_option_of_every_command(tmp_path, monkeypatch, capsys):
     Path("enwik8").write_bytes(TEXT.encode() * 20)
     with zipfile.ZipFile("enwik8.zip", "w") as archive:
         archive.write("enwik8")
+    Path("roster.csv").write_text("id,name\nann,Ann Lee\n", encoding="utf-8")
     Path("scripts").mkdir()
     Path("scripts", "05_reach.py").write_text(SCRIPT, encoding="utf-8")
     for line, wanted in LINES:

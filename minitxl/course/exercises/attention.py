@@ -8,9 +8,7 @@ import numpy as np
 
 from minitxl.course.exercise import Case, Exercise, Mistake, sizes
 from minitxl.course.exercises.ops import softmax
-from minitxl.model import attention, ops
-
-LIBRARY = (attention, ops)
+from minitxl.model import attention
 
 
 def _t(x: np.ndarray) -> np.ndarray:
@@ -31,7 +29,9 @@ def _attention_cases(rng):
         Case(_attention_arrays(rng, t, m, b, h, dh), f"B = {b}, H = {h}, T = {t}, M = {m}"),
         Case(_attention_arrays(rng, t, 0, b, h, dh), "M = 0, no memory", edge=True),
         Case(_attention_arrays(rng, 1, m, b, h, dh), "T = 1", edge=True),
-        Case(_large_scores(*_attention_arrays(rng, t, m, b, h, dh)), "large scores", edge=True),
+        Case(  # of which float32 has few digits behind the point
+            _large_scores(*_attention_arrays(rng, t, m, b, h, dh)), "large scores", True, 1e-3
+        ),
     ]
 
 
