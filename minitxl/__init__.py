@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from minitxl.data.text import load_corpus
     from minitxl.errors import MinitxlError
     from minitxl.inference.evaluate import evaluate
-    from minitxl.inference.generate import generate
+    from minitxl.inference.generate import generate, generate_batch
     from minitxl.model import attention, gradcheck, ops
     from minitxl.model.attention import Inspection
     from minitxl.model.transformer_xl import TransformerXL
     from minitxl.pretrained import load_pretrained
+    from minitxl.storage.run_folder import load_run, save_run
     from minitxl.training.presets import PRESETS
     from minitxl.training.trainer import Trainer
 
@@ -50,11 +51,14 @@ __all__ = [
     "course",
     "evaluate",
     "generate",
+    "generate_batch",
     "gradcheck",
     "interop",
     "load_corpus",
     "load_pretrained",
+    "load_run",
     "ops",
+    "save_run",
     "viz",
 ]
 
@@ -72,11 +76,14 @@ _HOME = {
     "course": "course",
     "evaluate": "inference.evaluate",
     "generate": "inference.generate",
+    "generate_batch": "inference.generate",
     "gradcheck": "model.gradcheck",
     "interop": "interop",
     "load_corpus": "data.text",
     "load_pretrained": "pretrained",
+    "load_run": "storage.run_folder",
     "ops": "model.ops",
+    "save_run": "storage.run_folder",
     "viz": "viz",
 }
 _MODULES = {"attention", "course", "gradcheck", "interop", "ops", "viz"}  # public as a whole

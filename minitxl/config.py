@@ -262,6 +262,7 @@ class TrainConfig(_Settings):
     eval_every: int = 200  # steps between two evaluations on the validation split; 0: never
     eval_batch_size: int = 16  # rows of text side by side during evaluation
     eval_tokens: int = 0  # tokens of the validation split that are read each time; 0: all
+    patience: int = 0  # evaluations without a better one after which training ends; 0: none
     save_every: int = 200  # steps between two checkpoints
     log_every: int = 20  # steps between two lines of metrics.jsonl
     seed: int = 0  # of the initial weights and of dropout
@@ -272,8 +273,14 @@ class TrainConfig(_Settings):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("save_every", "log_every"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("threads", "warmup", "clip", "eval_every", "eval_tokens", "seed"):
+        whole = ("threads", "warmup", "clip", "eval_every", "eval_tokens", "patience", "seed")
+        for name in whole:
             self._require(name, getattr(self, name) >= 0, "at least 0")
+        if self.patience and not self.eval_every:
+            raise MinitxlError(
+                f"patience={self.patience} counts evaluations, and eval_every=0 makes none; set "
+                "eval_every, or leave patience out"
+            )
         self._require("lr", self.lr > 0, "above 0")
         self._require("lr_end", 0 <= self.lr_end <= 1, "between 0 and 1")
         self._require("eps", self.eps > 0, "above 0")

@@ -12,6 +12,7 @@ import glob
 import os
 import re
 import secrets
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -198,3 +199,19 @@ def one_line(thing: object) -> str:
     text = str(thing)
     text = text if len(text) <= 300 else f"{text[:200]} ... {text[-90:]}"
     return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def quoted(path: str | os.PathLike) -> str:
+    """Return a path as it can stand in a command that we suggest, in the shell in use.
+
+    Double quotes are the ones that both cmd and PowerShell know; there the names of files have
+    none. A name that begins like an option gets a folder in front.
+    """
+    name = os.fspath(path)
+    if name.startswith("-"):
+        name = os.path.join(os.curdir, name)
+    if os.name != "nt":
+        return shlex.quote(name)
+    plain = re.fullmatch(r"[\w.:/\\~+-]+", name)
+    # A backslash before the last quote would be taken for one that belongs to the quote.
+    return name if plain else '"' + re.sub(r"(\\+)$", r"\1\1", name) + '"'

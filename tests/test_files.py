@@ -2,6 +2,9 @@
 
 import errno
 import os
+import re
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -99,3 +102,52 @@ def test_a_line_is_added_as_a_whole_or_not(tmp_path):
     assert path.read_bytes() == b"one\ntwo\n"
     with pytest.raises(MinitxlError, match=r"cannot write to .*log"):
         files.append(tmp_path / "nowhere" / "log", "x")
+
+
+# --- commands that we suggest ---
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["plain", "a b", "it's", 'say "x"', "$HOME", "a&b;c", "-out", "ä ö", "a\\b", "`ls`", "*"],
+)
+def test_a_suggested_path_survives_the_shell(name):
+    found = subprocess.run(
+        ["sh", "-c", f"printf %s {files.quoted(name)}"], capture_output=True, text=True, check=True
+    )
+    assert found.stdout == (f"./{name}" if name.startswith("-") else name)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("C:\\runs\\a-1", "C:\\runs\\a-1"),
+        ("C:\\my runs\\a", '"C:\\my runs\\a"'),
+        ("C:\\my runs\\", '"C:\\my runs\\\\"'),  # or the backslash would quote the quote
+        ("it's", '"it\'s"'),
+        ("a&b", '"a&b"'),
+        ("a;b", '"a;b"'),
+        ("(a)", '"(a)"'),
+    ],
+)
+def test_cmd_and_powershell_know_double_quotes(monkeypatch, name, wanted):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "name", "nt")
+        found = files.quoted(name)
+    assert found == wanted
+
+
+def test_every_command_with_a_path_quotes_it():
+    """Whatever stands in braces behind the name of a command or an option is quoted or no path."""
+    no_paths = (
+        r"quoted\(|dataset\.name|preset\.|text\}|options\}|folder\} \{options|folder\} --length"
+    )
+    suggests = re.compile(r"python -m minitxl [^{\"]*\{|with --(?:resume|out|data) \{")
+    found = []
+    for path in Path(files.__file__).parent.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        for match in suggests.finditer(text):
+            found.append(path.name)
+            rest = text[match.end() : match.end() + 60]
+            assert re.match(no_paths, rest), f"{path.name}: {match[0]}{rest!r}"
+    assert {"run.py", "run_folder.py", "convert.py"} <= set(found)

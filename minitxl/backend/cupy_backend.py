@@ -6,7 +6,7 @@ are exact; CUPY_TF32=1 in the environment trades digits for speed (`cupy_launch.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 from minitxl.backend.base import Backend
 from minitxl.backend.cublas import Cublas
@@ -65,6 +65,7 @@ class CupyBackend(Backend):
         self._launch = Device(cupy, Cublas(cupy))
         if fused:
             xp = Namespace(xp, Twins(self._launch).table())
+            xp.matmul = partial(self._launch.matmul, xp=xp)
         super().__init__(xp, cupy.cuda.Device(), dtype)
 
     def asarray(self, a, dtype=None):

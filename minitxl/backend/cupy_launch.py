@@ -99,11 +99,39 @@ class Device:
             n_batch,
         )  # fmt: skip
 
+    def matmul(self, a, b, *, xp):
+        """`a @ b` of the standard, for (B, H, m, k) and (B, H, k, n) or (H, k, n).
+
+        CuPy's own cannot be recorded (`cublas.py`). Each matrix may be a transposed view; a batch
+        whose matrices do not follow each other at one distance is copied first.
+        """
+        n_batch, h, m, k = a.shape
+        n = b.shape[-1]
+        if b.ndim == 3:  # what the batch shares is one product for each head
+            a = xp.ascontiguousarray(a.transpose(1, 0, 2, 3)).reshape(h, n_batch * m, k)
+            out = xp.empty((h, n_batch * m, n), dtype=a.dtype)
+            self.products(a, _matrices(b, xp), out)
+            return out.reshape(h, n_batch, m, n).transpose(1, 0, 2, 3)  # -> (B, H, m, n)
+        out = xp.empty((n_batch * h, m, n), dtype=a.dtype)
+        self.products(_matrices(a, xp), _matrices(b, xp), out)
+        return out.reshape(n_batch, h, m, n)
+
     def uniform(self, key, draw: int, out) -> None:
         """Fill out (float32, in one line) with the draw-th numbers of a key (2,) uint32."""
         threads = 256
         grid = (min(4096, -(-out.size // (4 * threads))),)
         self.kernel("uniform", out.dtype, grid, threads, out, key, draw, out.size)
+
+
+def _matrices(x, xp):
+    """(..., L, C) -> (N, L, C), each matrix or its transpose without gaps; copied if need be."""
+    lead = (-1, *x.shape[-2:])
+    if x.flags.c_contiguous:
+        return x.reshape(lead)
+    turned = x.swapaxes(-1, -2)
+    if turned.flags.c_contiguous:
+        return turned.reshape(-1, *turned.shape[-2:]).swapaxes(-1, -2)
+    return xp.ascontiguousarray(x).reshape(lead)
 
 
 def _layout(x) -> tuple[int, int, int]:

@@ -134,7 +134,8 @@ class Twins:
         p_dropped = by_distance if drops else p  # its memory, read before it is written
         self._kernel(
             "attention_softmax", dtype, (h * b * t,), _threads(n_key),
-            p, by_distance, _contiguous(mask, xp), uniform, p_dropped, b, h, t, n_key, dropatt,
+            p, by_distance, _contiguous(mask, xp), uniform, p_dropped, b, h, t, n_key,
+            t * n_key if mask.ndim > 2 else 0, dropatt,
         )  # fmt: skip
         o = xp.empty((h, b, t, dh), dtype=dtype)
         self._products(p_dropped, v, o)

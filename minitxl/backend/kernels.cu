@@ -74,17 +74,18 @@ __global__ void from_heads(const T* x0, const T* x1, T* y, Size n_batch, Size le
 // distance at column j + T-1-i. Keys from i + M + 1 on, M = K - T, are the future: never seen.
 
 // p: scores a + c by key on entry, probabilities on exit. by_distance: scores b + d.
-// mask (T, K): 0 or -inf. With `uniform` (B, H, T, K), p_dropped gets p after dropout; it may be
-// the same array as by_distance, whose row is read before the first reduction.
+// mask (T, K): 0 or -inf, for all rows of the batch (mask_step 0) or one each, mask_step numbers
+// on. With `uniform` (B, H, T, K), p_dropped gets p after dropout; it may be the same array as
+// by_distance, whose row is read before the first reduction.
 template <typename T>
 __global__ void attention_softmax(T* p, const T* by_distance, const T* mask, const float* uniform,
                                   T* p_dropped, Size n_batch, Size n_head, Size n_query,
-                                  Size n_key, double rate) {
+                                  Size n_key, Size mask_step, double rate) {
   Size row = blockIdx.x, i = row % n_query, b = row / n_query % n_batch;
   Size h = row / n_query / n_batch, seen = i + n_key - n_query + 1;
   p += row * n_key;
   by_distance += row * n_key + n_query - 1 - i;
-  mask += i * n_key;
+  mask += b * mask_step + i * n_key;
   T high = (T)-1e30;  // below every score; -inf - -inf would not be a number
   for (Size j = threadIdx.x; j < seen; j += blockDim.x) {
     p[j] += by_distance[j] + mask[j];

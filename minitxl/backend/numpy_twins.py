@@ -48,16 +48,16 @@ class Block(NamedTuple):
 def _blocks(mask) -> list[Block]:
     """Cut the queries into blocks, each with the range of keys that any of its queries sees.
 
-    mask (T, K) additive, in each row one stretch of keys that are seen. The range ends with the
-    last query's own key, so that the shift needs no more rows of r than there are keys.
+    mask (1 or B, T, K) additive, in each row one stretch of keys that are seen. The range ends with
+    the last query's own key, so that the shift needs no more rows of r than there are keys.
     """
-    n_query, n_key = mask.shape
-    seen = mask == 0
+    n_query, n_key = mask.shape[1:]
+    by_any, by_every = (mask == 0).any(axis=0), (mask == 0).all(axis=0)  # row of the batch
     blocks = []
     for i in range(0, n_query, QUERIES):
         stop = min(i + QUERIES, n_query)
-        j, end = int(np.argmax(seen[i:stop].any(axis=0))), n_key - n_query + stop
-        by_all = np.flatnonzero(seen[i:stop, j:end].all(axis=0)) + j
+        j, end = int(np.argmax(by_any[i:stop].any(axis=0))), n_key - n_query + stop
+        by_all = np.flatnonzero(by_every[i:stop, j:end].all(axis=0)) + j
         a, b = (int(by_all[0]), int(by_all[-1]) + 1) if by_all.size else (j, j)
         blocks.append(Block(i, stop, j, end, a, b))
     return blocks
@@ -93,6 +93,7 @@ def core_forward(q, k, v, r, r_w_bias, r_r_bias, mask, *, dropatt, rng, xp):
     q_u, q_v = q + r_w_bias[:, None, :], q + r_r_bias[:, None, :]
     q_u *= scale
     q_v *= scale
+    mask = mask.reshape(-1, n_query, n_key)  # one for all rows of the batch, or one each
     blocks = _blocks(mask)
     e = np.empty((n_batch, n_head, n_query, n_key), dtype=q.dtype)
     total = np.empty((n_batch, n_head, n_query, 1), dtype=q.dtype)
@@ -109,7 +110,8 @@ def core_forward(q, k, v, r, r_w_bias, r_r_bias, mask, *, dropatt, rng, xp):
                 s = q_u[queries] @ k_t[rows, :, j:end]
                 s += by_key
                 for some in (slice(j, a), slice(b, end)):  # which not all queries see
-                    s[:, :, some.start - j : some.stop - j] += mask[i:stop, some]
+                    hidden = mask[rows if len(mask) > 1 else slice(1), i:stop, some]
+                    s[:, :, some.start - j : some.stop - j] += hidden
                 s -= s.max(axis=-1, keepdims=True)
                 # The division by the row's sum comes where there is less to divide: in o.
                 block = np.exp(s, out=e[(*queries, slice(j, end))])

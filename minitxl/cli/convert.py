@@ -43,8 +43,9 @@ def run_import(options: argparse.Namespace) -> int:
 
     from minitxl import interop
     from minitxl.errors import MinitxlError
+    from minitxl.files import quoted
     from minitxl.storage import checkpoint
-    from minitxl.storage.run_folder import check_new, save_imported
+    from minitxl.storage.run_folder import check_new, save_run
 
     check_new(Path(options.out))
     path = Path(options.path)
@@ -65,11 +66,11 @@ def run_import(options: argparse.Namespace) -> int:
     if vocab is None:
         raise MinitxlError("there is no vocabulary beside the weights; give one by --vocab FILE")
     source = f"Imported from {source}, {path.name}."
-    save_imported(options.out, model, vocab, "word", options.data, source)
+    save_run(options.out, model, vocab, "word", options.data, source)
     print(
         f"{model.n_params:,} parameters, {vocab.n_token:,} words; written to {options.out}. Next:"
     )
-    print(f'  python -m minitxl generate {options.out} --prompt "..."')
+    print(f'  python -m minitxl generate {quoted(options.out)} --prompt "..."')
     return 0
 
 

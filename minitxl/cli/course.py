@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -14,7 +15,13 @@ Canvas (or a zip of these). Of several hand-ins the latest counts. nbgrader keep
 (extra `lecturer`); DIR becomes its course folder: feedback/STUDENT/minitxl/*.html, grades.csv, and
 besides exercises.csv with the reason for every point lost, moodle.csv, canvas.csv, class.html.
 Shapes and numbers differ in every grading. Submissions are programs: each is run in a process apart
-from its judge, in a sandbox where there is one (bubblewrap: `apt install bubblewrap`)."""
+from its judge, in a sandbox where there is one (bubblewrap: `apt install bubblewrap`).
+On Windows nbgrader has no exchange; this command needs none."""
+
+NO_EXCHANGE = (
+    "nbgrader has no exchange on Windows: its commands release_assignment, fetch, submit and "
+    "collect do not work; hand the notebooks out and take them back as folders (course grade)"
+)
 
 
 def add(commands) -> None:
@@ -81,6 +88,8 @@ def _write(options: argparse.Namespace) -> int:
         path = options.out / f"{name}.ipynb"
         notebooks.write(book, path)
         print(path)
+    if options.kind == "solutions" and sys.platform == "win32":
+        say(NO_EXCHANGE)
     return 0
 
 
@@ -109,4 +118,6 @@ def _grade(options: argparse.Namespace) -> int:
     tables.write_tables(graded, options.out)
     print(tables.table(graded))
     print(f"\nfeedback pages, class.html and tables: {options.out}")
+    if sys.platform == "win32":
+        say(NO_EXCHANGE)
     return 0

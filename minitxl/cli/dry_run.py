@@ -20,24 +20,35 @@ def dry_run(asked: dict) -> int:
     """Print the cost of the run that `minitxl.training.run.train(**asked)` would start."""
     from minitxl.backend import get_backend
     from minitxl.backend.threads import threads_for
+    from minitxl.training.origin import beginning, told
 
     if "resume" in asked:
         raise MinitxlError("--dry-run is about a new run; leave --resume away")
-    name = asked.get("preset", "tiny")
-    preset = find_preset(name)
-    text, n_token, corpus, n_train = _text(preset, asked.get("data"), asked.get("level"))
-    fields = ("steps", "seed", "batch_size", "threads", "eval_every", "save_every")
+    fields = ("steps", "seed", "batch_size", "threads", "eval_every", "save_every", "patience")
     named = {field: asked.get(field) for field in fields} | {"lr": asked.get("learning_rate")}
     settings = merge_options(named, asked.get("train_options"))
-    model_options = asked.get("model_options", {})
-    config, settings = settings_of(preset, n_token, text, model_options, settings)
-    backend = get_backend(asked.get("device", "auto"), asked.get("dtype", "float32"))
+    model_options, dtype = asked.get("model_options", {}), asked.get("dtype", "float32")
+    if "init_from" in asked:
+        names = {key: asked.get(key) for key in ("preset", "data", "level", "vocab", "dtype")}
+        start = beginning(asked["init_from"], names, settings, model_options)
+        config, settings, corpus, dtype = start.config, start.settings, start.corpus, start.dtype
+        preset = Preset("", {}, settings, data="")
+        text, n_train = os.path.basename(corpus.name), len(corpus.train)
+        print(told(start))
+        head = f"train on {text}"
+    else:
+        name = asked.get("preset", "tiny")
+        preset = find_preset(name)
+        text, n_token, corpus, n_train = _text(preset, *map(asked.get, ("data", "level", "vocab")))
+        config, settings = settings_of(preset, n_token, text, model_options, settings)
+        head = f"preset {name} on {text}"
+    backend = get_backend(asked.get("device", "auto"), dtype)
     threads = settings.threads
     if threads == 0:
         on_cpu = backend.name == "cpu"
         threads = threads_for(settings.batch_size // settings.accumulate) if on_cpu else 1
 
-    print(f"preset {name} on {text}, {n_token:,} symbols; nothing is trained or written")
+    print(f"{head}, {config.n_token:,} symbols; nothing is trained or written")
     if corpus is None:
         print(f"  (it is not on this disk; get it with: python -m minitxl data get {text})")
     _parameters(preset, config, text)
@@ -49,7 +60,7 @@ def dry_run(asked: dict) -> int:
     return 0
 
 
-def _text(preset: Preset, data: str | None, level: str | None) -> tuple:
+def _text(preset: Preset, data: str | None, level: str | None, vocab) -> tuple:
     """Return the text's name, its vocabulary's size, the corpus if it is here, and its length.
 
     A data set that is not prepared has the size that others have counted, or, where that is not
@@ -65,7 +76,7 @@ def _text(preset: Preset, data: str | None, level: str | None) -> tuple:
         counted = DATASETS[name]
         released = (p.released.n_token for p in PRESETS.values() if p.data == name and p.released)
         return name, counted.n_token or next(released), None, counted.n_tokens.get("train")
-    corpus = corpus_of(preset, data, level)
+    corpus = corpus_of(preset, data, level, vocab)
     return os.path.basename(corpus.name), corpus.vocab.n_token, corpus, len(corpus.train)
 
 

@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     print(f"{what}: {measured.n_tokens:,} tokens")
     print("  " + ", ".join(f"{name} {value}" for name, value in how.items()))
-    bits = "bits per word" if loaded.info["level"] == "word" else "bpc"
+    bits = {"word": "bits per word", "token": "bits per token"}.get(loaded.info["level"], "bpc")
     print(
         f"  {measured.nats:.4f} nats per token | {measured.bpc:.4f} {bits} | "
         f"perplexity {measured.perplexity:.3f}"

@@ -14,8 +14,10 @@ from minitxl.cli.common import add_command, say
 EXPERIMENTS = {
     "ablation": "ablation",
     "attention": "attention_spans",
+    "context": "context",
     "evaluation-speed": "evaluation_speed",
     "longer-memory": "longer_memory",
+    "memory-ladder": "memory_ladder",
     "reach": "reach",
     "recl": "recl",
     "stop-gradient": "stop_gradient",
@@ -32,6 +34,19 @@ def add(commands) -> None:
     add("--seeds", type=int, metavar="N", help="how often, each from another seed")
     add("--resume", action="store_true", help="go on with what an interrupted run has done")
     add("--models", type=Path, metavar="DIR", help="trained models (default: runs/experiments)")
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="cpu",
+        help="where ablation, context, memory-ladder and stop-gradient train (default: cpu)",
+    )
+    add(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="how many of their models at once, each in a process of its own (default: 1)",
+    )
     add("--out", type=Path, metavar="FILE", help="JSON to write (default: NAME.json)")
 
 
@@ -46,11 +61,15 @@ def run(options: argparse.Namespace) -> int:
         raise MinitxlError(f"--out {out}: give a file in a folder that exists")
     experiment = import_module(f"minitxl.experiments.{EXPERIMENTS[options.name]}")
     settings = experiment.Settings.quick() if options.quick else experiment.Settings()
+    if options.jobs < 1:
+        raise MinitxlError(f"--jobs {options.jobs} must be at least 1")
     if options.seeds is not None:
         settings = _with_seeds(settings, options)
     unfinished = out.with_name(f"{out.stem}.unfinished.json")
     models = options.models or Path("runs", "quick" if options.quick else "experiments")
-    parts = Parts(asdict(settings), unfinished, options.resume, models)
+    parts = Parts(
+        asdict(settings), unfinished, options.resume, models, options.device, options.jobs
+    )
     try:
         results = experiment.run(settings, parts, progress=sys.stderr.isatty())
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""`explore`: the token explorer of a model as one HTML page."""
+"""`explore`: the live component of a model as one HTML page."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from pathlib import Path
 
 from minitxl.cli.common import RUN_HELP, add_checkpoint, add_command, add_device, load
 
-OPENING = 'Then listen:\n\n"Louis XIV'  # a passage of War and Peace that repeats itself
+LONGEST = 2000  # tokens of a passage that are packed
+OPENINGS = {  # passages of War and Peace's test text, by how they begin
+    "a quotation left open": ('Then listen:\n\n"Louis XIV', 420),
+    "a name that returns": ("And suddenly his bosom heaved", 420),
+    "a dialogue": ('\n"Well, what would you do?" asked Denisov.', 420),
+}
 
 
 def add(commands) -> None:
     """Add the command and its options."""
-    sentence = "write a page in which one points at a token and sees what it attends to"
+    sentence = "write a page in which the model runs: type, watch its memory, let it write"
     parser = add_command(commands, "explore", run, sentence)
     add = parser.add_argument
     default = "default: war-and-peace"
@@ -20,12 +25,11 @@ def add(commands) -> None:
     add(
         "--text",
         metavar="TEXT",
-        help="a file, or the passage itself (default: its test text)",
+        help=f"a file, or the passage itself; {LONGEST:,} tokens at most (default: its test text)",
     )
     add("--out", metavar="FILE", default="explorer.html", help="the page (default: explorer.html)")
-    add("--tgt-len", type=int, metavar="N", default=64, help="tokens of a segment (default: 64)")
-    add("--segments", type=int, metavar="N", default=4, help="at most so many (default: 4)")
-    add("--mem-len", type=int, metavar="N", help="tokens of memory (default: all that was read)")
+    add("--tgt-len", type=int, metavar="T", default=64, help="tokens of a segment (default: 64)")
+    add("--mem-len", type=int, metavar="M", help="tokens of memory (default: three segments)")
     add("--layer", type=int, metavar="N", help="shown first (default: one that looks far back)")
     add("--head", type=int, metavar="N", help="shown first; 0: the mean of all (default: likewise)")
     add_checkpoint(parser)
@@ -34,40 +38,34 @@ def add(commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the page and print where it is and how large."""
-    from minitxl.viz.explorer import looking_far, token_explorer
-    from minitxl.viz.reading import Reading
+    from minitxl.errors import MinitxlError
+    from minitxl.viz.in_browser import live
 
+    for name, low in (("tgt_len", 2), ("mem_len", 0)):
+        value = getattr(options, name)
+        if value is not None and value < low:
+            raise MinitxlError(f"--{name.replace('_', '-')} {value}: give {low} or more")
     loaded = load(options)
-    tokens = _passage(loaded, options)
     lengths = dict(tgt_len=options.tgt_len, mem_len=options.mem_len)
-    reading = Reading(loaded.model, tokens, tgt_len=options.tgt_len)
-    start = looking_far(reading, options.mem_len, layer=options.layer, head=options.head)
-    explorer = token_explorer(loaded.model, loaded.vocab, tokens, **lengths, **start)
-    path = explorer.save(options.out)
-    memory, unit = explorer.data["memories"][-1], explorer.data["unit"]
+    shown = dict(layer=options.layer, head=options.head)
+    component = live(loaded.model, loaded.vocab, _passages(loaded, options), **lengths, **shown)
+    path, data = component.save(options.out), component.data
     print(
-        f"{path}: {path.stat().st_size / 1e6:.1f} MB, {reading.n_segments} segments of "
-        f"{options.tgt_len} {unit}s, memory {memory}; open it in a browser"
+        f"{path}: {path.stat().st_size / 1e6:.1f} MB, segments of {data['T']} {data['unit']}s, "
+        f"memory {data['M']}; open it in a browser"
     )
     return 0
 
 
-def _passage(loaded, options: argparse.Namespace):
-    """Return the tokens of the passage: whole segments, and the target of the last token."""
-    from minitxl.errors import MinitxlError
-
-    for name, low in (("tgt_len", 1), ("segments", 2)):
-        if getattr(options, name) < low:
-            option = "--" + name.replace("_", "-")
-            raise MinitxlError(f"{option} {getattr(options, name)}: give {low} or more")
+def _passages(loaded, options: argparse.Namespace) -> list[tuple]:
+    """Return (title, tokens) pairs."""
     tokens, what = _text(loaded, options.text)
-    short = 2 * options.tgt_len + 1
-    if len(tokens) < short:
-        raise MinitxlError(
-            f"{what} has {len(tokens)} tokens, two segments of {options.tgt_len} and the token "
-            f"after them are {short}: give a longer --text or a smaller --tgt-len"
-        )
-    return tokens[: options.segments * options.tgt_len + 1]
+    if options.text is None and loaded.info["data"] == "war-and-peace":
+        text = loaded.vocab.decode(tokens)
+        places = {title: (text.find(begins), n) for title, (begins, n) in OPENINGS.items()}
+        if loaded.info["level"] == "char" and all(at >= 0 for at, _ in places.values()):
+            return [(title, tokens[at : at + n]) for title, (at, n) in places.items()]
+    return [(what, tokens[:LONGEST])]
 
 
 def _text(loaded, text: str | None):
@@ -79,8 +77,6 @@ def _text(loaded, text: str | None):
     if text is None:
         corpus = load_corpus_of(loaded.info, option="--text")
         tokens = corpus.test
-        if loaded.info["data"] == "war-and-peace" and loaded.info["level"] == "char":
-            tokens = tokens[corpus.vocab.decode(tokens).index(OPENING) :]
         if corpus.vocab != loaded.vocab:
             tokens = loaded.vocab.encode(corpus.vocab.decode(tokens))
         return tokens, f"the test text of {corpus.name}"
@@ -88,8 +84,8 @@ def _text(loaded, text: str | None):
     if file is None and Path(text).suffix and not any(c.isspace() for c in text):
         raise MinitxlError(f"there is no file {text!r}; --text takes a file, or a passage")
     if file is None:
-        return encoded_text(loaded.vocab, text), "the --text, which is no file,"
-    return encoded_file(loaded.vocab, file), str(file)
+        return encoded_text(loaded.vocab, text), "your passage"
+    return encoded_file(loaded.vocab, file), Path(file).name
 
 
 def _file(text: str) -> Path | None:

@@ -7,15 +7,15 @@ import dataclasses
 import difflib
 import textwrap
 
-from minitxl.cli.common import add_command, add_device
+from minitxl.cli.common import RUN_HELP, add_command, add_device
 from minitxl.config import Config, TrainConfig
 from minitxl.errors import MinitxlError
 from minitxl.training.presets import PRESETS
 
 # What goes to minitxl.training.run.train under the same name; --set and the rest need work first.
 TRAIN_OPTIONS = (
-    "preset data level out steps device dtype seed resume batch_size learning_rate threads "
-    "eval_every save_every quiet"
+    "preset data level vocab init_from out steps device dtype seed resume batch_size learning_rate "
+    "threads eval_every save_every patience quiet"
 ).split()
 
 
@@ -34,20 +34,36 @@ def add(commands) -> None:
     # No defaults here: run.train has them, and must know what was asked for beside --resume.
     add = parser.add_argument
     add("--preset", metavar="NAME", help="sizes of model and training, see below (default: tiny)")
-    add("--data", metavar="TEXT", help="a shipped text, a data set or a file (default: preset's)")
+    add(
+        "--data",
+        metavar="TEXT",
+        help="a shipped text, a data set or a file (default: preset's); of token ids: NAME.npy",
+    )
     add(
         "--level",
         choices=("char", "byte", "word"),
         help="what a token is (default: char, or what the data set has)",
     )
+    add(
+        "--vocab",
+        metavar="FILE",
+        help="symbols of the ids, one a line, or a JSON list (default: numbers)",
+    )
     add("--out", metavar="FOLDER", help="where to write (default: runs/PRESET-DATA)")
-    add("--steps", type=int, metavar="N", help="updates in all (default: the preset's)")
+    add(
+        "--steps",
+        type=int,
+        metavar="N",
+        help="updates in all (default: the preset's); also a new end with --resume",
+    )
     add("--batch-size", type=int, metavar="N", help="rows of text read side by side")
     add("--lr", type=float, metavar="X", dest="learning_rate", help="peak learning rate")
     add("--eval-every", type=int, metavar="N", help="steps between evaluations; 0: never")
+    add("--patience", type=int, metavar="N", help="evaluations without a better one to stop after")
     add("--save-every", type=int, metavar="N", help="steps between checkpoints")
     add("--threads", type=int, metavar="N", help="parts of the batch run at once on the CPU")
     add("--seed", type=int, metavar="N", help="of weights and dropout (default: 0)")
+    add("--init-from", metavar="RUN", help=f"begin from its weights, on --data: {RUN_HELP}")
     add("--resume", metavar="FOLDER", help="continue the run in this folder, to the same bits")
     add("--set", action="append", metavar="FIELD=VALUE", help="change a field, e.g. n_layer=6")
     add("--dry-run", action="store_true", help="print size, memory and work of the run, no more")

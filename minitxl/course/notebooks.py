@@ -27,7 +27,7 @@ import minitxl
 from minitxl.course import EXERCISES, Exercise
 from minitxl.errors import MinitxlError
 from minitxl.files import write_atomically
-from minitxl.viz.explorer import VIEW as WIDGET
+from minitxl.viz.in_browser import VIEW as WIDGET
 
 ROOT = Path(minitxl.__file__).resolve().parents[1]  # the checkout, or where packages are installed
 _SHIPPED = Path(__file__).resolve().parent / "source"  # a wheel has the scripts here: setup.py

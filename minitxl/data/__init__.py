@@ -11,6 +11,7 @@ from minitxl.data.baselines import PPMD, compression_bpc
 from minitxl.data.datasets import DATASETS
 from minitxl.data.stream import Stream, segments
 from minitxl.data.text import CORPORA, Corpus, load_corpus
+from minitxl.data.tokens import NumberVocab, TokenVocab
 from minitxl.data.vocab import ByteVocab, CharVocab, vocab_from_dict
 from minitxl.data.words import WordVocab
 
@@ -21,7 +22,9 @@ __all__ = [
     "ByteVocab",
     "CharVocab",
     "Corpus",
+    "NumberVocab",
     "Stream",
+    "TokenVocab",
     "WordVocab",
     "compression_bpc",
     "load_corpus",

@@ -6,6 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from minitxl.data.vocab import stored_vocab
 from minitxl.errors import MinitxlError
 
 _CHUNK = 1 << 20  # ids at once
@@ -30,7 +31,7 @@ def check_file(path: Path, n_bytes: int | None, checksum: str, way_out: str) -> 
 
 def text_checksum(corpus) -> str:
     """Return a sha256 of a `Corpus`: of its vocabulary and of all ids, wherever they are stored."""
-    digest = hashlib.sha256(json.dumps(corpus.vocab.to_dict()).encode("ascii"))
+    digest = hashlib.sha256(json.dumps(stored_vocab(corpus.vocab)).encode("ascii"))
     for ids in (corpus.train, corpus.valid, corpus.test):
         digest.update(f" {ids.size} ".encode())
         for start in range(0, ids.size, _CHUNK):

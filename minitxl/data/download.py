@@ -9,6 +9,7 @@ writes to the disk whatever a server sends without end, and brings `requests`.
 from __future__ import annotations
 
 import http.client
+import io
 import time
 import urllib.error
 import urllib.request
@@ -25,6 +26,7 @@ from minitxl.files import replace
 from minitxl.lock import locked
 
 TIMEOUT = 30  # seconds without a byte
+ANSWER = 60  # seconds for the head of an answer, however much of it comes meanwhile
 SLOWEST = 100  # bytes a second, over so many seconds
 
 _CHUNK = 1 << 18  # bytes read at once: little enough for a smooth progress bar
@@ -148,7 +150,7 @@ def _refuse(url: str, part: Path, size: str, dataset: Dataset, by_hand: str) -> 
 
 def _open(url: str, have: int):
     """Ask for the file from byte `have` on; return (response, its first byte): `have` or 0."""
-    opener = urllib.request.build_opener(_OnlyHttp)
+    opener = urllib.request.build_opener(_OnlyHttp, *_HANDLERS)
     headers = {"User-Agent": "minitxl", "Accept-Encoding": "identity"}
     if have:
         ranged = urllib.request.Request(url, headers={**headers, "Range": f"bytes={have}-"})
@@ -171,6 +173,59 @@ def _first_byte(response) -> int | None:
     unit, _, span = response.headers.get("Content-Range", "").partition(" ")
     first = span.partition("-")[0]
     return int(first) if unit == "bytes" and first.isdecimal() else None
+
+
+class _Timed(io.RawIOBase):
+    """What a socket sends, up to a moment (None: without an end); a drop now and then is no help.
+
+    A socket's own timeout begins anew with each byte.
+    """
+
+    def __init__(self, raw: io.RawIOBase):
+        self._raw, self.until = raw, time.monotonic() + ANSWER
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int | None:
+        if self.until is not None and time.monotonic() > self.until:
+            raise TimeoutError(f"no whole answer in {ANSWER} s")
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer whose head comes in time; its body has a pace of its own."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self._timed = _Timed(self.fp.detach())
+        self.fp = io.BufferedReader(self._timed)
+
+    def begin(self) -> None:
+        super().begin()
+        self._timed.until = None
+
+
+class _InTime:
+    def do_open(self, http_class, request, **options):
+        def connection(*args, **settings):
+            made = http_class(*args, **settings)
+            made.response_class = _Response
+            return made
+
+        return super().do_open(connection, request, **options)
+
+
+# A Python without ssl, such as a browser's, has no handler of https.
+_HANDLERS = [
+    type(f"_{name}", (_InTime, getattr(urllib.request, name)), {})
+    for name in ("HTTPHandler", "HTTPSHandler")
+    if hasattr(urllib.request, name)
+]
 
 
 class _OnlyHttp(urllib.request.HTTPRedirectHandler):

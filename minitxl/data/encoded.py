@@ -11,18 +11,23 @@ import os
 
 import numpy as np
 
-from minitxl.data.text import blocks_of
+from minitxl.data.ids import is_ids, load_ids
+from minitxl.data.text import blocks_of, blocks_of_stdin, find_file
+from minitxl.data.tokens import NumberVocab, TokenVocab
 from minitxl.data.utf8 import decoded
 from minitxl.data.vocab import ByteVocab, CharVocab
 from minitxl.data.words import WordVocab
 
 
 def encoded_file(vocab, path: str | os.PathLike) -> np.ndarray:
-    """Return the ids of a whole file, or of a shipped text by its name, (n,) int32.
+    """Return the ids of a whole file, or of a shipped text by its name, (n,) integers.
 
-    The last line of a text of words ends, as in training. MinitxlError for a file that cannot be
-    read, is not UTF-8, or has symbols that the vocabulary lacks.
+    A model of tokens also reads ids from a file NAME.npy. The last line of a text of words ends, as
+    in training. MinitxlError for a file that cannot be read, is not UTF-8, or has symbols that the
+    vocabulary lacks.
     """
+    if isinstance(vocab, TokenVocab | NumberVocab) and is_ids(path):
+        return load_ids(find_file(path), vocab.n_token)
     if isinstance(vocab, ByteVocab):
         return vocab.encode(b"".join(blocks_of(path)))
     text = file_text(path)
@@ -31,18 +36,39 @@ def encoded_file(vocab, path: str | os.PathLike) -> np.ndarray:
     return encoded_text(vocab, text)
 
 
+def prompt_of_file(vocab, path: str | os.PathLike) -> str | bytes:
+    """Return what stands in a file, or in standard input for "-", for `encoded_text`.
+
+    Its last line stays without an end where it has none: it is to be continued.
+    """
+    name, blocks = (
+        ("standard input", blocks_of_stdin()) if path == "-" else (str(path), blocks_of(path))
+    )
+    if isinstance(vocab, ByteVocab):
+        return b"".join(blocks)
+    return "".join(decoded(name, blocks))
+
+
 def file_text(path: str | os.PathLike) -> str:
     """Return the text of a UTF-8 file, line ends as they are."""
     return "".join(decoded(str(path), blocks_of(path)))
 
 
-def encoded_text(vocab, text: str) -> np.ndarray:
+def unknown_words(vocab, text: str | bytes) -> list[str]:
+    """Return the words of a text, each once, that a vocabulary of words does not know."""
+    if not (isinstance(vocab, WordVocab) and isinstance(text, str)):
+        return []
+    known = set(vocab.symbols)
+    return [word for word in dict.fromkeys(text.split()) if word not in known]
+
+
+def encoded_text(vocab, text: str | bytes) -> np.ndarray:
     """Return the ids of a text that is at hand, such as a prompt, (n,) int32."""
-    if isinstance(vocab, CharVocab):
+    if isinstance(vocab, CharVocab) and isinstance(text, str):
         text = text.removeprefix("\ufeff") if "\ufeff" not in vocab.symbols else text
         if "\r" not in vocab.symbols:
             text = plain_line_ends(text)
-    return vocab.encode(text)
+    return np.asarray(vocab.encode(text), dtype=np.int32)
 
 
 def plain_line_ends(text: str) -> str:

@@ -27,7 +27,7 @@ import numpy as np
 
 from minitxl.data.checks import short, why
 from minitxl.data.datasets import SPLITS, Dataset
-from minitxl.data.vocab import ByteVocab, CharVocab, WordVocab, vocab_from_dict
+from minitxl.data.vocab import ByteVocab, CharVocab, Known, WordVocab, vocab_from_dict
 from minitxl.errors import MinitxlError
 from minitxl.files import replace
 from minitxl.lock import locked
@@ -45,7 +45,7 @@ class Prepared(NamedTuple):
     `exact` is False for a part of the set, or another text, that was taken in its place on purpose.
     """
 
-    vocab: ByteVocab | CharVocab | WordVocab
+    vocab: Known
     tokens: dict[str, np.ndarray]
     exact: bool
 
@@ -93,7 +93,8 @@ def load_prepared(dataset: Dataset, *, check: bool = False) -> Prepared:
 
 def _read_json(path: Path) -> dict:
     with path.open("rb") as file:
-        data = file.read(_MAX_JSON + 1)
+        # As much memory is taken before anything is read.
+        data = file.read(min(path.stat().st_size, _MAX_JSON) + 1)
     if len(data) > _MAX_JSON:
         raise ValueError(f"{path.name} has more than {_MAX_JSON} bytes")
     found = json.loads(data)

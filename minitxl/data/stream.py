@@ -7,6 +7,9 @@ of the last segment is then truly the past of this one.
     the text      abcdefghijklm          batch_size=2, tgt_len=3
     row 0         abc def                targets bcd efg
     row 1         ghi jkl                targets hij klm
+
+A text of several documents may be told where each begins (`documents.py`): then every row forgets
+where its own document ends, and the others read on.
 """
 
 import operator
@@ -15,6 +18,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from minitxl.data.documents import checked_starts, position_ids
 from minitxl.errors import MinitxlError
 
 _CHUNK = 1 << 20
@@ -26,17 +30,26 @@ class Stream:
     Each row has batches_per_epoch * tgt_len tokens, and row b + 1 starts where row b ends. The
     last tokens of the text, fewer than batch_size * tgt_len, fill no batch and are not used.
     With ext_len a batch begins that many tokens earlier, where there are some, and so has more
-    tokens than targets: the targets are those of its last tgt_len positions.
+    tokens than targets: the targets are those of its last tgt_len positions. document_starts, such
+    as `np.flatnonzero(tokens == eos) + 1`: where documents begin, of which no other may be seen.
 
     `epoch` is the number of completed passes, `batches_per_epoch` the number of batches in one.
     Raises MinitxlError when the text has fewer than batch_size * tgt_len + 1 tokens.
     """
 
-    def __init__(self, tokens: np.ndarray, *, batch_size: int, tgt_len: int, ext_len: int = 0):
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        *,
+        batch_size: int,
+        tgt_len: int,
+        ext_len: int = 0,
+        document_starts=None,
+    ):
         self.ext_len = ext_len
         self.batch_size = _positive("batch_size", batch_size)
         self.tgt_len = _positive("tgt_len", tgt_len)
-        self._tokens = _one_dimensional(tokens)
+        self._tokens = one_dimensional(tokens)
         # Every input needs the token after it as its target, hence the "- 1".
         self.batches_per_epoch = (self.n_tokens - 1) // (self.batch_size * self.tgt_len)
         if self.batches_per_epoch < 1:
@@ -48,6 +61,7 @@ class Stream:
         self._inputs, self._targets = _rows(
             self._tokens, self.batch_size, self.batches_per_epoch * self.tgt_len
         )
+        self._starts = _checked_starts(document_starts, self.n_tokens)
         self._position = 0  # of the next batch in its epoch, in [0, batches_per_epoch)
         self.epoch = 0
         self._crc32: int | None = None
@@ -57,11 +71,13 @@ class Stream:
         """Number of tokens in the whole text."""
         return self._tokens.size
 
-    def next(self) -> tuple[np.ndarray, np.ndarray, bool]:
+    def next(self) -> tuple:
         """Return (tokens, targets, fresh): two (B, T) int32 arrays and whether to forget.
 
         targets[b, -t] is the token that follows tokens[b, -t]. `fresh` is True for the first batch
         of every epoch: nothing before it belongs to these rows, so memories must start empty.
+        With document_starts a fourth comes with them, the position_ids (B, T) of the tokens, as
+        `model.forward` takes them: `trainer.step(*stream.next())`.
         """
         start = self._position * self.tgt_len
         window = slice(start, start + self.tgt_len)
@@ -73,7 +89,8 @@ class Stream:
         if self._position == self.batches_per_epoch:
             self._position = 0
             self.epoch += 1
-        return batch, targets, fresh
+        places = _position_ids(self._starts, read, batch.shape, self._inputs.shape[1])
+        return batch, targets, fresh, *places
 
     def state(self) -> dict:
         """Return the exact place in the text as JSON-able integers, with what it is valid for."""
@@ -112,6 +129,11 @@ class Stream:
                 f"{state['crc32']}, is now {identity['crc32']}): resume with the same text, "
                 "or start anew"
             )
+        if state.get("documents") != identity.get("documents"):
+            raise MinitxlError(
+                "the stream was saved with documents that began elsewhere: resume with the same "
+                "document_starts"
+            )
         if state["position"] >= self.batches_per_epoch:
             raise MinitxlError(
                 f"a stream's state has position={state['position']}, an epoch has "
@@ -123,17 +145,19 @@ class Stream:
     def _identity(self) -> dict:
         if self._crc32 is None:
             self._crc32 = _checksum(self._tokens)
+        documents = {} if self._starts is None else {"documents": _checksum(self._starts)}
         return {
             "batch_size": self.batch_size,
             "tgt_len": self.tgt_len,
             "n_tokens": self.n_tokens,
             "crc32": self._crc32,
+            **documents,
         }
 
 
 def segments(
-    tokens: np.ndarray, *, batch_size: int, tgt_len: int, ext_len: int = 0
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    tokens: np.ndarray, *, batch_size: int, tgt_len: int, ext_len: int = 0, document_starts=None
+) -> Iterator[tuple[np.ndarray, ...]]:
     """Return an iterator over the whole text once, for evaluation: (tokens, targets) pairs.
 
     Both are (B, T) int32, the last pair (B, T') with 1 <= T' <= T; with ext_len the tokens begin
@@ -141,11 +165,12 @@ def segments(
     target exactly once, except its very first one, which nothing precedes, and a remainder of
     fewer than batch_size tokens at the end: with batch_size=1 there is none. Memories start
     empty and go from each pair to the next, so a larger batch_size is faster but has more rows
-    whose first tokens lack their past. Raises MinitxlError for fewer than batch_size + 1 tokens.
+    whose first tokens lack their past. With document_starts the position_ids of the tokens come as
+    a third. Raises MinitxlError for fewer than batch_size + 1 tokens.
     """
     batch_size = _positive("batch_size", batch_size)
     tgt_len = _positive("tgt_len", tgt_len)
-    tokens = _one_dimensional(tokens)
+    tokens = one_dimensional(tokens)
     row_len = (tokens.size - 1) // batch_size
     if row_len < 1:
         raise MinitxlError(
@@ -153,14 +178,15 @@ def segments(
             f"{batch_size + 1}: use a longer text or a smaller batch_size"
         )
     inputs, targets = _rows(tokens, batch_size, row_len)
-    # A generator expression, not a generator: the checks above run at the call.
-    return (
-        (
-            inputs[:, max(0, start - ext_len) : start + tgt_len].astype(np.int32),  # -> (B, T)
-            targets[:, start : start + tgt_len].astype(np.int32),  # (B, L) -> (B, T)
-        )
-        for start in range(0, row_len, tgt_len)
-    )
+    starts = _checked_starts(document_starts, tokens.size)
+
+    def segment(start: int):
+        read = slice(max(0, start - ext_len), start + tgt_len)
+        x = inputs[:, read].astype(np.int32)  # (B, L) -> (B, T)
+        y = targets[:, start : start + tgt_len].astype(np.int32)
+        return x, y, *_position_ids(starts, read, x.shape, row_len)
+
+    return map(segment, range(0, row_len, tgt_len))  # lazy; the checks above run at the call
 
 
 def _rows(tokens: np.ndarray, batch_size: int, row_len: int) -> tuple[np.ndarray, np.ndarray]:
@@ -169,6 +195,18 @@ def _rows(tokens: np.ndarray, batch_size: int, row_len: int) -> tuple[np.ndarray
     inputs = tokens[:used].reshape(batch_size, row_len)  # (B * L,) -> (B, L)
     targets = tokens[1 : used + 1].reshape(batch_size, row_len)  # (B * L,) -> (B, L)
     return inputs, targets
+
+
+def _checked_starts(document_starts, n_tokens: int) -> np.ndarray | None:
+    return None if document_starts is None else checked_starts(document_starts, n_tokens)
+
+
+def _position_ids(starts, read: slice, shape: tuple[int, int], row_len: int) -> tuple:
+    """Return the places (B, T) of these columns of all rows in their documents; () without any."""
+    if starts is None:
+        return ()
+    rows, columns = np.arange(shape[0])[:, None], np.arange(shape[1])[None, :]
+    return (position_ids(rows * row_len + read.start + columns, starts),)
 
 
 def _positive(name: str, value) -> int:
@@ -181,8 +219,12 @@ def _positive(name: str, value) -> int:
     return number
 
 
-def _one_dimensional(tokens) -> np.ndarray:
-    tokens = np.asarray(tokens)
+def one_dimensional(tokens) -> np.ndarray:
+    """Return the ids of a text as an array, not copied where it is one; or raise MinitxlError."""
+    try:
+        tokens = np.asarray(tokens)
+    except (TypeError, ValueError):
+        tokens = np.asarray("rows of different length")
     if tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in "iu"):
         raise MinitxlError(
             f"tokens must be a one-dimensional array of integers, got shape {tokens.shape} of "

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -11,20 +12,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minitxl.data.checks import why
+from minitxl.data.checks import checked_ids, why
 from minitxl.data.datasets import DATASETS, Dataset, split_ends
+from minitxl.data.ids import is_ids, load_ids
 from minitxl.data.prepared import load_prepared
+from minitxl.data.tokens import NumberVocab, Vocabulary, check_vocab
 from minitxl.data.utf8 import decoded
 from minitxl.data.vocab import ByteVocab, CharVocab
 from minitxl.data.words import WordIndex, WordVocab
 from minitxl.errors import MinitxlError
 
-LEVELS = ("char", "byte", "word")
+LEVELS = ("char", "byte", "word", "token")
 MIN_SYMBOLS = 40  # leaves two each for valid and test: one to read and one to predict
 
 PIPED = 256 * 2**20  # bytes that are read of what is no plain file, such as a pipe: it may not end
 
 _CHUNK = 1 << 20  # bytes read at once
+_OWN = "{!r}, a file of the user's own: its licence is not known."
+_UNITS = {"char": "characters", "byte": "bytes", "word": "words", "token": "tokens"}
 
 
 class _Shipped(NamedTuple):
@@ -54,16 +59,16 @@ class Corpus:
     name      the name of a shipped text or prepared data set, else the absolute path of the file,
               so that load_corpus(corpus.name, corpus.level) loads it again from anywhere
     vocab     CharVocab of every symbol in the whole text, ByteVocab, or WordVocab of the words in
-              the training part
+              the training part; of other tokens any `Vocabulary`
     train     one-dimensional and read-only, of uint8, uint16 or uint32, the smallest type that
               holds n_token values; first 90%, or the data set's own part; valid and test likewise,
               the next and last 5%. Those of a data set are files mapped into memory
     source    one sentence: where from, and the licence; of a data set also whether it is a part
-    level     "char", "byte" or "word": what a symbol is
+    level     "char", "byte", "word" or "token": what a symbol is
     """
 
     name: str
-    vocab: CharVocab | ByteVocab | WordVocab
+    vocab: Vocabulary
     train: np.ndarray
     valid: np.ndarray
     test: np.ndarray
@@ -75,6 +80,7 @@ def load_corpus(
     name_or_path: str | os.PathLike = "war-and-peace",
     level: str | None = None,
     check: bool = False,
+    vocab: Vocabulary | None = None,
 ) -> Corpus:
     """Return the shipped text or prepared data set of that name, else the file at that path.
 
@@ -83,14 +89,24 @@ def load_corpus(
     line ends stay as they are) and takes characters as symbols, "byte" takes the bytes of any
     file; their vocabulary is that of the whole text, held-out parts included, as is the custom.
     "word" takes the words of UTF-8 text and <eos> for each end of a line. Its vocabulary is that
-    of the training part, with <unk> for words that come only later. check: read a prepared set
-    whole and compare its checksums, not the sizes of its files alone.
+    of the training part, with <unk> for words that come only later. "token" takes the ids in a file
+    NAME.npy, which is so by default, or the tokens that a vocabulary makes of a text. check: read a
+    prepared set whole and compare its checksums, not the sizes of its files alone. vocab: any
+    `Vocabulary` (`data/tokens.py`), for tokens; None: ids of a .npy file are shown as numbers.
 
     Raises MinitxlError if there is no such name or file, if it is a folder, cannot be read, is
     not UTF-8 (telling where), has fewer than 40 symbols, or is a data set not yet prepared.
     """
     if level not in (None, *LEVELS):
-        raise MinitxlError(f'level must be "char", "byte" or "word", got {repr(level)[:40]}')
+        raise MinitxlError(f"level must be one of {', '.join(LEVELS)}, got {repr(level)[:40]}")
+    if vocab is not None or (level is None and is_ids(name_or_path)):
+        if level not in (None, "token"):
+            raise MinitxlError(
+                f"level {level!r} has a vocabulary of its own: leave level or vocabulary out"
+            )
+        level = "token"
+    if level == "token":
+        return _tokens(name_or_path, vocab)
     if isinstance(name_or_path, str) and name_or_path in DATASETS:
         return _dataset(DATASETS[name_or_path], level, check)
     level = level or "char"
@@ -98,7 +114,7 @@ def load_corpus(
         shipped = CORPORA[name_or_path]
         return _corpus(name_or_path, blocks_of(name_or_path), shipped.source, level)
     path = find_file(name_or_path)
-    source = f"{path.name!r}, a file of the user's own: its licence is not known."
+    source = _OWN.format(path.name)
     return _corpus(str(path.resolve()), blocks_of(path), source, level)
 
 
@@ -111,22 +127,34 @@ def blocks_of(name_or_path: str | os.PathLike) -> Iterator[bytes]:
     if isinstance(name_or_path, str) and name_or_path in CORPORA:
         yield shipped_text(name_or_path)
         return
-    path, n_bytes = find_file(name_or_path), 0
+    path = find_file(name_or_path)
     try:
-        plain = path.is_file()
         with path.open("rb") as file:
-            while block := file.read(_CHUNK):
-                n_bytes += len(block)
-                if not plain and n_bytes > PIPED:
-                    raise MinitxlError(
-                        f"{str(path)!r} is no plain file and does not end within {PIPED:,} bytes: "
-                        "write the text to a file and give that"
-                    )
-                yield block
+            yield from _blocks(file, str(path), plain=path.is_file())
     except OSError as error:
         raise MinitxlError(
             f"cannot read {str(path)!r} ({why(error)}): check its permissions, or copy it"
         ) from error
+
+
+def blocks_of_stdin() -> Iterator[bytes]:
+    """Yield the bytes of standard input, as `blocks_of` does those of a pipe."""
+    try:
+        yield from _blocks(sys.stdin.buffer, "standard input", plain=False)
+    except (AttributeError, OSError) as error:  # closed, or none
+        raise MinitxlError("cannot read standard input: write the text to a file") from error
+
+
+def _blocks(file, name: str, *, plain: bool) -> Iterator[bytes]:
+    n_bytes = 0
+    while block := file.read(_CHUNK):
+        n_bytes += len(block)
+        if not plain and n_bytes > PIPED:
+            raise MinitxlError(
+                f"{name!r} is no plain file and does not end within {PIPED:,} bytes: "
+                "write the text to a file and give that"
+            )
+        yield block
 
 
 def _dataset(dataset: Dataset, level: str | None, check: bool) -> Corpus:
@@ -143,16 +171,49 @@ def _dataset(dataset: Dataset, level: str | None, check: bool) -> Corpus:
     return Corpus(name=dataset.name, vocab=vocab, **parts, source=source, level=dataset.level)
 
 
+def _tokens(name_or_path: str | os.PathLike, vocab: Vocabulary | None) -> Corpus:
+    """Return the corpus of a file of ids, or of a text whose tokens a vocabulary knows."""
+    if isinstance(name_or_path, str) and name_or_path in DATASETS:
+        raise MinitxlError(
+            f"the tokens of {name_or_path} are of level {DATASETS[name_or_path].level!r}, with a "
+            "vocabulary of their own: leave level and vocabulary out"
+        )
+    if vocab is not None:
+        check_vocab(vocab)
+    if isinstance(name_or_path, str) and name_or_path in CORPORA:
+        name, source = name_or_path, CORPORA[name_or_path].source
+    else:
+        path = find_file(name_or_path)
+        name, source = str(path.resolve()), _OWN.format(path.name)
+    if is_ids(name):
+        ids = load_ids(name, None if vocab is None else vocab.n_token)
+        vocab = NumberVocab(int(ids.max(initial=0)) + 1) if vocab is None else vocab
+    elif vocab is None:
+        raise MinitxlError(
+            f"{name!r} is a text, whose tokens only a vocabulary knows: give one (--vocab FILE), "
+            "or ids as a file NAME.npy"
+        )
+    else:
+        text = "".join(decoded(name, blocks_of(name_or_path)))
+        ids = checked_ids(vocab.encode(text), vocab.n_token)
+        ids = ids.astype(np.min_scalar_type(vocab.n_token - 1))
+    return _split(name, vocab, ids, source, "token")
+
+
 def _corpus(name: str, blocks: Iterable[bytes], source: str, level: str) -> Corpus:
     """Build the corpus from the text's bytes, which may come in blocks of any size."""
     if level == "byte":
         vocab = ByteVocab()
         tokens = np.frombuffer(b"".join(blocks), dtype=np.uint8)
-        _check_length(name, tokens.size, "bytes")
     elif level == "word":
         vocab, tokens = _words(name, blocks)
     else:
         vocab, tokens = _characters(name, blocks)
+    return _split(name, vocab, tokens, source, level)
+
+
+def _split(name: str, vocab, tokens: np.ndarray, source: str, level: str) -> Corpus:
+    _check_length(name, tokens.size, _UNITS[level])
     tokens.setflags(write=False)  # the three parts are views of one array, shared by all readers
     train_end, valid_end = split_ends(tokens.size)
     train, valid, test = tokens[:train_end], tokens[train_end:valid_end], tokens[valid_end:]

@@ -9,6 +9,7 @@ import codecs
 import numpy as np
 
 from minitxl.data.checks import checked_ids, kind, short
+from minitxl.data.tokens import NumberVocab, TokenVocab, Vocabulary, as_tokens
 from minitxl.data.words import WordVocab
 from minitxl.errors import MinitxlError
 
@@ -206,7 +207,22 @@ class Decoder:
         return self._utf8.decode(b"", final=True)
 
 
-def vocab_from_dict(d: dict) -> CharVocab | ByteVocab | WordVocab:
+Known = CharVocab | ByteVocab | WordVocab | TokenVocab | NumberVocab
+"""The vocabularies that run.json can hold; see `data/tokens.py` for others."""
+
+
+def stored_vocab(vocab: Vocabulary) -> dict:
+    """Return what `vocab_from_dict` needs, as plain JSON; MinitxlError for no vocabulary."""
+    return (vocab if isinstance(vocab, Known) else as_tokens(vocab)).to_dict()
+
+
+def level_of(vocab: Vocabulary) -> str:
+    """Return what a token of a vocabulary is: "char", "byte", "word" or "token"."""
+    kinds = {CharVocab: "char", ByteVocab: "byte", WordVocab: "word"}
+    return next((level for known, level in kinds.items() if isinstance(vocab, known)), "token")
+
+
+def vocab_from_dict(d: dict) -> Known:
     """Return the vocabulary that `to_dict` described; anything else raises MinitxlError."""
     if not isinstance(d, dict):
         raise MinitxlError(f"a stored vocabulary must be a dict, got {kind(d)}: damaged file?")
@@ -219,10 +235,13 @@ def vocab_from_dict(d: dict) -> CharVocab | ByteVocab | WordVocab:
             return CharVocab(d["symbols"])
         case "word", keys if keys == {"symbols", "eos", "unk"}:
             return WordVocab.from_dict(d)
+        case "token", keys if keys == {"symbols", "spaced"}:
+            return TokenVocab(d["symbols"], d["spaced"])
+        case "number", keys if keys == {"n_token"}:
+            return NumberVocab(d["n_token"])
     raise MinitxlError(
         f"a stored vocabulary of type {short(d.get('type'))} with the keys "
-        f"{short(sorted(map(str, d)))} is unknown: expected what to_dict of a ByteVocab, CharVocab "
-        "or WordVocab returns"
+        f"{short(sorted(map(str, d)))} is unknown: expected what stored_vocab returns"
     )
 
 

@@ -25,7 +25,6 @@ class Member(NamedTuple):
     label: str
     attn_type: int
     recurrence: bool = True
-    loss_on: str = "full"
 
 
 ENCODINGS = {
@@ -34,17 +33,13 @@ ENCODINGS = {
     "abs": ("absolute", SINUSOID),
 }
 MEMBERS = {
-    f"{key}{'' if recurrence else '-alone'}{'-half' if loss_on == 'half' else ''}": Member(
-        label, attn_type, recurrence, loss_on
-    )
+    f"{key}{'' if recurrence else '-alone'}": Member(label, attn_type, recurrence)
     for key, (label, attn_type) in ENCODINGS.items()
     for recurrence in (True, False)
-    for loss_on in ("full", "half")
 }
-"""By name: xl, xl-half, xl-alone (no recurrence), xl-alone-half, and so for shaw and abs.
+"""By name: xl, xl-alone (no recurrence), and so for shaw and abs.
 
-"abs-alone" is the vanilla Transformer; "abs" the cell that the paper leaves out: absolute positions
-with recurrence, where position j of the memory's segment and of this one look the same.
+"abs-alone" is the vanilla Transformer; "abs" has recurrence with absolute positions.
 """
 
 
@@ -85,7 +80,7 @@ def options(name: str, seed: int, shape: Shape) -> tuple[dict, dict]:
     how = {key: s[key] for key in ("steps", "batch_size", "lr", "warmup")}
     # Each piece of a batch adds its gradient on its own: a fixed number of them gives the same
     # weights on any number of cores.
-    how |= dict(seed=seed, loss_on=member.loss_on, threads=2, eval_every=shape.steps)
+    how |= dict(seed=seed, threads=2, eval_every=shape.steps)
     return model, how | dict(save_every=500, log_every=50)
 
 

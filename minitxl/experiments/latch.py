@@ -83,8 +83,10 @@ class Latch:
         return self.batch(markers, places, queries + 1)
 
 
-def new_model(n_layer: int, tgt_len: int, mem_len: int, seed: int, dtype="float32"):
-    """Return a model of the task's size, on the CPU: 32 wide, 2 heads of 16, LayerNorm before.
+def new_model(
+    n_layer: int, tgt_len: int, mem_len: int, seed: int, dtype="float32", device: str = "cpu"
+):
+    """Return a model of the task's size: 32 wide, 2 heads of 16, LayerNorm before.
 
     Its weights begin five times as large as usual (0.1): so small a model then begins to learn at
     once, where it otherwise first stands still for a hundred updates.
@@ -93,12 +95,12 @@ def new_model(n_layer: int, tgt_len: int, mem_len: int, seed: int, dtype="float3
     config = Config(
         n_token=N_TOKEN, n_layer=n_layer, tgt_len=tgt_len, mem_len=mem_len, init_std=0.1, **sizes
     )
-    return TransformerXL(config, device="cpu", dtype=dtype, seed=seed)
+    return TransformerXL(config, device=device, dtype=dtype, seed=seed)
 
 
 def cut(array, tgt_len: int) -> list:
     """(B, S * T) -> S of (B, T)."""
-    return np.split(array, array.shape[1] // tgt_len, axis=1)
+    return [array[:, i : i + tgt_len] for i in range(0, array.shape[1], tgt_len)]
 
 
 def train(
@@ -106,33 +108,41 @@ def train(
     task: Latch,
     settings: TrainConfig,
     through_memory: bool = False,
-    watch: Callable[[int], None] | None = None,
+    watch: Callable[[int, list], bool] | None = None,
 ) -> list[float]:
     """Train the model in place; return the mean loss (nats per answer) of every update's batch.
 
     An update's gradient is that of a whole sequence, from an empty memory on: the sum over its
     segments of what each can see, stopped at the memory, or with through_memory let through it.
-    watch is called after every update with the number of updates done.
+    watch is called after every update with the number of updates done and their losses (0-d, on
+    the device); training ends early where it returns True.
     """
-    s, xp = settings, model.backend.xp
+    s, back = settings, model.backend
+    xp = back.xp
     adam = Adam(model.params.flat, beta1=s.beta1, beta2=s.beta2, eps=s.eps, xp=xp)
-    rng = np.random.default_rng([s.seed, 1])
-    losses = []
-    for step in range(s.steps):
-        batch = task.draw(rng, s.batch_size)
-        weight = (batch.asked / batch.asked.sum()).astype(model.backend.dtype_name)
-        tokens, targets, upstream = (
-            cut(a, task.tgt_len) for a in (batch.tokens, batch.targets, weight)
-        )
-        upstream = [w if w.any() else None for w in upstream]
-        segments = zip(tokens, targets, strict=True)
+
+    def update(inputs, state):
+        tokens, targets, weight, factors = inputs
+        segments = zip(cut(tokens, task.tgt_len), cut(targets, task.tgt_len), strict=True)
+        upstream = cut(weight, task.tgt_len)
         nll, grads, _ = sequence_gradients(model, segments, upstream, through_memory)
         clip_by_norm(grads.flat, s.clip, xp=xp)
-        adam.step(model.params.flat, grads.flat, learning_rate(step, s))
-        losses.append(float((np.concatenate(nll, axis=1) * weight).sum()))
-        if watch is not None:
-            watch(step + 1)
-    return losses
+        adam.update(model.params.flat, grads.flat, factors)
+        return xp.sum(xp.concat(nll, axis=1) * weight), state
+
+    step = back.replayed(update)
+    rng = np.random.default_rng([s.seed, 1])
+    losses: list = []
+    for n in range(s.steps):
+        batch = task.draw(rng, s.batch_size)
+        weight = (batch.asked / batch.asked.sum()).astype(back.dtype_name)
+        factors = adam.factors(learning_rate(n, s), n + 1)
+        ids = (a.astype(np.int32) for a in (batch.tokens, batch.targets))
+        loss, _ = step((*ids, weight, factors), ())
+        losses.append(loss)
+        if watch is not None and watch(n + 1, losses):
+            break
+    return [float(loss) for loss in losses]
 
 
 def measure(model: TransformerXL, task: Latch) -> dict:
@@ -141,7 +151,7 @@ def measure(model: TransformerXL, task: Latch) -> dict:
     mems, log_probs = None, []
     for tokens in cut(batch.tokens, task.tgt_len):
         log_p, mems = model.predict(tokens, mems)
-        log_probs.append(log_p)
+        log_probs.append(model.backend.to_numpy(log_p))
     log_p = np.concatenate(log_probs, axis=1)  # (B, L, V)
     right = log_p.argmax(axis=2) == batch.targets
     nll = -np.take_along_axis(log_p, batch.targets[..., None], axis=2)[..., 0]

@@ -28,8 +28,8 @@ from tqdm import tqdm
 from minitxl.config import SHAW
 from minitxl.data.text import load_corpus
 from minitxl.errors import MinitxlError
-from minitxl.experiments.ablation import spread
 from minitxl.experiments.group import ENCODINGS, Shape, trained
+from minitxl.experiments.intervals import spread
 from minitxl.experiments.parts import Parts
 from minitxl.inference.evaluate import evaluate
 from minitxl.pretrained import load_pretrained

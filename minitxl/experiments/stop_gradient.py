@@ -9,9 +9,10 @@ batches, updates.
 
 What a segment writes can still become useful by the way: a layer has the same weights for what is
 read now and for what will be read later, and inside a segment the gradient does flow. So the
-question is how much slower and how much less surely, not whether; both are trained with several
-learning rates, so that none is judged by one that does not suit it. Loss floors: with k of the N
-layers' hops learned, the marker is seen up to distance k M and then guessed (ln 8).
+question is how much slower and how much less surely, not whether. Each way has the learning rate
+with which it learned soonest on seeds that are not reported; then many seeds tell how the updates
+until it is learned are spread. A training ends once it is learned, or after `steps`. Loss floors:
+with k of the N layers' hops learned, the marker is seen up to distance k M and then guessed (ln 8).
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ import statistics
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
 from minitxl.config import TrainConfig
+from minitxl.experiments.intervals import share_interval
 from minitxl.experiments.latch import (
     CHANCE,
     N_MARKER,
@@ -51,54 +52,94 @@ class Settings:
     n_layer: int = 3
     tgt_len: int = 8
     lrs: tuple = (1e-3, 3e-3, 1e-2)
-    seeds: int = 3
+    pilot_seeds: tuple = (100, 101, 102)
+    seeds: int = 24
     steps: int = 600
     batch_size: int = 64
     every: int = 20  # updates that a point of the learning curve averages
-    early: int = 100  # updates after which accuracy is measured for the first time
 
     @classmethod
     def quick(cls) -> Settings:
         """A run of seconds, to see that all works; two layers of short segments learn fast."""
-        return cls(n_layer=2, tgt_len=4, lrs=(3e-3,), seeds=2, steps=80, every=10, early=30)
+        fast = dict(n_layer=2, tgt_len=4, lrs=(3e-3, 1e-6), steps=80, every=10)
+        return cls(**fast, pilot_seeds=(100,), seeds=2)
 
 
 def run(
     settings: Settings | None = None, parts: Parts | None = None, progress: bool = False
 ) -> dict:
-    """Train every way with every learning rate and seed; each training is a part."""
+    """Choose a rate for each way, then train it with every seed; each training is a part."""
     s = settings or Settings()
     parts = parts or Parts(dataclasses.asdict(s))
-    task = task_of(s)
-    reach = exact_reach(s.n_layer, s.tgt_len, s.tgt_len)
+    pilots = parts.fill(pilot_jobs(s), progress)
+    rates = best_rates(pilots, s)
+    done = parts.fill(jobs(rates, s), progress)
+    task, reach = task_of(s), exact_reach(s.n_layer, s.tgt_len, s.tgt_len)
     distances = range(1, task.max_distance + 1)
-    groups = []
-    with tqdm(total=len(WAYS) * len(s.lrs) * s.seeds, unit="model", disable=not progress) as bar:
-        for way in WAYS:
-            for lr in s.lrs:
-                runs = []
-                for seed in range(s.seeds):
-                    name = f"{way}, lr {lr}, seed {seed}"
-                    bar.set_description(name)
-                    job = (way, lr, seed, s)
-                    runs.append(parts.get(name, lambda job=job: _trained(*job)))
-                    bar.update()
-                groups.append(_described(way, lr, runs, s))
+    groups = [
+        _described(way, rates[way], [done[f"{way}, seed {seed}"] for seed in range(s.seeds)], s)
+        for way in WAYS
+    ]
     return {
         "experiment": "stop-gradient",
         "settings": dataclasses.asdict(s),
         "machine": machine_facts(),
+        "devices": sorted({x["device"] for x in done.values()}),
         "seconds": parts.seconds,
         "units": {
-            "accuracy": "share of right answers at distances 1, 2, ... tokens, of all sequences",
+            "accuracy": "share of right answers at distances 1, 2, ... tokens, of all sequences, "
+            "at the end of each training",
             "curve": f"nats per answer, means of {s.every} updates' batches",
             "gradient": "norm of dLoss/dh_n over D and 8 sequences, by layer, position",
-            "learned_after": f"updates until the curve is within {NEAR} nats of the floor",
+            "learned_after": f"updates until the curve is within {NEAR} nats of the floor; null: "
+            f"not in {s.steps}",
+            "not_yet": "share of the seeds that have not learned after so many updates, with its "
+            "95 % interval by Wilson",
         },
         "reach": reach,
         "theory": [expected_accuracy(d, reach, s.tgt_len) for d in distances],
         "floors": [loss_floor(k * s.tgt_len, task) for k in range(s.n_layer + 1)],
+        "pilots": [
+            {"way": way, "lr": lr, "learned_after": [
+                pilots[f"pilot {way}, lr {lr}, seed {seed}"]["learned_after"]
+                for seed in s.pilot_seeds
+            ]}
+            for way in WAYS for lr in s.lrs
+        ],
         "groups": groups,
+    }  # fmt: skip
+
+
+def pilot_jobs(s: Settings) -> dict:
+    """Name of a part -> the call that computes it: rates on pilot seeds."""
+    return {
+        f"pilot {way}, lr {lr}, seed {seed}": (trained, way, lr, seed, s)
+        for way in WAYS
+        for seed in s.pilot_seeds
+        for lr in s.lrs
+    }
+
+
+def best_rates(pilots: dict, s: Settings) -> dict:
+    """Way -> the rate with the lowest mean of updates until it is learned (never: all of them).
+
+    Of rates alike in this, the one with the lower mean loss over the updates that all have.
+    """
+
+    def late(way, lr):
+        runs = [pilots[f"pilot {way}, lr {lr}, seed {seed}"] for seed in s.pilot_seeds]
+        updates = statistics.fmean(run["learned_after"] or s.steps for run in runs)
+        return updates, statistics.fmean(run["curve"][0] for run in runs)
+
+    return {way: min(s.lrs, key=lambda lr: late(way, lr)) for way in WAYS}
+
+
+def jobs(rates: dict, s: Settings) -> dict:
+    """Name of a part -> the call that computes it: the reported runs."""
+    return {
+        f"{way}, seed {seed}": (trained, way, rates[way], seed, s)
+        for seed in range(s.seeds)
+        for way in WAYS
     }
 
 
@@ -107,25 +148,26 @@ def task_of(s: Settings) -> Latch:
     return Latch(s.tgt_len, (s.n_layer + 1) * s.tgt_len, sparse=True)
 
 
-def _trained(way: str, lr: float, seed: int, s: Settings) -> dict:
+def trained(way: str, lr: float, seed: int, s: Settings, device: str) -> dict:
+    """Train until it is learned, or for all the updates there are."""
     task = task_of(s)
-    model = new_model(s.n_layer, s.tgt_len, s.tgt_len, seed=seed)
+    floor = loss_floor(exact_reach(s.n_layer, s.tgt_len, s.tgt_len), task)
+    model = new_model(s.n_layer, s.tgt_len, s.tgt_len, seed=seed, device=device)
     how = dict(steps=s.steps, batch_size=s.batch_size, lr=lr, warmup=s.steps // 20, seed=seed)
-    early = []
+    curve: list = []
 
-    def watch(done: int) -> None:
-        if done == s.early:
-            early.extend(measure(model, task)["accuracy"])
+    def watch(done: int, losses: list) -> bool:
+        if done % s.every:
+            return False
+        curve.append(round(statistics.fmean(float(x) for x in losses[-s.every :]), 4))
+        return curve[-1] <= floor + NEAR
 
-    losses = np.array(train(model, task, TrainConfig(**how), way == "full", watch))
-    n = len(losses) // s.every
-    curve = losses[: n * s.every].reshape(n, s.every).mean(axis=1)
-    gradient = {w: gradient_norms(model, s, through_memory=w == "full") for w in WAYS}
-    return measure(model, task) | {
-        "early": early,
-        "curve": curve.round(4).tolist(),
-        "gradient": gradient,
-    }
+    train(model, task, TrainConfig(**how), way == "full", watch)
+    found = measure(model, task) | {"curve": curve, "device": model.backend.name}
+    found["learned_after"] = learned_after(curve, floor, s.every)
+    if seed == 0:
+        return found | {"gradient": {w: gradient_norms(model, s, w == "full") for w in WAYS}}
+    return found
 
 
 def gradient_norms(model, s: Settings, through_memory: bool) -> list[list[float]]:
@@ -145,37 +187,32 @@ def gradient_norms(model, s: Settings, through_memory: bool) -> list[list[float]
     hidden = sequence_gradients(model, segments, upstream, through_memory).hidden
     layers = []
     for states in zip(*hidden, strict=True):
-        whole = np.concatenate(states, axis=1).astype(np.float64)  # S of (B, T, D) -> (B, S*T, D)
+        on_host = [model.backend.to_numpy(h) for h in states]
+        whole = np.concatenate(on_host, axis=1).astype(np.float64)  # S of (B, T, D) -> (B, S*T, D)
         norms = np.sqrt((whole**2).sum(axis=(0, 2)))
         layers.append([float(f"{x:.4g}") for x in norms])
     return layers
 
 
 def _described(way: str, lr: float, runs: list[dict], s: Settings) -> dict:
+    after = [run["learned_after"] for run in runs]
     accuracy = np.array([run["accuracy"] for run in runs])  # (seeds, distances)
-    early = np.array([run["early"] for run in runs])
-    floor = loss_floor(exact_reach(s.n_layer, s.tgt_len, s.tgt_len), task_of(s))
-    final = [statistics.fmean(run["nll"]) for run in runs]
+    hops = accuracy[:, : s.n_layer * s.tgt_len].reshape(-1, s.n_layer, s.tgt_len).mean(axis=2)
     return {
         "way": way,
         "lr": lr,
-        "accuracy": accuracy.mean(axis=0).round(4).tolist(),
-        "early": early.mean(axis=0).round(4).tolist(),
-        "by_hop": _by_hop(accuracy, s),
-        "early_by_hop": _by_hop(early, s),
-        "loss": {
-            "mean": statistics.fmean(final),
-            "sd": statistics.stdev(final) if len(final) > 1 else None,
-        },
-        "learned_after": [learned_after(run["curve"], floor, s.every) for run in runs],
+        "learned_after": after,
+        "not_yet": [_not_yet(after, n) for n in range(0, s.steps + 1, s.every)],
+        "accuracy_by_hop": hops.round(4).tolist(),
         "runs": runs,
     }
 
 
-def _by_hop(accuracy, s: Settings) -> list[dict]:
-    """Return the accuracy at distances 1 ... M, M + 1 ... 2 M and so on, over the seeds."""
-    hops = accuracy[:, : s.n_layer * s.tgt_len].reshape(-1, s.n_layer, s.tgt_len).mean(axis=2)
-    return [{"mean": x.mean(), "min": x.min(), "max": x.max()} for x in hops.T]
+def _not_yet(after: list, updates: int) -> dict:
+    """Share of the seeds that have not learned after so many updates."""
+    left = sum(x is None or x > updates for x in after)
+    low_high = share_interval(left, len(after))
+    return {"updates": updates, "share": left / len(after), "interval": low_high}
 
 
 def learned_after(curve: list[float], floor: float, every: int) -> int | None:
@@ -183,36 +220,40 @@ def learned_after(curve: list[float], floor: float, every: int) -> int | None:
     return next(((i + 1) * every for i, loss in enumerate(curve) if loss <= floor + NEAR), None)
 
 
-def spoken(updates: list) -> str:
-    """Return the updates of all seeds in words: `80, 120, never`."""
-    return ", ".join("never" if x is None else str(x) for x in updates)
+def stalled(group: dict) -> tuple[int, list[float]]:
+    """Return how many seeds of a way have not learned at all, and the interval of their share."""
+    return sum(x is None for x in group["learned_after"]), group["not_yet"][-1]["interval"]
 
 
-def best(results: dict, way: str) -> dict:
-    """Return the group of a way whose learning rate suits it best: lowest mean learning curve.
+def median_updates(group: dict) -> float:
+    """Return the median of the updates until it is learned, over all seeds (never: infinity)."""
+    return statistics.median(x or float("inf") for x in group["learned_after"])
 
-    (Not the lowest final loss: where two rates arrive at the floor, that would be chance.)
-    """
-    groups = [g for g in results["groups"] if g["way"] == way]
-    return min(groups, key=lambda g: np.mean([run["curve"] for run in g["runs"]]))
+
+def of_way(results: dict, way: str) -> dict:
+    """Return the group of a way."""
+    (found,) = (g for g in results["groups"] if g["way"] == way)
+    return found
 
 
 def summary(results: dict) -> str:
-    """Return the results as a table: accuracy by hop, loss, updates until it is learned."""
+    """Return how soon and how surely each way has learned, and where the stalled ones stand."""
     s = results["settings"]
-    m, n = s["tgt_len"], s["n_layer"]
-    spans = [f"{k * m + 1}-{(k + 1) * m}" for k in range(n)]
-    lines = [
-        f"accuracy by distance, mean of {s['seeds']} seed(s) (lowest); chance {CHANCE}; loss: nats",
-        "",
-        f"{'':9}{'lr':>7}{'updates':>9}" + "".join(f"{x:>15}" for x in spans) + f"{'loss':>8}",
-    ]
+    lines = [f"updates until learned, {s['seeds']} seeds; rates chosen on {s['pilot_seeds']}", ""]
     for g in results["groups"]:
-        for updates, key in ((s["early"], "early_by_hop"), (s["steps"], "by_hop")):
-            cells = [f"{h['mean']:.3f} ({h['min']:.2f})" for h in g[key]]
-            hops = "".join(f"{cell:>15}" for cell in cells)
-            lines.append(f"{g['way']:9}{g['lr']:7g}{updates:9}{hops}")
-        lines[-1] += f"{g['loss']['mean']:8.3f}; learned after {spoken(g['learned_after'])}"
+        n, (low, high) = stalled(g)
+        known = sorted(x for x in g["learned_after"] if x is not None)
+        spread = f"{known[0]} to {known[-1]}" if known else "-"
+        lines.append(
+            f"{g['way']:9} lr {g['lr']:g}: median {median_updates(g):g}, those that have learned "
+            f"{spread}; not in {s['steps']}: {n} of {s['seeds']} [{low:.0%}, {high:.0%}]"
+        )
+        for i, (after, hops) in enumerate(
+            zip(g["learned_after"], g["accuracy_by_hop"], strict=True)
+        ):
+            if after is None:
+                by_hop = ", ".join(f"{x:.2f}" for x in hops)
+                lines.append(f"{'':11}seed {i}: accuracy by hop {by_hop} (chance {CHANCE})")
     floors = ", ".join(f"{x:.2f}" for x in results["floors"])
-    lines += ["", f"loss floors with 0 ... {n} hops: {floors}"]
+    lines += ["", f"loss floors with 0 ... {s['n_layer']} hops: {floors}"]
     return "\n".join(lines)

@@ -7,7 +7,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
 from minitxl.experiments.latch import CHANCE
-from minitxl.experiments.stop_gradient import NEAR, WAYS, best, spoken
+from minitxl.experiments.stop_gradient import NEAR, WAYS
 from minitxl.viz.gradient import COLOURS, colour_limits
 from minitxl.viz.theme import (
     FAINT,
@@ -184,3 +184,17 @@ def _words(results: dict, groups: dict) -> tuple[str, str]:
         "with, and what the stop cut off. Hatched: exactly 0."
     )
     return title, note
+
+
+def spoken(updates: list) -> str:
+    """Return the updates of all seeds in words: `80, 120, never`."""
+    return ", ".join("never" if x is None else str(x) for x in updates)
+
+
+def best(results: dict, way: str) -> dict:
+    """Return the group of a way whose learning rate suits it best: lowest mean learning curve.
+
+    (Not the lowest final loss: where two rates arrive at the floor, that would be chance.)
+    """
+    groups = [g for g in results["groups"] if g["way"] == way]
+    return min(groups, key=lambda g: np.mean([run["curve"] for run in g["runs"]]))

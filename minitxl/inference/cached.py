@@ -30,7 +30,7 @@ from minitxl.model.attention import (
 from minitxl.model.family.encodings import encoding_of
 from minitxl.model.family.network import ends_of
 from minitxl.model.layers import LayerWeights, layer_forward
-from minitxl.model.network import forward, kept_rows, log_probs_forward
+from minitxl.model.network import forward, kept_rows, log_probs_forward, segment_mask
 from minitxl.model.ops import layer_norm_forward, linear_forward
 from minitxl.model.params import layer_weights
 from minitxl.model.transformer_xl import TransformerXL
@@ -71,8 +71,8 @@ class PlainReader:
         self.reset()
 
     def _score_once(self, inputs, mems):
-        tokens, targets = inputs
-        return self.model.score(tokens, targets, mems)
+        tokens, targets, places = inputs
+        return self.model.score(tokens, targets, mems, position_ids=places)
 
     def reset(self) -> None:
         """Go back to a stream's start."""
@@ -83,21 +83,23 @@ class PlainReader:
         """The memory, as the model takes it."""
         return self.model.start_mems(self.batch_size) if self._mems is None else self._mems
 
-    def read(self, tokens, last=None):
+    def read(self, tokens, last=None, position_ids=None):
         """As `CachedReader.read`."""
         if last not in self._read:
             self._read[last] = self.model.backend.replayed(
-                lambda inputs, mems: self.model.predict(inputs[0], mems, last=last)
+                lambda x, mems: self.model.predict(x[0], mems, last=last, position_ids=x[1])
             )
         tokens = self.model.checked_on_host(tokens, "tokens")
-        log_probs, self._mems = self._read[last]((tokens,), self._mems)
+        places = self.model.checked_places(position_ids, tokens)
+        log_probs, self._mems = self._read[last]((tokens, places), self._mems)
         return log_probs
 
-    def score(self, tokens, targets):
+    def score(self, tokens, targets, position_ids=None):
         """As `CachedReader.score`."""
         names = ((tokens, "tokens"), (targets, "targets"))
-        inputs = tuple(self.model.checked_on_host(ids, name) for ids, name in names)
-        nll, self._mems = self._score(inputs, self._mems)
+        tokens, targets = (self.model.checked_on_host(ids, name) for ids, name in names)
+        places = self.model.checked_places(position_ids, tokens)
+        nll, self._mems = self._score((tokens, targets, places), self._mems)
         return nll
 
 
@@ -194,25 +196,30 @@ class CachedReader:
 
     # --- reading --------------------------------------------------------------------------------
 
-    def read(self, tokens, last=None):
+    def read(self, tokens, last=None, position_ids=None):
         """Read tokens (B, T) and return log-probabilities (B, last or T, V) of each next token.
 
         T is free. last: how many positions, counted from the end, are wanted; None: all T.
+        position_ids (B, T): places in documents, see `TransformerXL.forward`.
         """
-        log_probs = ends_of(self.config).log_probs
-        return self._run(log_probs_forward, tokens, last=last, log_probs=log_probs)
+        options = dict(last=last, log_probs=ends_of(self.config).log_probs)
+        return self._run(log_probs_forward, tokens, position_ids=position_ids, **options)
 
-    def score(self, tokens, targets):
-        """Read tokens (B, T), return nll (B, S) of targets (B, S): the last S, one step later."""
+    def score(self, tokens, targets, position_ids=None):
+        """Read tokens (B, T), return nll (B, S) of targets (B, S): the last S, one step later.
+
+        position_ids: as in `read`.
+        """
         tokens = self.model.checked_ids(tokens, "tokens")
         targets = self.model.checked_ids(targets, "targets")
         self.model.check_targets(tokens, targets)
-        nll_forward = ends_of(self.config).nll_forward
-        return self._run(forward, tokens, targets, rng=None, keep=False, nll_forward=nll_forward)
+        options = dict(rng=None, keep=False, nll_forward=ends_of(self.config).nll_forward)
+        return self._run(forward, tokens, targets, position_ids=position_ids, **options)
 
-    def _run(self, function, tokens, *targets, **options):
+    def _run(self, function, tokens, *targets, position_ids, **options):
         """Run `forward` or `log_probs_forward` with this reader in place of the layers."""
         tokens = self.model.checked_ids(tokens, "tokens")
+        places = self.model.checked_places(position_ids, tokens)
         b, xp = tokens.shape[0], self.model.backend.xp
         if b != self.batch_size:
             raise MinitxlError(
@@ -222,10 +229,10 @@ class CachedReader:
         with one_blas_thread():
             return function(
                 self.model.params, tokens, *targets, None, self.config, xp=xp,
-                hidden_forward=self._hidden, **options,
+                hidden_forward=self._hidden, position_ids=places, **options,
             )[0]  # fmt: skip
 
-    def _hidden(self, params, tokens, mems, config, *, rng, xp, inspect, keep):
+    def _hidden(self, params, tokens, mems, config, *, rng, xp, inspect, keep, position_ids):
         """Read tokens (B, T) -> h_N (B, T, D), None, None; the memory moves on."""
         c, (b, t) = config, tokens.shape
         self._make_room(t)
@@ -233,11 +240,12 @@ class CachedReader:
         self._keys = slice(self._first, self._stop + t)  # [memory ; segment] in the buffers
         h, _ = ends_of(c).embed_forward(params, xp.reshape(tokens, (-1,)), c, xp=xp)
         h = xp.reshape(h, (b, t, c.d_model)) * math.sqrt(c.d_model)  # (B*T, D) -> (B, T, D)
+        mask = None if position_ids is None else segment_mask(h, n_mem, c, position_ids, xp=xp)
         for layer in self._layers:
             layer.states[:, self._stop : self._stop + t, :] = h
             # The layer is told of the segment alone: its memory is what `layer` has kept.
             attend = partial(self._attend, layer)
-            h, _ = layer_forward(h, None, layer.w, None, c, n_mem=0, rng=None, xp=xp, attend=attend)
+            h, _ = layer_forward(h, None, layer.w, mask, c, n_mem=0, rng=None, xp=xp, attend=attend)
         first, stop = kept_rows(n_mem=n_mem, n_new=t, config=c)
         self._first, self._stop = self._first + first, self._first + stop
         return h, None, None
@@ -268,6 +276,7 @@ class CachedReader:
                 v[b, heads, keys, :],
                 layer.r_t[heads, ...],
                 max_keys=max_keys,
+                mask=None if mask is None else mask[b, :, queries, keys],
                 xp=xp,
             )
 
@@ -358,12 +367,12 @@ def _pieces(b: int, n_head: int, t: int, n_key: int, block: int | None):
     return product(cuts(b, n_row), cuts(n_head, heads), cuts(t, queries))
 
 
-def attend_to_kept(q_u, q_1, k_t, v, r_t, *, max_keys, xp):
+def attend_to_kept(q_u, q_1, k_t, v, r_t, *, max_keys, xp, mask=None):
     """o = softmax(q_u k^T + rel_shift(q_1 r^T), masked) v for the last T of K positions.
 
     q_u (B, H, T, Dh), q_1 (B, H, T, Dh+1), scaled; k_t (B, H, Dh, K), v (B, H, K, Dh);
     r_t (H, Dh+1, > K), its last column zeros -> o (B, H, T, Dh). max_keys as in `attention_mask`;
-    K is at most T - 1 more.
+    K is at most T - 1 more. mask (B, 1, T, K), additive, comes where rows hold documents.
     """
     *lead, t, _ = q_u.shape
     k = k_t.shape[-1]
@@ -372,7 +381,9 @@ def attend_to_kept(q_u, q_1, k_t, v, r_t, *, max_keys, xp):
     line = xp.reshape(s, (*lead, t * (k + 1)))[..., t - 1 : t - 1 + t * k]
     s = xp.reshape(line, (*lead, t, k))  # by key
     s += q_u @ k_t
-    if t > 1:  # one query sees all K keys
+    if mask is not None:
+        s += mask
+    elif t > 1:  # one query sees all K keys
         # What is hidden lies in two triangles: the future on the right, the too old on the left.
         where = dict(device=s.device, xp=xp)
         future = attention_mask(n_query=t, n_mem=0, max_keys=None, **where)

@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
+
 from minitxl.backend.threads import Workers, threads_for
-from minitxl.data.stream import segments
+from minitxl.data.documents import checked_starts
+from minitxl.data.stream import one_dimensional, segments
 from minitxl.errors import MinitxlError
 from minitxl.inference.cached import PlainReader, reader_of
 from minitxl.inference.units import bits, perplexity
@@ -46,6 +49,7 @@ def evaluate(
     threads: int | None = None,
     progress: bool = False,
     cached: bool = True,
+    document_starts=None,
 ) -> Evaluation:
     """Read `tokens` (1-D ids) in order, carrying the memory, and return the mean loss.
 
@@ -56,10 +60,13 @@ def evaluate(
     threads: how many groups of rows are read at once; None: as many as there are cores (which share
     the work of a single row, too). cached: keep keys and values of the memory where that is exact
     (`cached.py`); False projects them again for every segment, as the released code does: the same
-    loss, up to the last digit. Raises `MinitxlError` for fewer than batch_size + 1 tokens.
+    loss, up to the last digit. document_starts, such as `np.flatnonzero(tokens == eos) + 1`: where
+    documents begin; none sees another. Raises `MinitxlError` for fewer than batch_size + 1 tokens.
     """
     lengths = dict(tgt_len=tgt_len, mem_len=mem_len, clamp_len=clamp_len, same_length=same_length)
     model = model.with_options(**{k: v for k, v in lengths.items() if v is not None})
+    tokens = one_dimensional(tokens)
+    documents = None if document_starts is None else checked_starts(document_starts, len(tokens))
     if max_tokens is not None:
         if max_tokens < 1:
             raise MinitxlError(f"max_tokens={max_tokens} must be at least 1")
@@ -77,14 +84,22 @@ def evaluate(
     rows = batch_size // threads  # of each thread; they do not know of each other
     # Row b is tokens[b * row_len : (b + 1) * row_len], so neighbouring rows are one stretch.
     starts = [i * rows * row_len for i in range(threads)]
-    parts = [tokens[start : start + rows * row_len + 1] for start in starts]
+
+    def part_from(start: int):
+        part = tokens[start : start + rows * row_len + 1]
+        # A part's first document begins with it at the latest: there is nothing before.
+        own = None if documents is None else np.unique(np.clip(documents - start, 0, len(part)))
+        return part, own
+
+    parts = [part_from(start) for start in starts]
     began = time.perf_counter()
     n_token = batch_size * row_len
     with counted(n_token, progress) as count:
 
         def read(part) -> float:
             reader = reader_of(model, rows, within) if cached else PlainReader(model, rows)
-            return _sum_nll(reader, part, count)
+            ids, own = part
+            return _sum_nll(reader, ids, own, count)
 
         nll = Workers(threads).map(read, parts)
     return Evaluation(sum(nll) / n_token, n_token, time.perf_counter() - began)
@@ -102,12 +117,12 @@ def counted(n_token: int, shown: bool) -> Iterator[Callable[[int], object]]:
         yield bar.update
 
 
-def _sum_nll(reader, tokens, count: Callable[[int], object]) -> float:
+def _sum_nll(reader, tokens, documents, count: Callable[[int], object]) -> float:
     """Read tokens in the reader's rows, segment by segment; return the sum of nll in nats."""
     c, back, total = reader.model.config, reader.model.backend, 0.0
     lengths = dict(batch_size=reader.batch_size, tgt_len=c.tgt_len, ext_len=c.ext_len)
-    for x, y in segments(tokens, **lengths):
-        nll = reader.score(x, y)  # (B, T)
+    for x, y, *places in segments(tokens, **lengths, document_starts=documents):
+        nll = reader.score(x, y, *places)  # (B, T)
         # Sum over a segment in the model's float, over segments in Python's double.
         total += float(back.xp.sum(nll))
         count(y.size)

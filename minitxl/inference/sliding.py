@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from minitxl.backend.threads import Workers, threads_for
+from minitxl.data.stream import one_dimensional
 from minitxl.errors import MinitxlError
 from minitxl.inference.evaluate import Evaluation, counted
 from minitxl.model.transformer_xl import TransformerXL
@@ -45,7 +46,7 @@ def evaluate_sliding(
     for name, value in (("batch_size", batch_size), ("max_tokens", max_tokens)):
         if value is not None and value < 1:
             raise MinitxlError(f"{name}={value} must be at least 1")
-    tokens = np.asarray(tokens)
+    tokens = one_dimensional(tokens)
     if max_tokens is not None:
         tokens = tokens[: max_tokens + 1]
     if len(tokens) < 2:

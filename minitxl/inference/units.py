@@ -35,4 +35,5 @@ UNITS = {
     "char": Unit("bpc", "bits per character", "character", bits, 3),
     "byte": Unit("bpc", "bits per byte", "byte", bits, 3),
     "word": Unit("perplexity", "perplexity per word", "word", perplexity, 1),
+    "token": Unit("bits", "bits per token", "token", bits, 3),
 }

@@ -219,7 +219,7 @@ def _load_zip(archive: zipfile.ZipFile, name: str) -> object:
 def _load_pickles(file: BinaryIO, name: str, plain_pickle: bool) -> object:
     """Read the layout before PyTorch 1.6, or a plain pickle, which begins like it."""
     size = os.fstat(file.fileno()).st_size
-    data = file.read(MAX_PICKLE)
+    data = file.read(min(size, MAX_PICKLE))  # which takes the memory before it reads
     storages = Storages(name, budget=size)
     first, end = storages.unpickle(data)
     if type(first) is not int or first != _MAGIC:

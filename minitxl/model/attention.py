@@ -54,7 +54,7 @@ class Inspection:
     hidden: list = field(default_factory=list)  # N + 1 of (B, T, D): h_0 = embedding ... h_N
     probs: list = field(default_factory=list)  # N of (B, H, T, K) attention probabilities
     terms: list = field(default_factory=list)  # N of {"a", "b", "c", "d"}: scaled scores, unmasked
-    mask: list = field(default_factory=list)  # N of (T, K) bool: True where the key is hidden
+    mask: list = field(default_factory=list)  # N of (T, K) or (B, 1, T, K) bool: True is hidden
 
     def look(self, attend: AttendCache, mask, terms: dict) -> None:
         """Keep one layer's picture; mask (T, K) is additive."""
@@ -72,6 +72,7 @@ def attention_mask(*, n_query, n_mem, max_keys, device, xp):
     Query i stands at column i + M. Hidden is the future, j > i + M. With max_keys, the option
     `same_length`, also what lies that far behind, j <= i + M - max_keys: no query sees more keys,
     itself included. (max_keys is mem_len in the released PyTorch code, one more in the TF code.)
+    An array (B, 1, T, 1) of max_keys, a number for each query, makes the mask (B, 1, T, K).
     """
     i = xp.arange(n_query, device=device)[:, None]  # (T, 1)
     j = xp.arange(n_mem + n_query, device=device)[None, :]  # (1, K)
@@ -117,7 +118,7 @@ def attend_forward(scores, v, *, dropatt, rng, xp):
     """o = dropout(softmax(scores)) v (sec. 3.3); (B, H, T, K), (B, H, K, Dh) -> (B, H, T, Dh)."""
     p, softmax_cache = softmax_forward(scores, xp=xp)
     p, dropatt_cache = dropout_forward(p, rate=dropatt, rng=rng, xp=xp)
-    o = p @ v  # (B, H, T, K) @ (B, H, K, Dh) -> (B, H, T, Dh)
+    o = xp.matmul(p, v)  # (B, H, T, K) @ (B, H, K, Dh) -> (B, H, T, Dh)
     return o, AttendCache(softmax_cache, dropatt_cache, p, v)
 
 
@@ -125,8 +126,8 @@ def attend_backward(do, cache: AttendCache, *, xp):
     """Return dscores (B, H, T, K) and dv; masked keys have p = 0, so their dscore is exactly 0."""
     softmax_cache, dropatt_cache, p, v = cache
     # undo: o = p @ v
-    dp = do @ xp.matrix_transpose(v)  # (B, H, T, Dh) @ (B, H, Dh, K) -> (B, H, T, K)
-    dv = xp.matrix_transpose(p) @ do  # (B, H, K, T) @ (B, H, T, Dh) -> (B, H, K, Dh)
+    dp = xp.matmul(do, xp.matrix_transpose(v))  # (B, H, T, Dh) @ (B, H, Dh, K) -> (B, H, T, K)
+    dv = xp.matmul(xp.matrix_transpose(p), do)  # (B, H, K, T) @ (B, H, T, Dh) -> (B, H, K, Dh)
     # undo: dropatt, softmax
     dp = dropout_backward(dp, dropatt_cache, xp=xp)
     return softmax_backward(dp, softmax_cache, xp=xp), dv
@@ -149,7 +150,7 @@ def core_forward(q, k, v, r, r_w_bias, r_r_bias, mask, *, dropatt, rng, xp):
 
     Paper sec. 3.3: the terms (a) + (c), then (b) + (d).
     q (B, H, T, Dh); k, v (B, H, K, Dh); r (H, K, Dh), row c for distance K-1-c; u, v (H, Dh);
-    mask (T, K): 0, or -inf where a key is hidden -> o (B, H, T, Dh).
+    mask (T, K) or (B, 1, T, K): 0, or -inf where a key is hidden -> o (B, H, T, Dh).
     """
     scale = 1.0 / math.sqrt(q.shape[-1])
     q_u = (q + r_w_bias[:, None, :]) * scale  # + (H, 1, Dh): the same u for every position
@@ -281,8 +282,8 @@ class AttentionCache(NamedTuple):
 def attention_forward(x, h, pos, w: AttentionWeights, mask, *, dropatt, rng, xp, inspect=None):
     """Attend from the segment x (B, T, D) to h (B, K, D) = [memory ; segment] -> (B, T, D).
 
-    pos (K, D) = R (sec. 3.3) for the distances K-1 ... 0; mask (T, K): 0, or -inf where a
-    key is hidden.
+    pos (K, D) = R (sec. 3.3) for the distances K-1 ... 0; mask (T, K), or (B, 1, T, K): 0, or
+    -inf where a key is hidden.
     """
     n_head = w.r_w_bias.shape[0]
     q, k, v, heads = heads_forward(x, h, w.w_q, w.w_k, w.w_v, n_head=n_head, xp=xp)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 
 from minitxl.backend import Backend, get_backend
+from minitxl.errors import MinitxlError
 
 STEP = 1e-5  # e: smaller drowns in rounding (1e-16 / e), larger in curvature (e^2)
 ROUNDING = 1e-15  # relative, of a loss in float64 that is summed up from many numbers
@@ -30,9 +31,11 @@ def check_op(
 
     forward(**inputs) -> (y, cache); backward(dy, cache) -> the gradients in the order of `inputs`
     (a tuple, or one array for one input). Inputs must be float64 arrays of `backend`, by default
-    NumPy's.
+    NumPy's; MinitxlError for others.
     """
     backend = backend or get_backend("cpu", "float64")
+    for name, x in inputs.items():
+        _check_float64(name, x)
     y, cache = forward(**inputs)
     rng = backend.rng(seed, 1)
     upstream = _normal(y, rng, backend)
@@ -57,9 +60,10 @@ def check_model(model, tokens, targets, mems=None, key=None, seed: int = 0) -> d
     """Return the relative error of the gradient of every parameter of a float64 model, by name.
 
     The memories are constants, as in training. key: numbers for `Backend.rng`, so that dropout
-    draws the same masks in every run; None: no dropout.
+    draws the same masks in every run; None: no dropout. MinitxlError for a model in float32.
     """
     back = model.backend
+    _check_float64("the model", model.params.flat)
     rng = back.rng(seed, 2)
 
     def run():
@@ -96,6 +100,15 @@ def directional_error(loss, x, grad, rng, backend: Backend) -> float:
     size = math.sqrt(_dot(grad, grad, backend))
     rounding = ROUNDING * max(abs(up), abs(down)) / STEP
     return max(0.0, abs(numeric - analytic) - rounding) / max(size, abs(numeric), 1e-8)
+
+
+def _check_float64(name: str, x) -> None:
+    """Raise MinitxlError where rounding would drown the difference of the two runs."""
+    if "float64" not in str(x.dtype):
+        raise MinitxlError(
+            f"{name} is {x.dtype}, gradients are checked in float64: with fewer digits even right "
+            'ones fail; make it with dtype="float64"'
+        )
 
 
 def _normal(like, rng, backend: Backend):

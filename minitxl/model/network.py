@@ -73,7 +73,9 @@ class ModelCache(NamedTuple):
     n_target: int  # S: the loss is that of the last S positions
 
 
-def hidden_forward(params, tokens, mems, config, *, rng, xp, inspect=None, keep=True):
+def hidden_forward(
+    params, tokens, mems, config, *, rng, xp, inspect=None, keep=True, position_ids=None
+):
     """Return h_N after its dropout (B, T, D), the new memories, and the cache (if keep)."""
     c, drop = config, dict(rng=rng, xp=xp)
     (b, t), n_mem = tokens.shape, mems[0].shape[1]
@@ -88,7 +90,7 @@ def hidden_forward(params, tokens, mems, config, *, rng, xp, inspect=None, keep=
     inv_freq = params.constants["inv_freq"]
     pos = sinusoid_table(n_mem + t, inv_freq, clamp_len=c.clamp_len, xp=xp)  # (K, D)
     pos, _ = dropout_forward(pos, rate=c.dropout, **drop)
-    mask = segment_mask(h, n_mem, c, xp=xp)  # (T, K)
+    mask = segment_mask(h, n_mem, c, position_ids, xp=xp)  # (T, K) or (B, 1, T, K)
 
     new_mems, layers = [], []
     for n in range(c.n_layer):
@@ -109,11 +111,17 @@ def hidden_forward(params, tokens, mems, config, *, rng, xp, inspect=None, keep=
     return h, new_mems, HiddenCache(embedding, emb_dropout, layers, out_dropout)
 
 
-def segment_mask(h, n_mem: int, config: Config, *, xp):
-    """The additive mask (T, M + T) of a segment's states h (B, T, D)."""
+def segment_mask(h, n_mem: int, config: Config, position_ids=None, *, xp):
+    """The additive mask (T, M + T) of a segment's states h (B, T, D).
+
+    With position_ids (B, T), the places of the tokens in their documents, it is (B, 1, T, M + T),
+    the same for all heads: token p of a document sees itself and the p before it, no other's.
+    """
     max_keys = config.most_keys if config.same_length else None
-    where = dict(device=h.device, xp=xp)
-    mask = attention_mask(n_query=h.shape[1], n_mem=n_mem, max_keys=max_keys, **where)
+    where = dict(n_query=h.shape[1], n_mem=n_mem, device=h.device, xp=xp)
+    mask = attention_mask(max_keys=max_keys, **where)
+    if position_ids is not None:
+        mask = mask | attention_mask(max_keys=position_ids[:, None, :, None] + 1, **where)
     return additive_mask(mask, dtype=h.dtype, xp=xp)
 
 
@@ -124,19 +132,20 @@ def _last_rows(h, n, *, xp):
 
 def forward(
     params, tokens, targets, mems, config: Config, *, rng, xp, inspect=None, keep=True,
-    hidden_forward=hidden_forward, nll_forward=nll_forward,
+    position_ids=None, hidden_forward=hidden_forward, nll_forward=nll_forward,
 ):  # fmt: skip
     """Return nll (B, S) in nats, the new memories, and the cache for `backward` (if keep).
 
     tokens (B, T), targets (B, S) integers, S <= T: the targets of the last S positions (S = T/2 is
-    the loss on half of sec. 4.2); mems: n_layer arrays (B, M, D), M = 0 at a stream's start. The
-    last two arguments are the paper's own functions, unless a member of the family or a reader
-    brings others of their form.
+    the loss on half of sec. 4.2); mems: n_layer arrays (B, M, D), M = 0 at a stream's start;
+    position_ids: see `segment_mask`. The last two arguments are the paper's own functions, unless a
+    member of the family or a reader brings others of their form.
     """
     n_target = targets.shape[1]
     h, new_mems, hidden = hidden_forward(
-        params, tokens, mems, config, rng=rng, xp=xp, inspect=inspect, keep=keep
-    )
+        params, tokens, mems, config, rng=rng, xp=xp, inspect=inspect, keep=keep,
+        position_ids=position_ids,
+    )  # fmt: skip
     h = _last_rows(h, n_target, xp=xp)  # (B, T, D) -> (B*S, D)
     nll, loss = nll_forward(params, h, xp.reshape(targets, (-1,)), config, xp=xp)
     cache = ModelCache(hidden, loss, tokens.shape, n_target) if keep else None
@@ -144,14 +153,15 @@ def forward(
 
 
 def log_probs_forward(
-    params, tokens, mems, config: Config, *, xp, inspect=None, last=None,
+    params, tokens, mems, config: Config, *, xp, inspect=None, last=None, position_ids=None,
     hidden_forward=hidden_forward, log_probs=log_probs,
 ):  # fmt: skip
     """Return log-probabilities (B, last or T, V) of the next token, and the new memories."""
     b, t = tokens.shape
     h, new_mems, _ = hidden_forward(
-        params, tokens, mems, config, rng=None, xp=xp, inspect=inspect, keep=False
-    )
+        params, tokens, mems, config, rng=None, xp=xp, inspect=inspect, keep=False,
+        position_ids=position_ids,
+    )  # fmt: skip
     n = t if last is None else min(last, t)
     log_p = log_probs(params, _last_rows(h, n, xp=xp), config, xp=xp)
     return xp.reshape(log_p, (b, n, -1)), new_mems

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from minitxl.backend import Backend, get_backend
 from minitxl.config import RELATIVE, SINUSOID, Config
 from minitxl.errors import MinitxlError
-from minitxl.model.attention import Inspection
 from minitxl.model.family.network import member
 from minitxl.model.network import PAPER, Gradients, ModelCache, Network
 from minitxl.model.ops import inverse_frequencies
@@ -73,29 +72,36 @@ class TransformerXL:
         shape = (batch_size, c.mem_len if c.start_mems == "zeros" else 0, c.d_model)
         return [b.xp.zeros(shape, dtype=b.dtype, device=b.device)] * c.n_layer
 
-    def forward(self, tokens, targets, mems=None, rng=None, inspect: Inspection | None = None):
+    def forward(self, tokens, targets, mems=None, rng=None, inspect=None, position_ids=None):
         """Return nll (B, S) in nats per token, new mems, and a cache for `backward`.
 
-        tokens (B, T), targets (B, S): integers, 0 <= id < n_token, of any T >= S >= 1; with S < T
-        the loss is that of the last S positions. mems: what an earlier call returned, or None at a
-        stream's start (`start_mems`). rng: `model.backend.rng(key, ...)` turns dropout on.
+        tokens (B, T), targets (B, S): integers, 0 <= id < n_token, of any T >= S >= 1. targets are
+        the tokens one step later, tokens = ids[:, :-1] and targets = ids[:, 1:]: what is to be
+        predicted. With S < T the loss is that of the last S positions. mems: what an earlier call
+        returned, or None at a stream's start (`start_mems`). rng: `model.backend.rng(key, ...)`
+        turns dropout on.
         inspect: an `Inspection` to fill with hidden states, attention probabilities and terms.
+        position_ids (B, T): the place of each token in its document, 0 at the first one, where
+        rows hold documents of their own lengths: a token sees those of its document alone, be they
+        in the memory or in the segment. A row shorter than others begins with any ids at place 0.
         The cache refers to the parameters: call `backward` before they change.
         """
-        return self._forward(tokens, targets, mems, rng=rng, inspect=inspect)
+        return self._forward(tokens, targets, mems, position_ids, rng=rng, inspect=inspect)
 
-    def score(self, tokens, targets, mems=None):
-        """Return nll (B, S) and new mems as `forward` does, without keeping a cache."""
-        return self._forward(tokens, targets, mems, rng=None, keep=False)[:2]
+    def score(self, tokens, targets, mems=None, position_ids=None):
+        """Return nll (B, S) and new mems as `forward` does, without keeping a cache.
 
-    def _forward(self, tokens, targets, mems, **options):
+        targets (B, S) are the tokens (B, T) one step later, as there.
+        """
+        return self._forward(tokens, targets, mems, position_ids, rng=None, keep=False)[:2]
+
+    def _forward(self, tokens, targets, mems, position_ids, **options):
         tokens = self.checked_ids(tokens, "tokens")
         targets = self.checked_ids(targets, "targets")
         self.check_targets(tokens, targets)
         mems = self.checked_mems(mems, tokens.shape[0])
-        xp = self.backend.xp
-        run = self.network.forward
-        return run(self.params, tokens, targets, mems, self.config, xp=xp, **options)
+        options |= dict(position_ids=self.checked_places(position_ids, tokens), xp=self.backend.xp)
+        return self.network.forward(self.params, tokens, targets, mems, self.config, **options)
 
     def backward(self, cache: ModelCache, dnll=None) -> Params:
         """Return the gradients, by name, of nll.mean() - or of sum(nll * dnll) for dnll (B, S)."""
@@ -125,19 +131,19 @@ class TransformerXL:
             through=through,
         )
 
-    def predict(self, tokens, mems=None, inspect: Inspection | None = None, last=None):
+    def predict(self, tokens, mems=None, inspect=None, last=None, position_ids=None):
         """Return log-probabilities (B, T, V) of each next token, and the new mems.
 
-        last: how many positions, counted from the end, are wanted; None: all T.
+        last: how many positions from the end are wanted, None: all T; position_ids: see `forward`.
         """
         tokens = self.checked_ids(tokens, "tokens")
         mems = self.checked_mems(mems, tokens.shape[0])
         if last is not None and last < 1:
             raise MinitxlError(f"last={last} must be at least 1, or None for all positions")
-        xp = self.backend.xp
         return self.network.log_probs_forward(
-            self.params, tokens, mems, self.config, xp=xp, inspect=inspect, last=last
-        )
+            self.params, tokens, mems, self.config, xp=self.backend.xp, inspect=inspect, last=last,
+            position_ids=self.checked_places(position_ids, tokens),
+        )  # fmt: skip
 
     def checked_ids(self, ids, name: str):
         """Return ids (B, T) as an array of the backend; MinitxlError for what no model can read."""
@@ -145,11 +151,33 @@ class TransformerXL:
 
     def checked_on_host(self, ids, name: str):
         """Return ids (B, T) where they are, checked as far as costs no wait for the device."""
-        return _checked_ids(ids, name, self.config.n_token, self.backend.xp)
+        return _checked_ids(ids, name, self.config.n_token, self.backend)
 
     def check_targets(self, tokens, targets) -> None:
         """Raise MinitxlError where targets (B, S) do not fit tokens (B, T)."""
-        _check_targets(tuple(tokens.shape), tuple(targets.shape))
+        x, y = tuple(tokens.shape), tuple(targets.shape)
+        if x[0] != y[0] or x[1] < y[1]:
+            raise MinitxlError(
+                f"targets has shape {y}, tokens {x}; they must match, or the targets be shorter: "
+                "targets are the tokens one step later, of the last positions"
+            )
+
+    def checked_places(self, position_ids, tokens):
+        """Return position_ids (B, T) as an array of the backend, or None as it is."""
+        if position_ids is None:
+            return None
+        places, c = _checked_ids(position_ids, "position_ids", 2**31, self.backend), self.config
+        x, y = tuple(tokens.shape), tuple(places.shape)
+        if x != y:
+            raise MinitxlError(
+                f"position_ids has shape {y}, tokens {x}; give each token its place in its document"
+            )
+        if c.start_mems == "zeros" or (c.ext_len and c.released.ext_len_swapped):
+            raise MinitxlError(
+                'position_ids cannot be used with start_mems="zeros" or ext_len_swapped, whose '
+                "memory is not what stood before; read each document by itself"
+            )
+        return self.backend.asarray(places, dtype=self.backend.xp.int32)
 
     def checked_mems(self, mems, batch_size: int) -> Sequence:
         """Return mems, or those of a stream's start for None; an error where they do not fit."""
@@ -162,35 +190,40 @@ class TransformerXL:
 # --- what a model refuses to read ---------------------------------------------------------------
 
 
-def _checked_ids(ids, name: str, n_token: int, xp):
+def _checked_ids(ids, name: str, n_token: int, backend: Backend):
     """Return ids (B, T), where they are, or raise MinitxlError for what no model can read.
 
-    Their range is looked at on the host only: a GPU would have to be waited for.
+    The range of an array on a GPU stays unknown: the GPU would have to be waited for.
     """
-    if not hasattr(ids, "shape"):
-        ids = xp.asarray(ids)  # a nested list
-    shape = tuple(ids.shape)
+    given, xp = ids, backend.xp
+    try:
+        if backend.name == "cpu" or not hasattr(ids, "shape"):  # such as a nested list
+            ids = xp.asarray(ids)
+        shape, dtype = tuple(ids.shape), str(ids.dtype)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        shape, dtype = (), "object"
+    if "object" in dtype:
+        raise MinitxlError(
+            f"{name} must be integers (B, T), it holds rows of different length, or what is no "
+            "number: rows come side by side by minitxl.data.documents.right_aligned(rows)"
+        )
+    if "int" not in dtype and 0 not in shape:
+        raise MinitxlError(
+            f"{name} is of type {dtype}; token ids must be integers, as vocab.encode(text) gives"
+        )
     if len(shape) != 2 or 0 in shape:
-        raise MinitxlError(f"{name} has shape {shape}; it must be (B, T), both at least 1")
-    if "int" not in str(ids.dtype):
-        raise MinitxlError(f"{name} is of type {ids.dtype}; token ids must be integers")
-    if hasattr(ids, "__array_interface__"):
-        low, high = int(ids.min()), int(ids.max())
+        raise MinitxlError(
+            f"{name} has shape {shape}; it must be (B, T), both at least 1: one row is [ids]"
+        )
+    if ids is not given or hasattr(ids, "__array_interface__"):
+        own = xp if ids is not given else ids.__array_namespace__()
+        low, high = int(own.min(ids)), int(own.max(ids))
         if low < 0 or high >= n_token:
             raise MinitxlError(
                 f"{name} holds ids from {low} to {high}, the model knows 0 to {n_token - 1}; use "
                 "the vocabulary it was trained with"
             )
     return ids
-
-
-def _check_targets(tokens: tuple, targets: tuple) -> None:
-    """Raise MinitxlError where the shapes (B, S) of targets and (B, T) of tokens do not fit."""
-    if targets[0] != tokens[0] or targets[1] > tokens[1]:
-        raise MinitxlError(
-            f"targets has shape {targets}, tokens {tokens}; they must match, or the targets be "
-            "shorter: targets are the tokens one step later, of the last positions"
-        )
 
 
 def _check_mems(mems: Sequence, batch_size: int, config: Config, backend: Backend) -> None:

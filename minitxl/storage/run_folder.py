@@ -11,24 +11,27 @@ A run folder holds
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from minitxl.backend import Backend, get_backend
 from minitxl.config import Config
-from minitxl.data.vocab import ByteVocab, CharVocab, vocab_from_dict
-from minitxl.data.words import WordVocab
+from minitxl.data.tokens import Vocabulary
+from minitxl.data.vocab import Known, level_of, stored_vocab, vocab_from_dict
 from minitxl.errors import MinitxlError
-from minitxl.files import clean, leftovers, whole_folder
+from minitxl.files import clean, leftovers, quoted, whole_folder
 from minitxl.lock import NAME as LOCK
 from minitxl.lock import locked
-from minitxl.model.transformer_xl import TransformerXL, empty_params
+from minitxl.model.transformer_xl import TransformerXL, empty_params, network_of
 from minitxl.storage import checkpoint
-from minitxl.storage.generations import has_newest, load_newest
+from minitxl.storage.generations import NEWEST, OLDER, has_newest, load_newest
 from minitxl.storage.model_arrays import check_finite, check_shapes, load_params, params_of
+
+BEST = "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class LoadedRun:
     """A trained model with its vocabulary; `info` is what run.json holds."""
 
     model: TransformerXL
-    vocab: CharVocab | ByteVocab | WordVocab
+    vocab: Vocabulary
     info: dict
     step: int  # the update after which the parameters were saved
 
@@ -46,12 +49,14 @@ def load_run(
     device: str | Backend = "auto",
     dtype: str | None = None,
     which: str = "best",
+    vocab: Vocabulary | None = None,
 ) -> LoadedRun:
     """Load the model of a run folder; `pretrained.find_run` knows those of shipped models.
 
     dtype: None takes the one it was trained in. which: "best" (on the validation split; "last"
-    where there is none) or "last". Raises `MinitxlError` for a missing folder and for damaged or
-    mismatched files.
+    where there is none) or "last". vocab: the vocabulary of the program that trained it, in place
+    of the symbols that run.json has of it (`data/tokens.py`). Raises `MinitxlError` for a missing
+    folder and for damaged or mismatched files.
     """
     if which not in ("best", "last"):
         raise MinitxlError(f"which={which!r} must be 'best' or 'last'")
@@ -62,14 +67,9 @@ def load_run(
             "wrote"
         )
     info = read_info(path)
-    config = Config.from_dict(info["config"])
-    vocab = vocab_from_dict(info["vocab"])
-    if vocab.n_token != config.n_token:
-        raise MinitxlError(
-            f"{path / 'run.json'}: the vocabulary has {vocab.n_token} symbols, the model n_token="
-            f"{config.n_token}; the file was changed by hand or is damaged"
-        )
-    best = path / "best.safetensors"
+    config, stored = of_info(path, info)
+    vocab = stored if vocab is None else own_or_stored(vocab, info)
+    best = path / BEST
     if which == "best" and best.exists():
         arrays, state = checkpoint.load(best)
     elif has_newest(path):
@@ -86,14 +86,46 @@ def load_run(
     return LoadedRun(model, vocab, info, int(state.get("n_step", 0)))
 
 
-def save_imported(
-    folder: str | os.PathLike, model: TransformerXL, vocab, level: str, data: str, source: str
-) -> None:
-    """Write a run folder for a model that was trained elsewhere.
+def of_info(folder: Path, info: dict) -> tuple[Config, Known]:
+    """Return the configuration and the vocabulary that run.json holds, if they fit each other."""
+    config, vocab = Config.from_dict(info["config"]), vocab_from_dict(info["vocab"])
+    if vocab.n_token != config.n_token:
+        raise MinitxlError(
+            f"{folder / 'run.json'}: the vocabulary has {vocab.n_token} symbols, the model n_token="
+            f"{config.n_token}; the file was changed by hand or is damaged"
+        )
+    return config, vocab
 
-    data: the text for `eval`, a name or path as `load_corpus` takes it, or "" where it is not
-    known; source: one sentence on where the model comes from. The folder must be new or empty.
+
+def own_or_stored(vocab: Vocabulary | None, info: dict) -> Vocabulary:
+    """Return the vocabulary that run.json holds, or the program's own, if that is the same."""
+    if vocab is None:
+        return vocab_from_dict(info["vocab"])
+    if stored_vocab(vocab) != info["vocab"]:
+        has = vocab_from_dict(info["vocab"])
+        raise MinitxlError(
+            f"the vocabulary given has {vocab.n_token} symbols, and they are not the {has.n_token} "
+            "of the run: give the one that it was trained with, or none"
+        )
+    return vocab
+
+
+def save_run(
+    folder: str | os.PathLike,
+    model: TransformerXL,
+    vocab: Vocabulary,
+    level: str | None = None,
+    data: str = "",
+    source: str = "",
+) -> None:
+    """Write a run folder for a model that `train` has not trained, so that the commands know it.
+
+    vocab: one of this package's or any `Vocabulary` (`data/tokens.py`); level: what a token is, by
+    default what the vocabulary says; data: the text for `eval`, a name or path as `load_corpus`
+    takes it, or "" where it is not known; source: one sentence on where the model comes from. The
+    folder must be new or empty; where something cannot be stored nothing is left of it.
     """
+    stored = stored_vocab(vocab)
     if vocab.n_token != model.config.n_token:
         raise MinitxlError(
             f"the vocabulary has {vocab.n_token} symbols, the model n_token="
@@ -103,18 +135,18 @@ def save_imported(
     check_finite(params, "the model", "give another one")
     info = {
         "data": data,
-        "level": level,
+        "level": level or level_of(vocab),
         "dtype": model.backend.dtype_name,
         "config": model.config.to_dict(),
         "train": {},
-        "vocab": vocab.to_dict(),
+        "vocab": stored,
         "source": source,
         "n_params": model.n_params,
     }
     check_new(Path(folder))
     with whole_folder(folder) as made:
         checkpoint.write_json(made / "run.json", info)
-        checkpoint.save(made / "best.safetensors", params, {"n_step": 0})
+        checkpoint.save(made / BEST, params, {"n_step": 0})
 
 
 def check_new(folder: Path) -> None:
@@ -129,7 +161,7 @@ def check_new(folder: Path) -> None:
         if all(path.name in ours for path in folder.iterdir()):
             return
     resumable = (folder / "run.json").is_file() and not is_imported(folder)
-    way_out = f"continue it with --resume {folder}, or " if resumable else ""
+    way_out = f"continue it with --resume {quoted(folder)}, or " if resumable else ""
     raise MinitxlError(f"{folder} exists and is not empty; {way_out}choose another --out")
 
 
@@ -154,11 +186,17 @@ def writing(folder: Path, *, new: bool) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MinitxlError(f"cannot make the folder {folder}: {error.strerror}") from error
-    with locked(folder):
-        if new:
-            check_new(folder)
-        clean(folder)
-        yield
+    try:
+        with locked(folder):
+            if new:
+                check_new(folder)
+            clean(folder)
+            yield
+    except BaseException:
+        if new:  # where not even run.json could be written, no empty folder stays
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def read_info(folder: Path) -> dict:
@@ -170,6 +208,23 @@ def read_info(folder: Path) -> dict:
         if not isinstance(info.get(key), kind):
             raise MinitxlError(f"{file}: {key!r} is missing or of a wrong type; it is damaged")
     return info
+
+
+def check_size(folder: Path, info: dict, config: Config) -> None:
+    """Raise `MinitxlError` before memory is taken for sizes that the run cannot have had."""
+    n = sum(math.prod(shape) for shape in network_of(config).param_shapes(config).values())
+    if n != info.get("n_params"):
+        raise MinitxlError(
+            f"{folder / 'run.json'}: n_params is {info.get('n_params')}, but its config has {n:,} "
+            "parameters; the file was changed or is damaged"
+        )
+    names = (NEWEST, OLDER, BEST)
+    sizes = [(folder / name).stat().st_size for name in names if (folder / name).is_file()]
+    if sizes and 2 * n > max(sizes):  # the shipped ones are in float16
+        raise MinitxlError(
+            f"the checkpoints in {folder} have up to {max(sizes):,} bytes, too few for the {n:,} "
+            "parameters of run.json; one of them was cut off, changed or is damaged"
+        )
 
 
 def read_metrics(folder: str | os.PathLike) -> list[dict]:

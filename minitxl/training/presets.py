@@ -65,8 +65,8 @@ def settings_of(
 ) -> tuple[Config, TrainConfig]:
     """Return the settings of a preset for a text of n_token symbols, with the options applied.
 
-    A shorter run than the preset's also warms up for a shorter time. Raises MinitxlError for
-    options that do not fit, also where the text has fewer words than the cutoffs need.
+    Raises MinitxlError for options that do not fit, also where the text has fewer words than the
+    cutoffs need.
     """
     if "n_token" in model_options:
         raise MinitxlError("n_token comes from the text; leave it out")
@@ -78,10 +78,15 @@ def settings_of(
             f"different words, {text} has {n_token}; choose lower ones with --set cutoffs=A,B, or "
             f"none with --set cutoffs={also}"
         )
-    steps, warmup = train_options.get("steps"), preset.train.warmup
+    config = Config.from_dict({**model, "n_token": n_token})
+    return config, train_settings(preset.train, train_options)
+
+
+def train_settings(default: TrainConfig, options: dict) -> TrainConfig:
+    """Return settings with the options applied; a shorter run also warms up for a shorter time."""
+    steps, warmup = options.get("steps"), default.warmup
     warmup = min(warmup, steps // 10) if isinstance(steps, int) else warmup
-    train = {**preset.train.to_dict(), "warmup": warmup, **train_options}
-    return Config.from_dict({**model, "n_token": n_token}), TrainConfig.from_dict(train)
+    return TrainConfig.from_dict({**default.to_dict(), "warmup": warmup, **options})
 
 
 def merge_options(named: dict, train_options: dict | None) -> dict:

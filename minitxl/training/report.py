@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
+
+import numpy as np
 
 from minitxl.data.baselines import PPMD, compression_bpc, unigram_nats
 from minitxl.data.text import Corpus
+from minitxl.data.vocab import ByteVocab, CharVocab
 from minitxl.inference.generate import generate, printable
 from minitxl.inference.units import UNITS, bits
 from minitxl.storage.run_folder import LoadedRun
@@ -19,14 +23,14 @@ def comparison(corpus: Corpus, nats: float) -> str:
 
     Characters and bytes: bits per symbol beside compressors. A compressor's price is what the
     split adds to the compressed training text, so all of them have seen the same text before. Left
-    out for texts so long that compressing takes minutes. Words: perplexity beside that of the
-    words' frequencies in the training text.
+    out for texts so long that compressing takes minutes. Words and other tokens: beside what their
+    frequencies in the training text would pay.
     """
     unit = UNITS[corpus.level]
     prices = {"minitxl": nats}
-    if corpus.level == "word":
+    if corpus.level in ("word", "token"):
         prices["unigrams"] = unigram_nats(corpus.train, corpus.valid, corpus.vocab.n_token)
-    elif len(corpus.train) <= COMPRESS_MAX:
+    elif isinstance(corpus.vocab, CharVocab | ByteVocab) and len(corpus.train) <= COMPRESS_MAX:
         texts = corpus.vocab.to_bytes(corpus.train), corpus.vocab.to_bytes(corpus.valid)
         prices |= _in_nats(compression_bpc(*texts, n_symbols=len(corpus.valid)))
     if corpus.level == "char" and (corpus.name, "valid") in PPMD:
@@ -49,14 +53,24 @@ def _in_nats(prices: dict[str, float]) -> dict[str, float]:
     return {name: bpc * math.log(2) for name, bpc in prices.items()}
 
 
+class _Read(NamedTuple):
+    """A vocabulary that has already read the prompt: not all can read what they write."""
+
+    n_token: int
+    ids: np.ndarray
+
+    def encode(self, text: str) -> np.ndarray:
+        return self.ids
+
+
 def sample(run: LoadedRun, corpus: Corpus, length: int = 400, n_prompt: int = 256) -> str:
     """Return what the model writes when it goes on from the beginning of the validation split.
 
     From nothing it would write a bad first line: in training its memory was hardly ever empty.
     """
     n_prompt = min(n_prompt, len(corpus.valid))
-    prompt = corpus.vocab.decode(corpus.valid[:n_prompt])
-    ids = generate(run.model, run.vocab, prompt, length=length, temperature=0.8, seed=0)
+    prompt = _Read(corpus.vocab.n_token, corpus.valid[:n_prompt])
+    ids = generate(run.model, prompt, "the prompt", length=length, temperature=0.8, seed=0)
     text = printable(run.vocab.decode(list(ids))).strip()
     title = f"a sample, going on from the first {n_prompt} {corpus.level}s of the validation text:"
     return f"\n{title}\n\n  " + text.replace("\n", "\n  ") + "\n"

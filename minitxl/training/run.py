@@ -16,8 +16,9 @@ import minitxl
 from minitxl.config import TrainConfig
 from minitxl.data.stream import Stream
 from minitxl.data.text import Corpus
+from minitxl.data.tokens import Vocabulary
 from minitxl.errors import MinitxlError
-from minitxl.files import append
+from minitxl.files import append, quoted
 from minitxl.inference.evaluate import Evaluation, evaluate
 from minitxl.inference.units import UNITS
 from minitxl.model.transformer_xl import TransformerXL
@@ -26,12 +27,13 @@ from minitxl.storage.generations import has_newest, load_newest, save_newest
 from minitxl.storage.model_arrays import params_of
 from minitxl.storage.run_folder import load_run, read_info, read_metrics, writing
 from minitxl.storage.run_text import load_corpus_of
+from minitxl.training.best import Best, curve, early_end
 from minitxl.training.divergence import Guard
 from minitxl.training.optim import learning_rate
 from minitxl.training.parallel import Group, joined
 from minitxl.training.presets import PRESETS, merge_options
 from minitxl.training.report import comparison, sample
-from minitxl.training.start import new_pieces, old_pieces
+from minitxl.training.start import extensions, new_pieces, old_pieces
 from minitxl.training.stopping import stopping
 from minitxl.training.trainer import Trainer
 
@@ -53,6 +55,9 @@ def train(
     threads: int | None = None,
     eval_every: int | None = None,
     save_every: int | None = None,
+    patience: int | None = None,
+    vocab: Vocabulary | str | os.PathLike | None = None,
+    init_from: str | os.PathLike | None = None,
     model_options: dict | None = None,
     train_options: dict | None = None,
     quiet: bool = False,
@@ -61,29 +66,39 @@ def train(
 
     preset: a name in `PRESETS`, by default "tiny"; data: a shipped corpus, a data set or a path,
     by default the preset's; level: what a token is, see `load_corpus`; out: a new folder, by
-    default runs/<preset>-<data>. Other options replace the preset's settings; model_options holds
+    default runs/<preset>-<data>; vocab: of tokens, or the file of one (`data/tokens.py`). Other
+    options replace the preset's settings; model_options holds
     fields of `Config`, train_options of `TrainConfig`. resume: a run folder to continue to the
     same bits as if it had never stopped; then no other setting may differ from the run's, but
-    `data` may name another place of the same text. Ctrl-C or SIGTERM finishes the step, saves, and
-    raises KeyboardInterrupt. Started by mpiexec, the processes train one model together (see
-    `minitxl.training.parallel`).
+    `data` may name another place of the same text, and `steps` and `patience` another end.
+    init_from: a run folder or a shipped model to begin from (see `minitxl.training.origin`). Ctrl-C
+    or SIGTERM finishes the step, saves, and raises KeyboardInterrupt. Started by mpiexec, the
+    processes train one model together (see `minitxl.training.parallel`).
     """
     asked = dict(steps=steps, seed=seed, batch_size=batch_size, lr=learning_rate, threads=threads)
-    asked = merge_options(asked | dict(eval_every=eval_every, save_every=save_every), train_options)
-    names = dict(preset=preset, data=data, level=level, dtype=dtype)
+    asked |= dict(eval_every=eval_every, save_every=save_every, patience=patience)
+    asked = merge_options(asked, train_options)
+    names = dict(preset=preset, data=data, level=level, dtype=dtype, vocab=vocab)
     with joined() as group, ExitStack() as held:
         if resume is None:
-            p = new_pieces(out, names, asked, model_options or {}, device)
+            p = new_pieces(out, init_from, names, asked, model_options or {}, device)
+        elif init_from is not None:
+            raise MinitxlError(
+                f"--init-from {init_from} begins a new run, --resume {resume} goes on with one: "
+                "leave one of them away"
+            )
         else:
             p = old_pieces(resume, out, names, asked, model_options or {}, device, group)
         run = _Run(p.folder, p.model, p.corpus, p.settings, group)
         # Rank 0 alone writes; until it is done, nobody else does.
         group.on_first(held.enter_context, writing(p.folder, new=resume is None))
+        run.quiet = quiet or group.rank > 0
+        if p.told and not run.quiet:
+            print(p.told)
         if resume is None:
             run.found(p.info)
         else:
-            run.go_on(p.info)
-        run.quiet = quiet or group.rank > 0
+            run.go_on(p.info, p.was)
         run.go()
         group.on_first(run.report)
     return run.folder
@@ -115,7 +130,8 @@ class _Run:
         group.check_same("settings", (model.config, settings))
         group.check_same("versions", (minitxl.__version__, np.__version__))
         group.check_same("text", self.stream.state())
-        self.best: float | None = None  # nats on the validation split
+        self.best = Best()
+        self.extended = 0  # the step after which the run was last given another end
         self.since_log: list = []  # losses since the last line of metrics.jsonl, 0-d arrays
         self.newest_is_whole = True  # last.safetensors may become the older generation
         self.guard = Guard(model.config.n_token, settings, self.unit)
@@ -130,15 +146,42 @@ class _Run:
         self.group.on_first(checkpoint.write_json, self.folder / "run.json", info)
         self.save()
 
-    def go_on(self, info: dict) -> None:
-        """Continue from the newest checkpoint; run.json learns where the text lies now."""
+    def go_on(self, info: dict, was: TrainConfig) -> None:
+        """Continue from the newest checkpoint; run.json learns where the text lies now.
+
+        was: the settings until now, of which steps and patience may have changed.
+        """
         if self.group.on_first(has_newest, self.folder):
             self.load()
         else:  # killed before its first checkpoint: the beginning is a function of the seed
             self.save()
-        if info["data"] != self.corpus.name:
-            info = info | {"data": self.corpus.name}
-            self.group.on_first(checkpoint.write_json, self.folder / "run.json", info)
+        extended = extensions(self.folder, info)
+        new: dict = {"data": self.corpus.name}
+        if self.settings != was:
+            new["train"] = self.settings.to_dict()
+        if self.settings.steps != was.steps:
+            new["extended"] = extended = [*extended, self._extend(was)]
+        self.extended = max((e["at"] for e in extended), default=0)
+        if any(info.get(key) != value for key, value in new.items()):
+            self.group.on_first(checkpoint.write_json, self.folder / "run.json", info | new)
+
+    def _extend(self, was: TrainConfig) -> dict:
+        """Give the run another end; return what run.json is to hold of it."""
+        n, s = self.trainer.n_step, self.settings
+        if s.steps <= n:
+            raise MinitxlError(
+                f"steps={s.steps:,} is not beyond the {n:,} steps that the run in {self.folder} "
+                f"has done; give more, or leave it away to end after {was.steps:,}"
+            )
+        # Both generations lie after the change: what comes between would need the old schedule.
+        self.save()
+        if not self.quiet:
+            before, after = (learning_rate(n, settings) for settings in (was, s))
+            print(
+                f"the end is step {s.steps:,} now, was {was.steps:,}: after step {n:,} the "
+                f"{s.schedule} schedule has a learning rate of {after:.3g}, was {before:.3g}"
+            )
+        return {"at": n, "steps": was.steps}
 
     def save(self) -> None:
         """Write last.safetensors: all that the next step depends on."""
@@ -151,7 +194,8 @@ class _Run:
         self.since_log = [float(loss) for loss in self.since_log]
         state |= {
             "stream": self.stream.state(),
-            "best": self.best,
+            "best": self.best.nats,
+            "best_step": self.best.step,
             "since_log": self.since_log,
             "seconds": self.seconds,
         }
@@ -160,7 +204,7 @@ class _Run:
 
     def save_best(self) -> None:
         """Write best.safetensors: the parameters alone."""
-        state = {"n_step": self.trainer.n_step, "valid_nats": self.best}
+        state = {"n_step": self.trainer.n_step, "valid_nats": self.best.nats}
         checkpoint.save(self.folder / "best.safetensors", params_of(self.model), state)
 
     def load(self) -> None:
@@ -170,7 +214,9 @@ class _Run:
         try:
             self.trainer.load_state(arrays, state)
             self.stream.set_state(state["stream"])
-            self.best, self.seconds = state["best"], float(state["seconds"])
+            # Version 0.1.0 did not write the step of the best.
+            self.best = Best(state["best"], int(state.get("best_step", self.trainer.n_step)))
+            self.seconds = float(state["seconds"])
             self.since_log = list(state["since_log"])
         except (KeyError, TypeError) as error:
             raise MinitxlError(
@@ -208,7 +254,7 @@ class _Run:
         )
         began = time.perf_counter() - self.seconds
         with bar, stopping(tell=self.group.rank == 0) as stop:
-            while trainer.n_step < s.steps:
+            while not self.is_done():
                 loss = trainer.step(*self.stream.next())
                 step = trainer.n_step
                 self.since_log.append(loss)  # not looked at yet: a GPU would be waited for
@@ -216,20 +262,31 @@ class _Run:
                 if step % s.log_every == 0 or step == s.steps:
                     self._log_train(step, tokens_per_step, time.perf_counter() - began, bar)
                 if s.eval_every and (step % s.eval_every == 0 or step == s.steps):
-                    self.group.on_first(self._evaluate, step, bar)
+                    self.best = self.group.on_first(self._evaluate, step, bar)
+                done = self.is_done()
+                if done and self.since_log:  # an early end
+                    self._log_train(step, tokens_per_step, time.perf_counter() - began, bar)
                 self.seconds = time.perf_counter() - began
                 stopped = self.group.any(stop.is_set())  # or some would go on, and wait forever
-                if step % s.save_every == 0 or step == s.steps or stopped:
+                if step % s.save_every == 0 or done or stopped:
                     self.save()
-                if stopped and step < s.steps:
+                if stopped and not done:
                     bar.close()
                     if self.group.rank == 0:
                         print(
                             f"stopped after step {step} of {s.steps}; continue with\n"
-                            f"  python -m minitxl train --resume {self.folder}",
+                            f"  python -m minitxl train --resume {quoted(self.folder)}",
                             file=sys.stderr,
                         )
                     raise KeyboardInterrupt
+
+        if trainer.n_step < s.steps and not self.quiet:
+            print(early_end(self.best, trainer.n_step, s, self.unit), file=sys.stderr)
+
+    def is_done(self) -> bool:
+        """Say whether the run has reached its end, the last step or that of its patience."""
+        n, s = self.trainer.n_step, self.settings
+        return n >= s.steps or self.best.is_over(n, s, self.extended)
 
     def _headline(self) -> str:
         c, s, n = self.model.config, self.settings, self.group.size
@@ -262,19 +319,20 @@ class _Run:
             bar.write(remark, file=sys.stderr)
         bar.set_postfix_str(f"loss {loss:.3f}, {self.unit.tell(loss)}")
 
-    def _evaluate(self, step, bar) -> None:
+    def _evaluate(self, step, bar) -> Best:
         result = self._measure(self.settings.eval_tokens or None)
         self._check(math.isfinite(result.nats), f"the validation loss is {result.nats}")
         tokens = step * self.settings.batch_size * self.model.config.tgt_len
         line = {"step": step, "tokens": tokens}
         told = {f"valid_{self.unit.key}": self.unit.of(result.nats)}
         self.log(line | {"valid_loss": result.nats} | told)
-        if self.best is None or result.nats < self.best:
-            self.best = result.nats
+        if self.best.nats is None or result.nats < self.best.nats:
+            self.best = Best(result.nats, step)
             self.save_best()
         if not self.quiet:
             bar.write(f"step {step:>6}: validation {self.unit.tell(result.nats)}", file=sys.stderr)
         self._draw()
+        return self.best
 
     def _measure(self, max_tokens=None, model=None) -> Evaluation:
         """Evaluate on the validation split, in as many rows as it is long enough for."""
@@ -287,7 +345,9 @@ class _Run:
     def _check(self, fine: bool, what: str) -> None:
         """Stop where training has diverged, before anything ruined is written."""
         if not fine:
-            best = "; best.safetensors holds the best until then" if self.best is not None else ""
+            best = (
+                "; best.safetensors holds the best until then" if self.best.nats is not None else ""
+            )
             raise MinitxlError(
                 f"{what} at step {self.trainer.n_step}: training diverged; start again with a "
                 f"lower --lr than {self.settings.lr:g}{best}"
@@ -312,7 +372,7 @@ class _Run:
         self._draw()
         if not self.quiet:
             self._tell()
-        self.guard.check_end(read_metrics(self.folder), self.best)
+        self.guard.check_end(read_metrics(self.folder), self.best.nats)
 
     def _tell(self) -> None:
         best = load_run(self.folder, device=self.model.backend)
@@ -320,11 +380,14 @@ class _Run:
         read = self.trainer.n_step * self.settings.batch_size * self.model.config.tgt_len
         speed = read / max(self.seconds, 1e-9)
         print(f"\ntrained in {self.seconds:.0f} s, {speed:,.0f} tokens/s with evaluation")
+        if told := curve(read_metrics(self.folder), self.best, self.unit):
+            print(told)
         print(comparison(self.corpus, nats))
         print(sample(best, self.corpus))
         print(f"written to {self.folder}: run.json, best.safetensors, last.safetensors,")
         print("  metrics.jsonl, loss_curve.png. Next:")
         preset = PRESETS.get(read_info(self.folder).get("preset", ""))
         options = preset.eval_options if preset else ""
-        print(f"  python -m minitxl eval {self.folder} {options}".rstrip())
-        print(f"  python -m minitxl generate {self.folder} --length 2000 --temperature 0.8")
+        folder = quoted(self.folder)
+        print(f"  python -m minitxl eval {folder} {options}".rstrip())
+        print(f"  python -m minitxl generate {folder} --length 2000 --temperature 0.8")

@@ -61,12 +61,17 @@ class Trainer:
         alone = self.group.size == 1
         self._update = back.replayed(self._update_once) if alone else self._update_once
 
-    def step(self, tokens, targets, fresh: bool = False):
+    def step(self, tokens, targets, fresh: bool = False, position_ids=None):
         """Make one update on tokens, targets (B, T); return the batch's mean nll (nats), 0-d.
 
         targets are the tokens one step later: targets[b, t] follows tokens[b, t] in the text.
         fresh=True forgets the memory first: the batch does not continue the one before.
+        position_ids (B, T): places in documents, see `TransformerXL.forward`.
         """
+        tokens, targets = (
+            self.model.checked_on_host(ids, name)
+            for ids, name in ((tokens, "tokens"), (targets, "targets"))
+        )
         held = next((m[0].shape[0] for m in self.mems if m), None)
         if not fresh and held is not None and held * self.n_piece != len(tokens):
             raise MinitxlError(
@@ -78,10 +83,7 @@ class Trainer:
                 f"a batch of {len(tokens)} rows cannot be cut into accumulate * threads = "
                 f"{self.n_piece} equal pieces; choose a multiple"
             )
-        tokens, targets = (
-            self.model.checked_on_host(ids, name)
-            for ids, name in ((tokens, "tokens"), (targets, "targets"))
-        )
+        places = self.model.checked_places(position_ids, tokens)
         if self._first:
             _warn_unless_shifted(tokens, targets)
             self._first = False
@@ -91,7 +93,8 @@ class Trainer:
         keys = [rng_key(self.settings.seed, self.n_step, i) for i in self.pieces]
         rate = learning_rate(self.n_step, self.settings)
         factors = self.adam.factors(rate, self.n_step + 1)
-        (loss, norm), mems = self._update((tokens, targets, keys, factors), before)
+        inputs = (tokens, targets, places, keys, factors)
+        (loss, norm), mems = self._update(inputs, before)
         # Only now, so that a forward or backward pass that fails leaves all as it was.
         self.grad_norm, self.mems = norm, mems
         self.n_step += 1
@@ -104,10 +107,10 @@ class Trainer:
         No number of the model is looked at here: a GPU works through all of it unasked, and
         can record it (`Backend.replayed`).
         """
-        tokens, targets, keys, factors = inputs
-        rows = len(tokens) // self.n_piece
+        *batch, keys, factors = inputs
+        rows = len(batch[0]) // self.n_piece
         jobs = [
-            (key, held, tokens[i * rows : (i + 1) * rows], targets[i * rows : (i + 1) * rows])
+            (key, held, *(a if a is None else a[i * rows : (i + 1) * rows] for a in batch))
             for i, key, held in zip(self.pieces, keys, before, strict=True)
         ]
         loss, total, mems = 0.0, None, []
@@ -130,11 +133,11 @@ class Trainer:
 
     def _piece(self, job):
         """Run forward and backward on one piece of the batch."""
-        key, mems, tokens, targets = job
+        key, mems, tokens, targets, places = job
         rng = self.model.backend.rng_of(key)
         if self.settings.loss_on == "half":  # the recent half, whose queries see the most
             targets = targets[:, targets.shape[1] // 2 :]
-        nll, mems, cache = self.model.forward(tokens, targets, mems, rng=rng)
+        nll, mems, cache = self.model.forward(tokens, targets, mems, rng, position_ids=places)
         return self.model.backend.xp.mean(nll), mems, self.model.backward(cache)
 
     def _sum_over_group(self, a):

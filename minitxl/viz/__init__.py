@@ -6,8 +6,8 @@ Pictures that belong to one notebook each, `draw_*` and `LiveCurves`, are in `le
 
 from minitxl.viz.attention import AttentionFigure, nearest_first, span, weight_by_distance
 from minitxl.viz.by_position import bits_by_position
-from minitxl.viz.explorer import token_explorer
 from minitxl.viz.gradient import GradientFigure, colour_limits, gradient_norms
+from minitxl.viz.in_browser import live
 from minitxl.viz.lessons.beyond import (
     draw_break_evens,
     draw_compression,
@@ -29,8 +29,7 @@ from minitxl.viz.lessons.memory_rows import draw_kept_rows, draw_masks, draw_sta
 from minitxl.viz.reading import Reading, memory_share
 from minitxl.viz.theme import Picture
 from minitxl.viz.widgets.dependencies import span_explorer
-from minitxl.viz.widgets.explorers import Explorer, attention_explorer, gradient_explorer
-from minitxl.viz.widgets.memory_length import memory_length_explorer
+from minitxl.viz.widgets.explorers import Explorer, gradient_explorer
 from minitxl.viz.widgets.rel_shift import rel_shift_explorer
 
 __all__ = [
@@ -40,7 +39,6 @@ __all__ = [
     "LiveCurves",
     "Picture",
     "Reading",
-    "attention_explorer",
     "bits_by_position",
     "colour_limits",
     "draw_break_evens",
@@ -64,12 +62,11 @@ __all__ = [
     "draw_surprise",
     "gradient_explorer",
     "gradient_norms",
-    "memory_length_explorer",
+    "live",
     "memory_share",
     "nearest_first",
     "rel_shift_explorer",
     "span",
     "span_explorer",
-    "token_explorer",
     "weight_by_distance",
 ]

@@ -18,8 +18,9 @@ def loss_curve(metrics: list[dict], reference: dict[str, float] | None = None) -
 
     metrics: lines of metrics.jsonl. reference: name -> value of horizontal lines to compare with.
     """
-    words = any("perplexity" in m or "valid_perplexity" in m for m in metrics)
-    unit = UNITS["word" if words else "char"]
+    keys = {key.removeprefix("valid_") for m in metrics for key in m}
+    level = next((level for level in ("word", "token") if UNITS[level].key in keys), "char")
+    unit, words = UNITS[level], level == "word"
     figure = Figure(figsize=(7, 4), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -37,6 +38,18 @@ def loss_curve(metrics: list[dict], reference: dict[str, float] | None = None) -
             marker="o",
             ms=4,
             label="held-out text",
+        )
+        tokens, low = min(valid, key=lambda point: point[1])
+        axes.plot(
+            [tokens],
+            [low],
+            ls="",
+            marker="o",
+            ms=9,
+            mfc="none",
+            mec="#D55E00",
+            mew=2,
+            label=f"best: {low:,.{unit.digits}f} at step {_step_of(metrics, tokens):,}",
         )
     for name, value in (reference or {}).items():
         axes.axhline(value, color="#D55E00", lw=1, ls="--")
@@ -68,6 +81,10 @@ def loss_curve(metrics: list[dict], reference: dict[str, float] | None = None) -
     if train or valid:
         axes.legend(frameon=False)
     return figure
+
+
+def _step_of(metrics: list[dict], tokens: int) -> int:
+    return next(m.get("step", 0) for m in metrics if m["tokens"] == tokens)
 
 
 def save_loss_curve(metrics: list[dict], path: Path) -> None:

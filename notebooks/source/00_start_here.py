@@ -22,19 +22,32 @@ import minitxl
 from minitxl import Inspection, Stream, generate, load_corpus, viz
 from minitxl.model.through_memory import hidden_gradients
 
-viz.draw_idea()
-
-# %% [markdown]
-# ## 1 A model that ships with the library
-#
-# It reads characters, not words, and was trained on the first 90 % of the novel. Everything below
-# uses the last 5 %, which it has never seen.
-
-# %%
 pretrained = minitxl.load_pretrained("war-and-peace")
 model, vocab = pretrained.model, pretrained.vocab
 corpus = load_corpus("war-and-peace")
+novel = vocab.decode(corpus.test)  # the last 5 %, which the model has never seen
+begin = novel.index('Then listen:\n\n"Louis XIV')
+viz.live(model, vocab, corpus.test[begin : begin + 420])
 
+# %% [markdown]
+# **This is the model; touch it.** It reads characters, one after the other. Over each stand the
+# states that it keeps, one box for each of its layers. The lowest row is the segment that is read
+# now; above the thick line lies the memory.
+#
+# > **Do this.** Type a few words into the box. Go on until the row is full: its states slide up
+# > into the memory, and what is older than $M$ falls out. Then *wipe the memory*: which character
+# > does it expect now, and what did the memory save here, in bits? Press *write* and let it go on.
+# > Last, *learn from this segment*: how far does the gradient go?
+
+# %% [markdown]
+# ## 1 What you have seen
+#
+# The same once more, as a drawing: above, what is read in which order; below, what the boxes are.
+
+# %%
+viz.draw_idea()
+
+# %%
 c = model.config
 print(f"{model.n_params:,} parameters: {c.n_layer} layers, D = {c.d_model}, {c.n_head} heads")
 print(f"trained with segments of T = {c.tgt_len} and a memory of M = {c.mem_len} characters")
@@ -55,7 +68,7 @@ print(f"vocabulary: {vocab.n_token} characters; unseen text: {len(corpus.test):,
 
 # %%
 T = 64
-begin = vocab.decode(corpus.test).index('"I could not, on my honor')  # Pierre comes home, late
+begin = novel.index('"I could not, on my honor')  # Pierre comes home, late
 passage = corpus.test[begin : begin + 4 * T + 1]
 reader = model.with_options(tgt_len=T, mem_len=3 * T)
 
@@ -119,20 +132,17 @@ show("attention that crosses the memory's edge", across)
 show(f"\nattention to quotation marks, {wanted.mean():.0%} of the keys", on_marks)
 
 # %% [markdown]
-# One head stands out. Look at it, from the exclamation mark: the four rows of text are the four
-# segments, the boxed character attends, and the deeper a cell, the more weight it gets. Everything
-# above the thick line comes out of the cache. Below is the same for all 64 queries of the head, and
-# the weight by distance.
+# One head stands out. Look at it, from the exclamation mark: the boxed character attends, and the
+# deeper a cell, the more weight it gets. All above the thick line comes out of the cache.
 
 # %%
 layer, head = np.argwhere(on_marks == on_marks.max())[0]
-viz.attention_explorer(
-    model, vocab, passage, tgt_len=T, layer=int(layer) + 1, head=int(head) + 1, query=at
-)
+where = dict(layer=int(layer) + 1, head=int(head) + 1)
+viz.live(model, vocab, passage, tgt_len=T, read=3 * T + at + 1, **where)
 
 # %% [markdown]
-# > **Try this.** Take the memory away (0): where does the head look now? Give it back and step with
-# > the query over the closing mark: what happens to the weight? In the cell with the two tables put
+# > **Try this.** Take the memory away (0): where does the head look now? Give it back and read on,
+# > over the closing mark: what happens to the weight? In the cell with the two tables put
 # > `"\n"` for the quotation mark, and look at the head that stands out then: why would a model of
 # > this book want to know where a line began?
 

@@ -55,11 +55,12 @@ for name, bits in (prices | {"the model": measured.bpc}).items():
 # ## 7.2 A memory of another length
 #
 # The memory's length is no parameter of the model: it can be another one at evaluation. Here the
-# model reads a passage in short segments of 16; move the slider.
+# model reads a passage in short segments of 16. Move the memory's slider, and press *every M*.
 
 # %%
 at = text.index("tasha", text.index("Ever since that leave of absence had expired"))
-viz.memory_length_explorer(model, vocab, corpus.test[: at + 60], position=300)
+about = corpus.test[at - 776 : at + 60]
+viz.live(model, vocab, about, tgt_len=16, mem_len=128, read=776)
 
 # %% [markdown]
 # With the trained memory of 128 the model expects `Nap`oleon; give it 256 characters or more, and
@@ -95,12 +96,12 @@ draw("longer_memory")
 # Four segments of 64, three of them in the memory. Point at a character (or move by the arrow keys)
 # and see what it attends to; choose layer and head in the small map, whose numbers say how much of
 # the weight falls on the memory. With `.save("attention.html")` behind it the same is written as
-# one page that opens without a kernel.
+# one page that opens without a kernel: the model runs in the page.
 
 # %%
 begin = text.index('"I could not, on my honor')
 passage = corpus.test[begin : begin + 4 * 64 + 1]
-viz.token_explorer(model, vocab, passage, tgt_len=64, layer=4, head=5, query=45)
+viz.live(model, vocab, passage, read=3 * 64 + 46, layer=4, head=5)
 
 # %% [markdown]
 # This head looks for the last empty line: 95% of the weight of the boxed “r” crosses the edge, most

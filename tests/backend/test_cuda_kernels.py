@@ -74,11 +74,15 @@ def heads(b, h, length, dh, dtype, seed):
     return numbers(b, length, h, dh, dtype=dtype, seed=seed).transpose(0, 2, 1, 3)
 
 
-def core_inputs(size, dtype="float64", max_keys=None):
+def core_inputs(size, dtype="float64", max_keys=None, documents=False):
     """All that the core reads, and an upstream gradient."""
     b, h, t, m, dh = size
     k = m + t
     bool_mask = attention.attention_mask(n_query=t, n_mem=m, max_keys=max_keys, device="cpu", xp=np)
+    if documents:  # the rows of the batch see back to their own
+        seen = np.arange(1, b * t + 1).reshape(b, 1, t, 1)
+        own = attention.attention_mask(n_query=t, n_mem=m, max_keys=seen, device="cpu", xp=np)
+        bool_mask = bool_mask | own
     mask = attention.additive_mask(bool_mask, dtype=np.dtype(dtype), xp=np)
     q, key, value = (heads(b, h, n, dh, dtype, i) for i, n in enumerate((t, k, k)))
     r = heads(1, h, k, dh, dtype, 3)[0]
@@ -114,6 +118,7 @@ def cases(check):
             rate = 0.3 if drops else 0.0
             check(*core, *core_inputs(size), drops=drops, dropatt=rate, rng=None)
     check(*core, *core_inputs((2, 3, 5, 6, 4), max_keys=3), dropatt=0.0, rng=None)
+    check(*core, *core_inputs((2, 3, 5, 6, 4), documents=True), dropatt=0.0, rng=None)
 
     norm = (ops.layer_norm_forward, ops.layer_norm_backward)
     for shape in ((2, 5, 14), (3, 300), (1, 601, 3)):  # one warp, several, several chunks of rows

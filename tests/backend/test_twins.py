@@ -62,11 +62,14 @@ SHAPES = [  # B, H, T, M, Dh
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize(("shape", "keys"), list(itertools.product(SHAPES, (None, 1, 50))))
+@pytest.mark.parametrize(("shape", "keys"), list(itertools.product(SHAPES, (None, 1, 50, "own"))))
 def test_core(shape, keys, dtype):
     """Also where whole blocks of keys lie too far behind (same_length), and over several blocks."""
     b, h, t, m, dh = shape
     k = t + m
+    if keys == "own":  # each row of the batch has documents of its own
+        places = np.random.default_rng(0).integers(0, k, b)[:, None] + np.arange(t)
+        keys = (places % max(k // 2, 1) + 1)[:, None, :, None]
     mask = attention.attention_mask(n_query=t, n_mem=m, max_keys=keys, device="cpu", xp=np)
     mask = attention.additive_mask(mask, dtype=np.dtype(dtype), xp=np)
     shapes = [(b, t, h, dh), (b, k, h, dh), (b, k, h, dh), (h, k, dh), (h, dh), (h, dh)]

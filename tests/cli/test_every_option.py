@@ -32,6 +32,8 @@ LINES = (
     (f"train {TRAIN} --out run --dry-run", 0),
     (f"train {TRAIN} --out run", 0),
     ("train --resume run --quiet", 0),
+    ("train --init-from run --data text.txt --out more --steps 2 --patience 1 --quiet", 0),
+    (f"train {TRAIN} --out ids --vocab symbols.txt", 2),  # text.txt is no array of ids
     ("eval run --split test --checkpoint last --device cpu --dtype float64 --json", 0),
     ("eval run --data text.txt --split all --mem-len 4 --tgt-len 4 --clamp-len 6", 0),
     ("eval run --same-length --batch-size 2 --max-tokens 40", 0),
@@ -43,10 +45,11 @@ LINES = (
         "--checkpoint last --device cpu --dtype float32",
         0,
     ),
-    ("generate run --length 4 --top-p 0.5", 0),
+    ("generate run --length 4 --top-p 0.5 --samples 2 --stop zz --repetition-penalty 1.1", 0),
+    ("generate run --length 4 --prompt-file text.txt", 0),
     (
-        "explore run --text text.txt --out explorer.html --tgt-len 8 --segments 2 --mem-len 8 "
-        "--layer 0 --head 0 --checkpoint best --device cpu --dtype float32",
+        "explore run --text text.txt --out explorer.html --tgt-len 8 --mem-len 8 "
+        "--layer 1 --head 1 --checkpoint best --device cpu --dtype float32",
         0,
     ),
     ("data list --check", 0),
@@ -61,7 +64,8 @@ LINES = (
         "--vocab official/vocab.json --out again",
         0,
     ),
-    ("experiment attention --quick --models nothing --out attention.json", 0),
+    ("experiment attention --quick --models nothing --device cpu --out attention.json", 0),
+    ("experiment attention --quick --jobs 0 --out attention.json", 2),
     ("experiment attention --seeds 1 --resume --out attention.json", 2),  # it has no seeds
     ("figures evaluation_speed --out .", 0),
     ("figures evaluation_speed --data text.txt --out .", 2),

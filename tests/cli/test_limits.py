@@ -63,6 +63,18 @@ def test_foreign_files(capsys, tmp_path, field, value):
     assert f"{field}=" in message or "shape" in message
 
 
+@pytest.mark.parametrize("value", ["a" * 10**6, ["a"] * 10**5, "\x1b[2J", "9" * 5000])
+@pytest.mark.parametrize("place", [("config", "d_model"), ("vocab", "type"), ("train", "lr")])
+def test_what_a_message_quotes_is_short_and_printable(capsys, tmp_path, place, value):
+    shutil.copytree(models_folder() / "tiny-xl", tmp_path / "r")
+    info = json.loads((tmp_path / "r" / "run.json").read_text(encoding="utf-8"))
+    info[place[0]][place[1]] = value
+    (tmp_path / "r" / "run.json").write_text(json.dumps(info), encoding="utf-8")
+    asked = ["train", "--resume"] if place[0] == "train" else ["eval"]
+    message = refused(capsys, [*asked, tmp_path / "r"])
+    assert len(message) < 900 and message.strip().isprintable()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to whole consoles only")
 def test_ctrl_c_during_start_up_is_one_line(tmp_path):

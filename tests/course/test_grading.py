@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,9 +17,10 @@ nbformat = pytest.importorskip("nbformat")
 pytestmark = pytest.mark.xdist_group("grading")  # with the few notebooks of test_course_grading.py
 
 from helpers.hand_ins import HEAD, ID, NAME, RIGHT, make_source  # noqa: E402
+from minitxl.cli import course as course_command  # noqa: E402
 from minitxl.cli import main  # noqa: E402
 from minitxl.course.grading import grading  # noqa: E402
-from minitxl.course.grading.grading import Order, grade  # noqa: E402
+from minitxl.course.grading.grading import Graded, Order, grade  # noqa: E402
 from minitxl.course.grading.judge import Limits  # noqa: E402
 from minitxl.course.grading.roster import Person, Roster  # noqa: E402
 from minitxl.course.notebooks import notebook_from, write  # noqa: E402
@@ -48,8 +50,24 @@ def test_without_nbgrader(tmp_path, capsys, monkeypatch):
     code = main(["course", "grade", str(tmp_path), "--out", str(tmp_path / "o")])
     assert code == 2
     assert capsys.readouterr().err == (
-        "minitxl: error: grading needs nbgrader, which is missing: pip install -e .[lecturer]\n"
+        'minitxl: error: grading needs nbgrader, which is missing: pip install -e ".[lecturer]"\n'
     )
+
+
+def test_windows_has_no_exchange(tmp_path, source, capsys, monkeypatch):
+    """The lecturer's commands say so, there alone."""
+    monkeypatch.setattr(grading, "grade", lambda *args, **options: Graded([], {}, []))
+    for platform in ("linux", "win32"):
+        for kind in ("student", "solutions", "grade"):
+            out = tmp_path / platform / kind
+            out.mkdir(parents=True)
+            argv = ["course", kind, "--out", str(out)]
+            argv += [str(tmp_path)] if kind == "grade" else ["--source", str(source)]
+            with monkeypatch.context() as patch:
+                patch.setattr(course_command, "sys", SimpleNamespace(platform=platform))
+                assert main(argv) == 0
+            told = "nbgrader has no exchange on Windows" in capsys.readouterr().err
+            assert told == (platform == "win32" and kind != "student")
 
 
 def test_writing_notebooks(tmp_path, source, capsys):

@@ -11,8 +11,11 @@ import gzip
 import hashlib
 import http.server
 import io
+import itertools
 import os
+import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -26,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.failing_disk import FailingDisk
 from minitxl import cli
 from minitxl.data import DATASETS, Stream, datasets, download, load_corpus, prepare, segments
 from minitxl.data.prepared import Writer, is_prepared, load_prepared
@@ -252,6 +256,35 @@ def test_keep(command, wiki, server):
     assert wiki.archive.read_bytes() == WIKI
     assert command("prepare", "wikitext-2")[0] == 0
     assert wiki.archive.exists()
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+def test_get_may_meet_a_full_disk_at_any_change(
+    command, wiki, server, home, monkeypatch, capsys, lasting
+):
+    """It ends in one line, and the same command then comes to the same files."""
+    get = ("get", "wikitext-2", "--url", server.url)
+    assert command(*get)[0] == 0
+    prepared = home / "wikitext-2" / "prepared"
+    expected = {p.name: p.read_bytes() for p in prepared.iterdir()}
+    for n in itertools.count(1):
+        shutil.rmtree(home)
+        with FailingDisk(monkeypatch, home, n, lasting) as disk:
+            code, _, err = command(*get)
+        if not disk.failed:
+            break
+        lines = [line for line in err.splitlines() if "error:" in line]
+        assert code == 2 and len(lines) == 1 and str(home) in lines[0], (n, disk.failed, err)
+        if prepared.exists():
+            assert {p.name: p.read_bytes() for p in prepared.iterdir()} == expected
+        assert command(*get)[0] == 0, (n, disk.failed)
+        # An archive that was fetched whole before is one that was there, and stays.
+        names = {p.name for p in home.rglob("*") if p.is_file()} - {wiki.archive.name}
+        assert names == set(expected)
+        assert {p.name: p.read_bytes() for p in prepared.iterdir()} == expected
+    with capsys.disabled():
+        print(f"\nget: each of {n - 1} changes failed, and all after it")
+    assert n > 20
 
 
 def test_an_archive_put_there_by_hand_is_used_and_kept(command, wiki, server):
@@ -512,6 +545,26 @@ def test_damaged_prepared_files(home, wiki, name, change):
     assert sorted(p.name for p in wiki.folder.iterdir()) == ["prepared", "wikitext-2-v1.zip"]
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_changed_byte_inside_a_set_is_noticed_on_resume(wiki, capsys, split):
+    """An id changed to another one of the vocabulary: only a checksum can tell."""
+    put(wiki.archive, WIKI)
+    prepare.prepare(wiki)
+    sizes = "n_layer=1 d_model=8 n_head=2 d_head=4 d_inner=8 tgt_len=4 mem_len=4".split()
+    out = str(wiki.folder / "run")
+    options = ["--steps=2", "--batch-size=2", "--device=cpu", "--quiet", f"--out={out}"]
+    options += [f"--set={size}" for size in sizes]
+    assert cli.main(["train", "--data=wikitext-2", *options]) == 0
+    file = wiki.folder / "prepared" / f"{split}.bin"
+    data = bytearray(file.read_bytes())
+    data[3] = 1 if data[3] != 1 else 2
+    file.write_bytes(data)
+    capsys.readouterr()
+    assert cli.main(["train", "--resume", out, "--device=cpu"]) == 2
+    message = capsys.readouterr().err
+    assert f"{split}.bin has crc32" in message and "data get wikitext-2" in message
+
+
 def test_get_mends_a_damaged_set(command, wiki, server):
     """The advice that a damaged set gives must not loop."""
     put(wiki.archive, WIKI)
@@ -674,6 +727,29 @@ def test_a_dripping_server_is_given_up(home, wiki, server, monkeypatch):
         download.download, wiki, server.url
     )
     assert [p.read_bytes() for p in wiki.folder.iterdir()] == [WIKI[:4]]
+
+
+def test_dripping_headers_are_given_up(home, wiki, monkeypatch):
+    """Bytes of a head that never ends, each in time for a socket's own timeout."""
+    monkeypatch.setattr(download, "ANSWER", 0.3)
+    ended = threading.Event()
+
+    def drip(listener):
+        client, _ = listener.accept()
+        with client, contextlib.suppress(ConnectionError):
+            client.sendall(b"HTTP/1.1 200 OK\r\n")
+            while not ended.wait(0.02):
+                client.sendall(b"a")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=(listener,))
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/wikitext-2-v1.zip"
+        message = refusal(download.download, wiki, url)
+        ended.set()
+        thread.join()
+    assert "no whole answer in 0.3 s" in message and "run the command again" in message
+    assert not list(wiki.folder.iterdir())
 
 
 def test_ctrl_c_keeps_the_part(command, wiki, server, monkeypatch):

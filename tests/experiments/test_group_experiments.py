@@ -13,9 +13,9 @@ import pytest
 from minitxl import MinitxlError, TransformerXL, cli
 from minitxl.config import RELATIVE, SHAW, SINUSOID
 from minitxl.data import load_corpus
-from minitxl.experiments import ablation, group, longer_memory
-from minitxl.experiments.ablation_figure import draw_ablation
+from minitxl.experiments import group, longer_memory
 from minitxl.experiments.group import MEMBERS, Shape, settings_of_member, trained
+from minitxl.experiments.intervals import spread
 from minitxl.experiments.longer_memory_figure import draw_longer_memory
 from minitxl.experiments.parts import Parts
 from minitxl.inference.evaluate import evaluate
@@ -106,7 +106,6 @@ def test_members_differ_in_what_they_say_alone():
         }
         want = {"attn_type": {"x": RELATIVE, "s": SHAW, "a": SINUSOID}[name[0]]}
         want |= {"mem_len": 0} if "-alone" in name else {}
-        want |= {"loss_on": "half"} if name.endswith("-half") else {}
         if want["attn_type"] == RELATIVE:
             del want["attn_type"]
         assert apart == want
@@ -170,7 +169,7 @@ def test_a_member_of_other_settings_is_refused(folder, change):
         trained("xl", 0, replace(TINY, **change), folder)
 
 
-@pytest.mark.parametrize("name", ["xl-half", "xl-alone", "shaw", "xl"])
+@pytest.mark.parametrize("name", ["xl-alone", "shaw", "xl"])
 def test_a_member_under_another_name_is_refused(copied, name):
     seed = 1 if name == "xl" else 0
     (copied / "xl-0").rename(copied / f"{name}-{seed}")
@@ -213,80 +212,22 @@ def untrained():
 
     shipped = member("xl", 9, replace(TINY, tgt_len=6), None)
     with pytest.MonkeyPatch.context() as patched:
-        for module in (ablation, longer_memory):
-            patched.setattr(module, "trained", member)
+        patched.setattr(longer_memory, "trained", member)
         patched.setattr(longer_memory, "load_pretrained", lambda name, device: shipped)
         yield member
 
 
-SETTINGS = {
-    ablation: ablation.Settings(shape=TINY, n_tokens=N_TOKENS, batch_size=3),
-    longer_memory: longer_memory.Settings(shape=TINY, n_tokens=N_TOKENS, batch_size=3),
-}
+SETTINGS = longer_memory.Settings(shape=TINY, n_tokens=N_TOKENS, batch_size=3)
 
 
 @pytest.fixture(scope="module")
 def results(untrained):
-    """Results of both, after a way through JSON."""
-    return {m: json.loads(json.dumps(m.run(settings))) for m, settings in SETTINGS.items()}
-
-
-def test_ablation_measures_what_evaluate_does(results, untrained):
-    found = results[ablation]
-    assert [cell["member"] for cell in found["cells"]] == list(MEMBERS)
-    assert found["n_predicted"] == N_TOKENS // 3 * 3
-    for cell in found["cells"]:
-        for seed in range(3):
-            model = untrained(cell["member"], seed, TINY, None).model
-            want = evaluate(model, text(), batch_size=3, max_tokens=N_TOKENS).bpc
-            assert cell["bpc"][seed] == pytest.approx(want, rel=1e-6)
-            assert len(cell["by_position"][seed]) == 8
-
-
-def test_positions_are_those_in_the_segment(untrained):
-    """Without recurrence a segment is read from nothing, with it after the one before."""
-    x = text()[: 5 * 8 + 1]
-    for name, mems in (("xl-alone", False), ("xl", True), ("abs", True)):
-        model = untrained(name, 0, TINY, None).model
-        found, memory, nll = ablation.bits_by_position(model, x, 1), None, []
-        for i in range(0, 40, 8):
-            one, kept = model.score(x[None, i : i + 8], x[None, i + 1 : i + 9], memory)
-            memory = kept if mems else None
-            nll.append(one[0] / np.log(2))
-        want = np.mean(nll, axis=0)
-        np.testing.assert_allclose(found["by_position"], want, rtol=1e-5)
-        assert found["bpc_recent_half"] == pytest.approx(want[4:].mean(), rel=1e-5)
-        assert found["bpc"] == pytest.approx(want.mean(), rel=1e-5) and found["n_token"] == 40
-
-
-def test_ablation_pairs_seeds(results):
-    found = results[ablation]
-    cells = {cell["member"]: cell for cell in found["cells"]}
-    pairs = {(d["member"], d["reference"]) for d in found["differences"]}
-    assert len(pairs) == len(found["differences"]) == 6 + 8 + 6
-    for d in found["differences"]:
-        one, other = MEMBERS[d["member"]], MEMBERS[d["reference"]]
-        assert sum(a != b for a, b in zip(one[1:], other[1:], strict=True)) == 1  # one thing apart
-        for key in ("bpc", "bpc_recent_half"):
-            want = np.subtract(cells[d["member"]][key], cells[d["reference"]][key])
-            np.testing.assert_allclose(d[key]["by_seed"], want)
-            assert d[key]["mean"] == pytest.approx(want.mean())
-            assert d[key]["sd"] == pytest.approx(want.std(ddof=1))
-    paper = {name: cell["paper_perplexity"] for name, cell in cells.items()}
-    assert paper["xl"] == 27.02 and paper["abs"] is None and paper["abs-alone-half"] == 30.97
-
-
-def test_spread():
-    found = ablation.spread([1.0, 2.0, 3.0])
-    assert (found["mean"], found["sd"]) == (2.0, 1.0)
-    np.testing.assert_allclose(found["interval"], [2 - 2.484, 2 + 2.484], atol=1e-3)
-    assert ablation.spread([5.0]) == {"mean": 5.0, "sd": None, "interval": None}
-    wide = ablation.spread([0.0, 1.0])["interval"]
-    assert wide[1] - wide[0] == pytest.approx(12.706)
+    """Results, after a way through JSON."""
+    return json.loads(json.dumps(longer_memory.run(SETTINGS)))
 
 
 def test_longer_memory_reads_with_the_lengths_that_it_says(results, untrained):
-    found = results[longer_memory]
+    found = results
     assert [m["model"] for m in found["models"]] == ["xl", "shaw", "abs", "war-and-peace"]
     for m in found["models"]:
         t = m["trained_mem_len"]
@@ -306,13 +247,10 @@ def test_longer_memory_reads_with_the_lengths_that_it_says(results, untrained):
 
 
 def test_longer_memory_is_measured_against_the_trained_one(results):
-    cells = {cell["member"]: cell for cell in results[ablation]["cells"]}
-    for m in results[longer_memory]["models"]:
+    for m in results["models"]:
         points = {(p["option"], p["factor"]): p for p in m["points"]}
         one = points["plain", 1]
         assert one["minus_trained"]["mean"] == 0
-        if m["model"] in cells:  # both experiments read the same text
-            np.testing.assert_allclose(one["bpc"], cells[m["model"]]["bpc"], rtol=1e-6)
         for p in m["points"]:
             want = np.subtract(p["bpc"], one["bpc"])
             np.testing.assert_allclose(p["minus_trained"]["by_seed"], want)
@@ -337,14 +275,12 @@ def test_what_longer_memory_leaves_out_would_say_nothing_new(untrained):
 
 def test_longer_memory_needs_the_trained_one():
     with pytest.raises(MinitxlError, match="factors"):
-        longer_memory.run(replace(SETTINGS[longer_memory], factors=(0, 2)))
+        longer_memory.run(replace(SETTINGS, factors=(0, 2)))
 
 
-@pytest.mark.parametrize("module", [ablation, longer_memory])
-def test_an_experiment_resumes(module, results, tmp_path, monkeypatch):
-    settings, file = SETTINGS[module], tmp_path / "a.json"
-    measure = "bits_by_position" if module is ablation else "evaluate"
-    original, calls = getattr(module, measure), []
+def test_an_experiment_resumes(results, tmp_path, monkeypatch):
+    settings, file = SETTINGS, tmp_path / "a.json"
+    original, calls = longer_memory.evaluate, []
 
     def fails_late(*args, **kwargs):
         calls.append(1)
@@ -352,61 +288,56 @@ def test_an_experiment_resumes(module, results, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(module, measure, fails_late)
+    monkeypatch.setattr(longer_memory, "evaluate", fails_late)
     with pytest.raises(KeyboardInterrupt):
-        module.run(settings, Parts(asdict(settings), file))
+        longer_memory.run(settings, Parts(asdict(settings), file))
     parts = Parts(asdict(settings), file, resume=True)
-    assert 0 < len(parts.seconds) < len(results[module]["seconds"])
-    found = json.loads(json.dumps(module.run(settings, parts)))
+    assert 0 < len(parts.seconds) < len(results["seconds"])
+    found = json.loads(json.dumps(longer_memory.run(settings, parts)))
     for name in set(found) - {"seconds", "machine"}:
-        assert found[name] == results[module][name]
-    assert list(found["seconds"]) == list(results[module]["seconds"])
+        assert found[name] == results[name]
+    assert list(found["seconds"]) == list(results["seconds"])
 
 
 def test_summaries(results):
-    said = ablation.summary(results[ablation])
-    assert "27.02" in said and said.count("\n") == 4 + 12 + 3 + 20 - 1 and "+-" in said
-    said = longer_memory.summary(results[longer_memory])
-    best = [f"{p['bpc'][0]:.4f}" for p in results[longer_memory]["models"][-1]["points"]]
+    said = longer_memory.summary(results)
+    best = [f"{p['bpc'][0]:.4f}" for p in results["models"][-1]["points"]]
     judged = {
-        "hurts": {"minus_trained": ablation.spread([0.1, 0.11, 0.12])},
-        "helps": {"minus_trained": ablation.spread([-0.1, -0.11, -0.12])},
-        "not clear": {"minus_trained": ablation.spread([-0.1, 0.11, 0.12])},
+        "hurts": {"minus_trained": spread([0.1, 0.11, 0.12])},
+        "helps": {"minus_trained": spread([-0.1, -0.11, -0.12])},
+        "not clear": {"minus_trained": spread([-0.1, 0.11, 0.12])},
     }
     for word, point in judged.items():
         assert word in longer_memory._judged(point)
     assert all(x in said for x in best) and "shipped model: trained with M = 6" in said
 
 
-@pytest.mark.parametrize("module, name", [(ablation, "ablation"), (longer_memory, "longer-memory")])
-def test_command(module, name, results, tmp_path, monkeypatch, capsys):
+def test_command(results, tmp_path, monkeypatch, capsys):
     given = []
-    monkeypatch.setattr(module, "run", lambda s, *_, **__: given.append(s) or results[module])
+    monkeypatch.setattr(longer_memory, "run", lambda s, *_, **__: given.append(s) or results)
     out = tmp_path / "a.json"
-    assert cli.main(["experiment", name, "--quick", "--seeds", "2", "--out", str(out)]) == 0
-    assert given == [replace(module.Settings.quick(), seeds=2)]
-    assert json.loads(out.read_text(encoding="utf-8")) == results[module]
+    assert (
+        cli.main(["experiment", "longer-memory", "--quick", "--seeds", "2", "--out", str(out)]) == 0
+    )
+    assert given == [replace(longer_memory.Settings.quick(), seeds=2)]
+    assert json.loads(out.read_text(encoding="utf-8")) == results
     assert "bits per character" in capsys.readouterr().out
 
 
 # --- pictures ---
 
-DRAW = {ablation: draw_ablation, longer_memory: draw_longer_memory}
 
-
-@pytest.mark.parametrize("module", DRAW)
-def test_pictures_are_byte_stable(module, results, tmp_path):
-    before, files = copy.deepcopy(results[module]), []
+def test_pictures_are_byte_stable(results, tmp_path):
+    before, files = copy.deepcopy(results), []
     for name in "ab":
-        picture = DRAW[module](results[module])
+        picture = draw_longer_memory(results)
         saved = [picture.save(tmp_path / f"{name}{suffix}") for suffix in (".png", ".svg")]
         files.append([path.read_bytes() for path in saved])
-    assert files[0] == files[1] and results[module] == before
+    assert files[0] == files[1] and results == before
 
 
-@pytest.mark.parametrize("module", DRAW)
-def test_labels_neither_overlap_nor_leave_the_picture(module, results):
-    figure = DRAW[module](results[module]).figure
+def test_labels_neither_overlap_nor_leave_the_picture(results):
+    figure = draw_longer_memory(results).figure
     figure.canvas.draw()
     texts = [t for ax in figure.axes for t in (*ax.texts, ax.xaxis.label, ax.yaxis.label, ax.title)]
     texts += figure.texts
@@ -423,19 +354,12 @@ def test_labels_neither_overlap_nor_leave_the_picture(module, results):
 
 
 def test_pictures_say_what_the_results_say(results):
-    found = results[longer_memory]["models"]
+    found = results["models"]
     ends = [
         p["minus_trained"]["mean"]
         for m in found[:3]
         for p in m["points"]
         if (p["option"], p["factor"]) == ("plain", 8)
     ]
-    caption = draw_longer_memory(results[longer_memory]).caption
+    caption = draw_longer_memory(results).caption
     assert all(f"{x:+.3f}" in caption for x in ends)
-    costs = [
-        d["bpc"]["mean"]
-        for d in results[ablation]["differences"]
-        if d["question"] == "no recurrence" and "half" not in d["member"]
-    ]
-    caption = draw_ablation(results[ablation]).caption
-    assert f"{min(costs):.2f} to {max(costs):.2f} bits more" in caption

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
+from helpers.models import make_model
+from minitxl.backend import get_backend
 from minitxl.config import SINUSOID
 from minitxl.errors import MinitxlError
-from minitxl.inference.generate import generate, sample_token
+from minitxl.inference.generate import generate, generate_batch, sample_token, until
 
 
 def log_of(*probabilities):
@@ -169,12 +171,15 @@ class Recorder:
     def checked_on_host(self, ids, name):
         return ids
 
+    def checked_places(self, position_ids, tokens):
+        return position_ids
+
     def score(self, tokens, targets, mems=None):
         raise AssertionError("a text is written, not scored")
 
-    def predict(self, tokens, mems=None, last=None):
+    def predict(self, tokens, mems=None, last=None, position_ids=None):
         assert last == 1  # nothing else is looked at
-        assert tokens.shape[0] == 1
+        assert tokens.shape[0] == 1 and position_ids is None
         mems = [np.zeros((1, 0, 2))] if mems is None else mems
         self.read.append(tokens[0].tolist())
         self.memory.append(mems[0].shape[1])
@@ -186,9 +191,9 @@ class Recorder:
 def test_the_prompt_is_read_in_segments_and_then_one_token_at_a_time():
     model = Recorder(3)
     tokens = list(generate(model, Letters("\nab"), "abababaab", length=4))
-    first = [[1, 2, 1, 2], [1, 2, 1, 1], [2]]
+    first = [[1], [2, 1, 2, 1], [2, 1, 1, 2]]  # the segments end where the prompt does
     assert model.read == first + [[t] for t in tokens[:-1]]
-    assert model.memory == [0, 4, 6, 6, 6, 6]  # never more than mem_len
+    assert model.memory == [0, 1, 5, 6, 6, 6]  # never more than mem_len
 
 
 def test_the_first_token_comes_before_the_second_is_thought_of():
@@ -236,10 +241,10 @@ def test_thousands_of_tokens_take_no_more_memory():
         def with_options(self, mem_len, ext_len):
             return self
 
-        def predict(self, tokens, mems=None, last=None):
+        def predict(self, tokens, mems=None, last=None, position_ids=None):
             self.read.clear()
             self.memory.clear()
-            return super().predict(tokens, mems, last)
+            return super().predict(tokens, mems, last, position_ids)
 
     tokens = generate(Silent(3, mem_len=50), Letters("\nab"), length=3000)
     tracemalloc.start()
@@ -267,6 +272,14 @@ def test_thousands_of_tokens_take_no_more_memory():
         ({"temperature": -0.1}, "temperature is -0.1"),
         ({"top_p": 2}, "top_p is 2"),
         ({"top_k": -2}, "top_k is -2"),
+        ({"repetition_penalty": 0}, "repetition_penalty is 0"),
+        ({"repetition_penalty": math.inf}, "repetition_penalty is inf"),
+        ({"prompt": np.array([1, 3])}, "id 3 is outside the vocabulary of 3"),
+        ({"prompt": np.array([[1]])}, "one-dimensional"),
+        ({"prompt": [1, 2]}, "must be one text, got a list: several .* generate_batch"),
+        ({"prompt": b"ab"}, "must be one text, got a bytes"),
+        ({"prompt": 1.5}, "must be one text, got a float"),
+        ({"prompt": True}, "must be one text, got a bool"),
     ],
 )
 def test_mistakes_show_when_it_is_called(options, words):
@@ -287,11 +300,94 @@ def test_one_blas_thread_works_and_the_callers_setting_comes_back():
         def with_options(self, mem_len, ext_len):
             return self
 
-        def predict(self, tokens, mems=None, last=None):
+        def predict(self, tokens, mems=None, last=None, position_ids=None):
             inside.append(threads())
-            return super().predict(tokens, mems, last)
+            return super().predict(tokens, mems, last, position_ids)
 
     inside, before = [], threads()
     for _ in generate(Watcher(3), Letters("\nab"), length=2):
         assert threads() == before
     assert inside == [[1] * len(before)] * 2
+
+
+# ---- several texts side by side, and where they end
+
+
+def test_a_penalty_makes_what_has_occurred_less_likely():
+    """p ** theta for the tokens so far; those of scores above 0 divide, as in the paper."""
+    p, occurred = np.array([0.1, 0.6, 0.05, 0.25]), np.array([False, True, False, True])
+    want = np.where(occurred, p**1.5, p)
+    found = draws(np.log(p), n=20000, repetition_penalty=1.5, occurred=occurred)
+    np.testing.assert_allclose(found, want / want.sum(), atol=0.015)
+    halved = draws(np.array([2.0, 1.0]), n=20000, repetition_penalty=2, occurred=[True, False])
+    np.testing.assert_allclose(halved, [0.5, 0.5], atol=0.015)  # exp(2/2) and exp(1)
+    row = draws(np.log(p), n=300, occurred=occurred)
+    np.testing.assert_array_equal(row, draws(np.log(p), n=300))  # 1: as it is
+
+
+def test_the_prompt_and_what_was_drawn_are_penalised():
+    model = Recorder(3, probs=[0.5, 0.3, 0.2])
+    tokens = list(generate(model, Letters("\nab"), "a", 3, temperature=0, repetition_penalty=9))
+    assert tokens == [0, 2, 0]  # all have occurred before the third, and 0 is the likeliest
+
+
+class Numbers:
+    """A vocabulary whose tokens are written 0 ... 9 and a."""
+
+    n_token = 11
+
+    def encode(self, text):
+        return np.array([int(x, 16) for x in text], dtype=np.int32)
+
+
+PROMPTS = ["3141592653589793", "27", "1618033", "5", "27"]
+
+
+@pytest.mark.parametrize("options", [{}, {"mem_len": 3}, {"mem_len": 0}, {"attn_type": 2}])
+def test_prompts_side_by_side_go_on_as_each_would_alone(options):
+    """Of any lengths, in float64; row n by its own seed."""
+    model = make_model(get_backend("cpu", "float64"), **options)
+    how = dict(length=25, temperature=0.9, top_p=0.95, repetition_penalty=1.1)
+    together = np.array(list(generate_batch(model, Numbers(), PROMPTS, seed=4, **how))).T
+    for n, prompt in enumerate(PROMPTS):
+        alone = list(generate(model, Numbers(), prompt, seed=4 + n, **how))
+        assert together[n].tolist() == alone, n
+    assert len({tuple(row) for row in together}) == len(PROMPTS)
+
+
+@pytest.mark.parametrize("prompts", ["ab", b"ab", [], None, 3, {"a"}])
+def test_prompts_are_a_list(prompts):
+    with pytest.raises(MinitxlError, match="prompts must be a list of texts"):
+        generate_batch(Recorder(3), Letters("\nab"), prompts)
+
+
+@pytest.mark.parametrize("prompts", [["a", 3], [["a"]], [None], [b"a"], ["a", 1.5]])
+def test_each_of_them_is_a_text(prompts):
+    with pytest.raises(MinitxlError, match="must be one text, got a"):
+        generate_batch(Recorder(3), Letters("\nab"), prompts)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+@pytest.mark.parametrize("stop", ["b", "ab", "aab", "abab", "zz", "\n", "aabaab", "aabaaab"])
+def test_until_ends_before_the_first_stop(stop, size):
+    """However the text is cut, even through the stop; no piece after it is asked for."""
+    text = "aaaabaabaaabab\n and more of it"
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    asked = []
+
+    def watched():
+        for piece in pieces:
+            asked.append(piece)
+            yield piece
+
+    assert "".join(until(watched(), stop)) == text.split(stop)[0]
+    end = text.find(stop)
+    if end >= 0:
+        assert len(asked) == -(-(end + len(stop)) // size)
+    assert next(until(iter(["xyz", "never"]), "q")) == "xyz"  # nothing is held back in vain
+
+
+@pytest.mark.parametrize("stop", ["", None, 3])
+def test_a_stop_is_a_text(stop):
+    with pytest.raises(MinitxlError, match="stop is"):
+        until(["a"], stop)

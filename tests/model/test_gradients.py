@@ -19,6 +19,7 @@ from helpers.models import (
     make_tokens,
     second_segment,
 )
+from minitxl import MinitxlError, TransformerXL
 from minitxl.backend import get_backend
 from minitxl.model import attention, layers, ops
 from minitxl.model.family import absolute, shaw
@@ -274,3 +275,13 @@ def test_default_upstream_is_the_mean(backend):
     by_default = backend.to_numpy(model.backward(cache).flat)
     of_mean = model.backward(cache, np.full((B, T), 1 / (B * T)))
     np.testing.assert_array_equal(by_default, backend.to_numpy(of_mean.flat))
+
+
+def test_float32_is_refused_with_the_way_out():
+    """Right gradients would look wrong: an error of 1.11 where rounding is all there is."""
+    model = TransformerXL(make_model(get_backend("cpu", "float64")).config, device="cpu")
+    with pytest.raises(MinitxlError, match=r'the model is float32.*dtype="float64"'):
+        check_model(model, make_tokens(B, T), make_tokens(B, T, seed=1))
+    x = np.ones((2, 3), dtype=np.float32)
+    with pytest.raises(MinitxlError, match="x is float32"):
+        check_op(lambda x: (x, None), lambda dy, cache: dy, {"x": x})

@@ -42,6 +42,14 @@ def test_divergence_is_told_and_is_an_error(home, capsys, lr):
         assert cli.main(["train", "--resume", "r", "--quiet", "--device", "cpu"]) == 2  # still
 
 
+def test_an_early_end_does_not_hide_it(home, capsys):
+    argv = ["train", "--data", "s.txt", "--out", "r", "--lr", 0.8, "--steps", 400, *TINY]
+    argv += ["--patience", 1, "--eval-every", 5, "--set", "log_every=6", "--set", "warmup=2"]
+    assert cli.main([str(a) for a in argv]) == 2
+    err = capsys.readouterr().err
+    assert "stopped early, of 400 steps" in err and "diverged: worse than guessing" in err
+
+
 def test_learning_is_no_divergence(home, capsys):
     argv = ["train", "--data", "s.txt", "--out", "r", "--steps", 60, *TINY]
     assert cli.main([str(a) for a in argv]) == 0

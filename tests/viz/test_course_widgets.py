@@ -14,9 +14,7 @@ from minitxl.backend import get_backend
 from minitxl.data import CharVocab
 from minitxl.model.ops import rel_shift_backward, rel_shift_forward
 from minitxl.model.reach import exact_reach
-from minitxl.viz.widgets import memory_length
 from minitxl.viz.widgets.dependencies import reads, receptive_field
-from minitxl.viz.widgets.memory_length import LengthReading
 from minitxl.viz.widgets.rel_shift import RelShiftFigure, hidden_keys, meaning, steps
 
 SIZES = [(t, m) for t in (2, 3, 6) for m in (2, 5, 6)]
@@ -172,83 +170,15 @@ def test_rel_shift_explorer_walks_both_ways():
     assert "⟨shift x, y⟩" in spoken(explorer)
 
 
-# --- the memory's length ------------------------------------------------------------------------
-
-
-def test_length_reading_predicts_what_the_model_predicts(text):
-    model = small_model(mem_len=8)
-    reading = LengthReading(model, text, passage_len=30, tgt_len=4)
-    assert reading.mem_lens == [0, 1, 2, 4, 8, 16, 32, 64] and reading.trained == 8
-    for m in (0, 4, 64):
-        other, mems, found = model.with_options(mem_len=m, tgt_len=4), None, []
-        tokens = text[-30 - 64 - 1 : -1]
-        for start in range(0, len(tokens), 4):
-            log_p, mems = other.predict(tokens[None, start : start + 4], mems)
-            found.append(log_p[0])
-        expected = np.concatenate(found)[-30:]
-        np.testing.assert_allclose(reading.log_probs(m), expected, rtol=1e-10)
-        chosen = expected[np.arange(30), text[-30:]]
-        np.testing.assert_allclose(reading.bits(m), -chosen / np.log(2), rtol=1e-10)
-
-
-@pytest.mark.parametrize("mem_len", [0, 2, 8])
-def test_length_reading_sees_as_much_as_it_says(text, mem_len):
-    """One layer: the farthest token that it names changes a prediction, the one before does not."""
-    model = small_model(n_layer=1, mem_len=8)
-    base = LengthReading(model, text, passage_len=24, tgt_len=4).log_probs(mem_len)
-    for position in (8, 9, 11):
-        seen = LengthReading(model, text, passage_len=24, tgt_len=4).seen(mem_len, position)
-        for distance in (seen, seen + 1):
-            other = text.copy()
-            at = len(text) - 24 + position - distance
-            other[at] = (other[at] + 1) % V
-            there = LengthReading(model, other, passage_len=24, tgt_len=4).log_probs(mem_len)
-            assert (there[position] != base[position]).any() == (distance == seen)
-
-
-def test_memory_length_explorer_draws_the_prediction(text, vocab):
-    explorer = viz.memory_length_explorer(
-        small_model(mem_len=8), vocab, text, passage_len=72, position=5
-    )
-    figure, reading = explorer.figure, explorer.figure.reading
-    assert explorer.values() == {"mem_len": 8, "position": 5}
-    ranks = []
-    for position in (5, 20, 71):
-        for m in (0, 64):
-            explorer.controls["position"].value, explorer.controls["mem_len"].value = position, m
-            p = np.exp(reading.log_probs(m)[position])
-            widths = [bar.get_width() for bar in figure.bars]
-            np.testing.assert_allclose(widths[:8], np.sort(p)[::-1][:8])
-            true = reading.passage[position]
-            marked = [s.get_text() for s in figure.shares if "true" in s.get_text()]
-            assert len(marked) == 1
-            ranks.append(int((p > p[true]).sum()) + 1)
-            assert (widths[8] == p[true]) == (ranks[-1] > 8)
-            assert f"{reading.bits(m).mean():.3f} bits per character" in spoken(explorer)
-            assert f"({reading.bits(m)[position]:.2f} bits)" in spoken(explorer)
-            assert f"predicted from {m + position % 16 + 1} characters" in spoken(explorer)
-    assert min(ranks) <= 8 < max(ranks)  # both ways to mark it were seen
-
-
-def test_memory_length_explorer_computes_once(text, vocab, monkeypatch):
-    explorer = viz.memory_length_explorer(small_model(mem_len=8), vocab, text, passage_len=72)
-    monkeypatch.setattr(memory_length, "reader_of", None)  # computing again would raise
-    for m in explorer.figure.reading.mem_lens:
-        explorer.controls["mem_len"].value = m
-    gain = explorer.figure.all_bits[:2].min(axis=0) - explorer.figure.all_bits[-1]
-    assert explorer.controls["position"].value == gain.argmax()
-
-
-# --- all three ----------------------------------------------------------------------------------
+# --- both ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def explorers(text, vocab):
-    model = small_model(mem_len=8)
+    small_model(mem_len=8)
     return [
         viz.span_explorer(),
         viz.rel_shift_explorer(),
-        viz.memory_length_explorer(model, vocab, text, passage_len=72),
     ]
 
 
@@ -267,7 +197,7 @@ def test_explorers_are_labelled_and_have_static_pictures(explorers):
 
 
 def test_explorers_say_what_is_wrong(text, vocab):
-    model = small_model(mem_len=8)
+    small_model(mem_len=8)
     with pytest.raises(MinitxlError, match=r"mem_len=13 must be 1 \.\.\. 12"):
         viz.span_explorer(mem_len=13)
     with pytest.raises(MinitxlError, match="recurrence='maybe' must be one of off and on"):
@@ -276,21 +206,13 @@ def test_explorers_say_what_is_wrong(text, vocab):
         receptive_field(np.eye(4, dtype=bool), 4, 1)
     with pytest.raises(MinitxlError, match=r"step=7 must be 1 \.\.\. 6"):
         viz.rel_shift_explorer(step=7)
-    with pytest.raises(MinitxlError, match=r"shape \(200,\).* needs one row of 265 tokens"):
-        viz.memory_length_explorer(model, vocab, text, passage_len=200)
-    with pytest.raises(MinitxlError, match=r"position=72 must be 0 \.\.\. 71"):
-        viz.memory_length_explorer(model, vocab, text, passage_len=72, position=72)
-    with pytest.raises(MinitxlError, match="mem_len=3 was not read; the figure has 0, 1, 2"):
-        viz.memory_length_explorer(model, vocab, text, passage_len=72, mem_len=3)
 
 
 def test_a_redraw_stays_under_a_quarter_second(text, vocab):
     """Computing, drawing and encoding, where they take longest."""
-    long = np.tile(text, 3)
     for explorer in (
         viz.span_explorer(n_layer=4, tgt_len=6, mem_len=12),
         viz.rel_shift_explorer(tgt_len=6, mem_len=6, step=5),
-        viz.memory_length_explorer(small_model(mem_len=8), vocab, long, passage_len=360),
     ):
         seconds = []
         while len(seconds) < 3 or (min(seconds) >= 0.25 and len(seconds) < 80):

@@ -112,7 +112,7 @@ def grade(
     Raises MinitxlError where nbgrader is missing or something that was asked for is not there.
     """
     if importlib.util.find_spec("nbgrader") is None:
-        raise MinitxlError("grading needs nbgrader, which is missing: pip install -e .[lecturer]")
+        raise MinitxlError('grading needs nbgrader, which is missing: pip install -e ".[lecturer]"')
     read_penalty(order.late)
     again = order.resume or bool(order.only)
     settings = _settings(out, order, again)

@@ -69,7 +69,7 @@ def absolute_forward(
     """
     q, k, v, heads = heads_forward(x, h, w.w_q, w.w_k, w.w_v, n_head=n_head, xp=xp)
     q = q * (1.0 / math.sqrt(q.shape[-1]))
-    a = q @ xp.matrix_transpose(k)  # (B, H, T, Dh) @ (B, H, Dh, K) -> (B, H, T, K)
+    a = xp.matmul(q, xp.matrix_transpose(k))  # (B, H, T, Dh) @ (B, H, Dh, K) -> (B, H, T, K)
     o, attend = attend_forward(a + mask, v, dropatt=dropatt, rng=rng, xp=xp)
     if inspect is not None:
         inspect.look(attend, mask, {"a": a})
@@ -85,8 +85,8 @@ def absolute_backward(dy, cache: AbsoluteCache, *, memory_rows=False, xp):
     do = split_heads(do, n_head=heads.n_head, xp=xp)  # (B, T, H*Dh) -> (B, H, T, Dh)
     # undo: o = softmax(q @ k^T + mask) v
     ds, dv = attend_backward(do, attend, xp=xp)
-    dk = xp.matrix_transpose(ds) @ q  # (B, H, K, T) @ (B, H, T, Dh) -> (B, H, K, Dh)
-    dq = ds @ k  # (B, H, T, K) @ (B, H, K, Dh) -> (B, H, T, Dh)
+    dk = xp.matmul(xp.matrix_transpose(ds), q)  # (B, H, K, T) @ (B, H, T, Dh) -> (B, H, K, Dh)
+    dq = xp.matmul(ds, k)  # (B, H, T, K) @ (B, H, K, Dh) -> (B, H, T, Dh)
     dq *= 1.0 / math.sqrt(q.shape[-1])
     # undo: q = x @ w_q, k = h @ w_k, v = h @ w_v
     dx, dh, dw_q, dw_k, dw_v = heads_backward(dq, dk, dv, heads, memory_rows=memory_rows, xp=xp)

@@ -62,7 +62,11 @@ def ends_of(config: Config) -> Ends:
 
 def member(config: Config) -> Network:
     """Return the functions of a model: those of `model/network.py`, around other parts."""
-    encoding, ends = encoding_of(config), ends_of(config)
+    return network_with(encoding_of(config), ends_of(config))
+
+
+def network_with(encoding: Encoding, ends: Ends) -> Network:
+    """Return the functions of a model with this encoding and these ends."""
     walk = partial(hidden_forward, encoding=encoding, embed_forward=ends.embed_forward)
     return Network(
         partial(param_shapes, encoding=encoding, ends=ends),
@@ -89,7 +93,7 @@ def param_shapes(config: Config, *, encoding: Encoding, ends: Ends) -> dict:
 
 
 def hidden_forward(
-    params, tokens, mems, config, *, rng, xp, inspect=None, keep=True,
+    params, tokens, mems, config, *, rng, xp, inspect=None, keep=True, position_ids=None,
     encoding: Encoding, embed_forward: Callable,
 ):  # fmt: skip
     """As `network.hidden_forward`."""
@@ -100,7 +104,7 @@ def hidden_forward(
     rate = c.dropout if encoding.drops_embedding else 0.0
     h, emb_dropout = dropout_forward(h, rate=rate, **drop)
     pos = encoding.positions(n_mem + t, params, c, **drop)
-    mask = segment_mask(h, n_mem, c, xp=xp)
+    mask = segment_mask(h, n_mem, c, position_ids, xp=xp)
     options = dict(n_mem=n_mem, attend=encoding.attend(c), inspect=inspect, **drop)
 
     new_mems, layers, added = [], [], []

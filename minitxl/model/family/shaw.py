@@ -64,8 +64,8 @@ def shaw_core_forward(q, k, v, r, f, r_w_bias, mask, *, dropatt, rng, xp):
     scale = 1.0 / math.sqrt(q.shape[-1])
     q_u = (q + r_w_bias[:, None, :]) * scale
     q = q * scale
-    ac = q_u @ xp.matrix_transpose(k)  # (B, H, T, Dh) @ (B, H, Dh, K) -> (B, H, T, K)
-    bd = q @ xp.matrix_transpose(r)  # (B, H, T, Dh) @ (H, Dh, K) -> (B, H, T, K) by distance
+    ac = xp.matmul(q_u, xp.matrix_transpose(k))  # (B, H, T, Dh) @ (B, H, Dh, K) -> (B, H, T, K)
+    bd = xp.matmul(q, xp.matrix_transpose(r))  # (B, H, T, Dh) @ (H, Dh, K) -> (B, H, T, K)
     bd += f[:, None, :] * scale  # + (H, 1, K): the same f for every query
     bd, _ = rel_shift_forward(bd, xp=xp)  # by distance -> by key
     ac += bd
@@ -81,12 +81,13 @@ def shaw_core_backward(do, cache: ShawCoreCache, *, xp):
     # undo: o = softmax(ac + bd + mask) v
     ds, dv = attend_backward(do, attend, xp=xp)
     # undo: ac = q_u @ k^T
-    dq_u = ds @ k  # (B, H, T, K) @ (B, H, K, Dh) -> (B, H, T, Dh)
-    dk = xp.matrix_transpose(ds) @ q_u  # (B, H, K, T) @ (B, H, T, Dh) -> (B, H, K, Dh)
+    dq_u = xp.matmul(ds, k)  # (B, H, T, K) @ (B, H, K, Dh) -> (B, H, T, Dh)
+    dk = xp.matmul(xp.matrix_transpose(ds), q_u)  # (B, H, K, T) @ (B, H, T, Dh) -> (B, H, K, Dh)
     # undo: bd = rel_shift(q @ r^T + f scale)
     dbd = rel_shift_backward(ds, xp=xp)  # by key -> by distance
-    dq = dbd @ r  # (B, H, T, K) @ (H, K, Dh) -> (B, H, T, Dh)
-    dr = xp.sum(xp.matrix_transpose(dbd) @ q, axis=0)  # one table for the batch -> (H, K, Dh)
+    dq = xp.matmul(dbd, r)  # (B, H, T, K) @ (H, K, Dh) -> (B, H, T, Dh)
+    dr = xp.matmul(xp.matrix_transpose(dbd), q)  # (B, H, K, T) @ (B, H, T, Dh)
+    dr = xp.sum(dr, axis=0)  # one table for the batch -> (H, K, Dh)
     df = xp.sum(dbd, axis=(0, 2)) * scale  # (B, H, T, K) -> (H, K)
     # undo: q_u = (q + u) scale, q = q scale
     dq_u *= scale

@@ -12,10 +12,9 @@ from collections.abc import Callable
 from PIL import Image
 
 from minitxl.errors import MinitxlError
-from minitxl.viz.attention import AttentionFigure
 from minitxl.viz.gradient import GradientFigure, colour_limits
 from minitxl.viz.reading import LOSSES, Reading
-from minitxl.viz.theme import DPI, LiveFigure, spoken, stored
+from minitxl.viz.theme import DPI, LiveFigure, stored
 from minitxl.viz.widgets.spoken import spoken_class
 
 
@@ -136,61 +135,6 @@ def _buttons(widgets, description: str, options: list, value, wide: str):
 
 def _nearest(options: list[int], value: int) -> int:
     return min(options, key=lambda option: abs(option - value))
-
-
-def attention_explorer(
-    model,
-    vocab,
-    tokens,
-    *,
-    tgt_len: int = 64,
-    mem_len: int | None = None,
-    layer: int = 1,
-    head: int = 0,
-    query: int | None = None,
-) -> Explorer:
-    """Widget: what a character attends to, over the cached segments and its own.
-
-    `tokens` (S * tgt_len + 1,) are read as S segments; the last one is the current one. It starts
-    with `mem_len` (None: all that was read), `layer` 1 ... n_layer, `head` 1 ... n_head or 0 for
-    the mean of the heads, and the character at `query` 0 ... tgt_len - 1 (None: the middle one).
-    """
-    widgets = _ipywidgets()
-    reading = Reading(model, tokens, tgt_len=tgt_len)
-    symbols = [vocab.decode([token]) for token in reading.tokens]
-    n_layer, n_head = model.config.n_layer, model.config.n_head
-    for name, value, low, high in (
-        ("layer", layer, 1, n_layer),
-        ("head", head, 0, n_head),
-        ("query", query or 0, 0, tgt_len - 1),
-    ):
-        if not low <= value <= high:
-            raise MinitxlError(f"{name}={value} must be {low} ... {high} for this model")
-    lengths = reading.mem_lens()
-    start = _nearest(lengths, reading.longest_memory if mem_len is None else mem_len)
-    heads = [("mean", 0), *((str(h), h) for h in range(1, n_head + 1))]
-    controls = {
-        "layer": _slider(widgets, "layer", [(str(n), n) for n in range(1, n_layer + 1)], layer),
-        "head": _slider(widgets, "head", heads, head),
-        "mem_len": _slider(widgets, "memory (characters)", [(str(m), m) for m in lengths], start),
-        "query": widgets.IntSlider(
-            min=0,
-            max=tgt_len - 1,
-            value=tgt_len // 2 if query is None else query,
-            description="query (character)",
-            **_looks(widgets),
-        ),
-    }
-    figure = AttentionFigure(symbols, tgt_len=tgt_len)
-
-    def draw(*, layer: int, head: int, mem_len: int, query: int) -> None:
-        probs = reading.attention(mem_len)[layer - 1]  # (H, T, K)
-        one = probs[head - 1] if head else probs.mean(axis=0)
-        symbol = spoken(symbols[figure.cached + query])
-        where = f"layer {layer}, {f'head {head}' if head else f'mean of {n_head} heads'}"
-        figure.update(one, query, f"What {symbol} attends to: {where}, memory {mem_len}")
-
-    return Explorer(figure, controls, draw, states=[{}])
 
 
 def gradient_explorer(model, tokens, *, tgt_len: int = 64, mem_len: int | None = None) -> Explorer:

@@ -1,7 +1,7 @@
-// Words, colours, and the plot of weight by distance. Python joins numbers.js, this file and
-// explorer.js to one module.
+// Words and colours, and the plot of weight by distance. Python joins this file, text.js, panels.js
+// and live.js to one module.
 
-export function percent(share) {
+function percent(share) {
   const value = 100 * share;
   if (value > 0 && value < 0.1) return "< 0.1 %";
   if (value > 99.9 && value < 100 - 1e-6) return "> 99.9 %";
@@ -51,27 +51,58 @@ function bothThemes(pair) {
   return `light-dark(${pair[0]}, ${pair[1]})`;
 }
 
+/** One theme's colour of a segment `age` segments back; beyond the palette greys, each another. */
+function segmentHex({ segments }, age) {
+  if (age < segments.length) return segments[age];
+  const grey = Math.round(70 + 130 * (1 - 0.8 ** (age - segments.length + 1)));
+  return `#${grey.toString(16).padStart(2, "0").repeat(3)}`;
+}
+
 /** The colour of a segment, counted back from the one that is read. */
-function segmentColour(model, age) {
-  return bothThemes(model.colours.map(({ segments }) => segments[age % segments.length]));
+function segmentColour(world, age) {
+  return bothThemes(world.colours.map((theme) => segmentHex(theme, age)));
 }
 
 /** Background and text colour, on a light and on a dark page, of a key `age` segments back. */
-function segmentLook(model, age, depth) {
-  const pairs = model.colours.map(({ paper, ink, segments }) =>
-    cellColours(paper, ink, segments[age % segments.length], depth),
-  );
-  return [0, 1].map((part) => bothThemes(pairs.map((pair) => pair[part])));
+function segmentLook(world, age, depth) {
+  return looks(world, (theme) => [theme.paper, theme.ink, segmentHex(theme, age), depth]);
+}
+
+/** The same for bits: in grey, as they belong to no segment. */
+function bitsLook(world, depth) {
+  return looks(world, ({ paper, ink }) => [paper, ink, ink, 0.62 * depth]);
 }
 
 /** The same in grey, for what belongs to no one segment. */
-function greyLook(model, depth) {
-  const pairs = model.colours.map(({ hidden, ink }) => cellColours(hidden, ink, ink, depth));
-  return [0, 1].map((part) => bothThemes(pairs.map((pair) => pair[part])));
+function greyLook(world, depth) {
+  return looks(world, ({ hidden, ink }) => [hidden, ink, ink, depth]);
+}
+
+const known = new Map(); // colours are asked for again and again
+
+function looks(world, of) {
+  const key = world.colours.map((theme) => of(theme)).join();
+  if (!known.has(key)) {
+    const pairs = world.colours.map((theme) => cellColours(...of(theme)));
+    known.set(key, [0, 1].map((part) => bothThemes(pairs.map((pair) => pair[part]))));
+  }
+  return known.get(key);
 }
 
 function paint(element, look) {
   [element.style.background, element.style.color] = look;
+}
+
+/** Share in memory, mean distance, and the distance within which 90 % of the weight lies. */
+function spansOf({ at: [query], weights, start }) {
+  let [reached, expected, memory, span] = [0, 0, 0, null];
+  for (let key = query; key >= 0; key--) {
+    reached += weights[key];
+    if (span === null && reached >= 0.9) span = query - key;
+    expected += (query - key) * weights[key];
+    if (key < start) memory += weights[key];
+  }
+  return { memory, expected, span: span ?? query };
 }
 
 // --- weight by distance: both axes logarithmic, distance 0 at the left ---------------------------
@@ -84,11 +115,10 @@ const TOP = 34;
 const BOTTOM = 34;
 const FLOOR = 1e-4;
 
-function distancePlot(model, state, weights, mean, found) {
-  const { query } = state;
-  const length = model.tgt_len;
-  const mine = Math.floor(query / length);
-  const span = Math.log2(model.n + 1);
+/** `look`: what the worker says of one token; `found`: its spans; `colour`: of a key's segment. */
+function distancePlot(world, { at: [query], weights, mean, first, start }, found, starts, colour) {
+  const n = Math.max(query + 1, 64);
+  const span = Math.log2(n + 1);
   const x = (distance) => LEFT + 6 + ((WIDE - LEFT - RIGHT - 12) * Math.log2(distance + 1)) / span;
   const y = (weight) =>
     TOP + ((HIGH - TOP - BOTTOM) * Math.log10(Math.max(weight, FLOOR))) / Math.log10(FLOOR);
@@ -115,7 +145,7 @@ function distancePlot(model, state, weights, mean, found) {
     });
     add("text", { x: LEFT - 4, y: y(weight) + 4, "text-anchor": "end" }, text);
   }
-  for (const distance of [0, 1, 3, 10, 30, 100, 300, 1000].filter((d) => d < model.n)) {
+  for (const distance of [0, 1, 3, 10, 30, 100, 300, 1000].filter((d) => d < n)) {
     add("line", {
       class: "txl-gridline",
       x1: x(distance),
@@ -125,23 +155,16 @@ function distancePlot(model, state, weights, mean, found) {
     });
     add("text", { x: x(distance), y: HIGH - BOTTOM + 15, "text-anchor": "middle" }, distance);
   }
-  const first = firstKey(model, query, state.memory);
-  for (let s = Math.floor(first / length); s <= mine; s++) {
-    // one path per segment, of dots
-    let dots = "";
-    for (
-      let key = Math.max(first, s * length);
-      key <= Math.min(query, (s + 1) * length - 1);
-      key++
-    ) {
-      dots += `M${x(query - key).toFixed(1)},${y(weights[key]).toFixed(1)}h0`;
-    }
-    add("path", { class: "txl-dots", d: dots, style: `stroke: ${segmentColour(model, mine - s)}` });
+  const dots = new Map(); // one path for each segment
+  for (let key = first; key <= query; key++) {
+    const dot = `M${x(query - key).toFixed(1)},${y(weights[key]).toFixed(1)}h0`;
+    dots.set(starts[key], (dots.get(starts[key]) ?? "") + dot);
   }
+  for (const [segment, d] of dots) add("path", { class: "txl-dots", d, stroke: colour(segment) });
   const path = [];
-  for (let low = 0; low < mean.length;) {
+  for (let low = 0; low < Math.min(mean.length, n);) {
     const high = Math.min(mean.length, Math.max(low + 1, Math.round(low * 2 ** 0.25)));
-    const seen = [...mean.subarray(low, high)].filter((w) => w === w);
+    const seen = [...mean.subarray(low, Math.min(high, n))].filter((w) => w === w);
     if (seen.length)
       path.push(
         `${x((low + high - 1) / 2).toFixed(1)},${y(seen.reduce((s, w) => s + w, 0) / seen.length).toFixed(1)}`,
@@ -149,7 +172,7 @@ function distancePlot(model, state, weights, mean, found) {
     low = high;
   }
   add("polyline", { class: "txl-mean", points: path.join(" ") });
-  const inside = (query % length) + 0.5;
+  const inside = query - start + 0.5;
   add("line", {
     class: "txl-edgeline",
     x1: x(inside),
@@ -184,6 +207,6 @@ function distancePlot(model, state, weights, mean, found) {
   const says = `Weight by distance: 90 % within ${found.span}, mean distance ${found.expected.toFixed(1)}.`;
   return (
     `<svg viewBox="0 0 ${WIDE} ${HIGH}" role="img" aria-label="${says}">${out.join("")}</svg>` +
-    `<p class="txl-small">Dots: this ${model.unit}, coloured by segment. Line: mean of all in its segment.</p>`
+    `<p class="txl-small">Dots: this ${world.unit}, coloured by segment. Line: mean of all in its segment.</p>`
   );
 }

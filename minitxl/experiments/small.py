@@ -1,0 +1,37 @@
+"""A small model, trained here and now: no run folder, and nothing is looked at on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from minitxl.config import Config, TrainConfig
+from minitxl.data.stream import Stream
+from minitxl.model.transformer_xl import TransformerXL
+from minitxl.training.trainer import Trainer
+
+POINTS = 20  # of a learning curve
+
+
+def fitted(
+    config: Config,
+    settings: TrainConfig,
+    tokens,
+    device: str,
+    change: Callable[[TransformerXL], None] | None = None,
+) -> tuple[TransformerXL, list[float]]:
+    """Return a model trained on tokens (1-D ids), and its loss: means (nats) of POINTS stretches.
+
+    The seed of the settings is that of the first weights too. change: what makes the model another
+    one, before it is trained.
+    """
+    model = TransformerXL(config, device=device, seed=settings.seed)
+    if change is not None:
+        change(model)
+    trainer = Trainer(model, settings.replace(threads=1))
+    stream = Stream(tokens, batch_size=settings.batch_size, tgt_len=config.tgt_len)
+    losses = [trainer.step(*stream.next()) for _ in range(settings.steps)]
+    by_step = np.array([float(loss) for loss in losses])
+    means = [part.mean() for part in np.array_split(by_step, min(POINTS, len(by_step)))]
+    return model, [round(float(x), 4) for x in means]
