@@ -147,7 +147,8 @@ def test_what_nbgrader_leaves(graded):
     assert table == {r.student: r.points for r in result.records} | {"nobody": 0.0}
     for student in CASES:
         page = (out / "feedback" / student / "minitxl" / f"{NAME}.html").read_text("utf-8")
-        assert "softmax_backward" in page
+        assert "softmax_backward" in page and "Softmax backwards" in page
+        assert "<script" not in page and "the end" not in page  # what was handed out is left out
         assert "Traceback (most" not in page and "AssertionError:" not in page  # the verdict alone
     released = nbformat.read(out / "release" / "minitxl" / f"{NAME}.ipynb", as_version=4)
     assert "NotImplementedError" in released.cells[1].source

@@ -12,6 +12,7 @@ from helpers.course_answers import source_of
 from helpers.hand_ins import ID, NAME
 from minitxl.course import EXERCISES
 from minitxl.course.grading import tables
+from minitxl.course.grading.feedback import improve
 from minitxl.course.grading.grading import Graded, Record, Row
 from minitxl.course.grading.roster import Person
 from minitxl.course.grading.similar import alike, shape
@@ -98,3 +99,19 @@ def test_answers_that_are_alike():
     records = [Record(n, shapes={"a": "1", "b": n, "c": "9"}) for n in ("ann", "bob")]
     records += [Record(n, shapes={"a": n, "b": n, "c": "9"}) for n in "cdefgh"]
     assert alike(records) == [("ann", "bob", ["a"])]  # c has everyone
+
+
+PAGE = """<html><head><script src="https://x.org/MathJax.js">x</script></head><body>
+<a href="#softmax-backward-check">Test cell</a> Grade cell: <code>softmax-backward-check</code>
+<p>so $ds = p \\odot dp$, and $\\begin{pmatrix}$; it costs 5$ and 6$</p>
+<pre>$x$</pre></body></html>"""
+
+
+def test_pages_for_students():
+    pytest.importorskip("matplotlib")
+    page = improve(PAGE, [EXERCISES[ID]])
+    assert "<script" not in page and "https" not in page.replace("http://www.w3.org", "")
+    assert f'<a href="#{ID}-check">Softmax backwards</a>' in page
+    assert f"Softmax backwards (<code>{ID}-check</code>)" in page
+    assert page.count("<svg") == 1 and "$\\begin{pmatrix}$" in page and "5$ and 6$" in page
+    assert "<pre>$x$</pre>" in page and "pre-wrap" in page

@@ -39,7 +39,14 @@ c.Autograde.autograde_preprocessors = [
     "nbgrader.preprocessors.CheckCellMetadata",
 ]
 c.ClearMetadataPreprocessor.enabled = True
-c.ClearMetadataPreprocessor.preserve_cell_metadata_mask = ["nbgrader", "deletable", "editable"]
+c.ClearMetadataPreprocessor.preserve_cell_metadata_mask = [
+    "nbgrader", "deletable", "editable", "minitxl_same"
+]
+c.GenerateFeedback.preprocessors = [
+    "nbgrader.preprocessors.GetGrades",
+    "minitxl.course.grading.execute.OwnWork",
+    "nbconvert.preprocessors.CSSHTMLHeaderPreprocessor",
+]
 c.JudgeSubmission.sandbox = "{kind}"
 c.JudgeSubmission.seed = {seed}  # of shapes and numbers
 c.JudgeSubmission.timeout = {limits.timeout}  # seconds for an exercise

@@ -15,6 +15,7 @@ from nbgrader.preprocessors import NbGraderPreprocessor
 from traitlets import Float, Integer, List, Unicode
 
 from minitxl.course.grading import sandbox
+from minitxl.course.grading.feedback import SAME
 from minitxl.course.grading.judge import Judged, Limits, judge
 from minitxl.course.notebooks import check_id
 
@@ -47,6 +48,15 @@ class JudgeSubmission(NbGraderPreprocessor):
             found = judge(nb, kind=kind, seed=self.seed, limits=limits, closed=self.closed)
         write_outputs(nb, found)
         JudgeSubmission.results[resources["nbgrader"]["notebook"]] = found
+        return nb, resources
+
+
+class OwnWork(NbGraderPreprocessor):
+    """Leaves out of a page for a student what is as it was handed out, and has no error."""
+
+    def preprocess(self, nb, resources):
+        """Drop the cells that are the same."""
+        nb.cells = [c for c in nb.cells if not c.metadata.get(SAME) or c.get("outputs")]
         return nb, resources
 
 

@@ -23,6 +23,7 @@ from minitxl.backend.threads import core_count
 from minitxl.course.grading import course_folder, sandbox
 from minitxl.course.grading.collect import HandIn, collect, people_of
 from minitxl.course.grading.course_folder import ASSIGNMENT
+from minitxl.course.grading.feedback import SAME, improve_all
 from minitxl.course.grading.judge import Limits, unusual
 from minitxl.course.grading.late import read_penalty, utc
 from minitxl.course.grading.processes import processes
@@ -147,7 +148,8 @@ def grade(
             for hand_in, record in zip(todo, run(work, todo), strict=True):
                 progress(f"{hand_in.student}: {record.points:g} points")
             students = [hand_in.student for hand_in in todo]
-            for student, result in zip(students, run(_write_feedback, students), strict=True):
+            pages = run(partial(_write_feedback, names, order.source, out), students)
+            for student, result in zip(students, pages, strict=True):
                 course_folder.done(result, f"feedback for {student}")
         records = [r for r in map(partial(_recall, out), hand_ins) if r is not None]
         notes += _agree(api, records)
@@ -313,6 +315,8 @@ def _grade_student(
             book, remarks = None, [str(error)]
         if book is None:
             released.metadata[NOT_RUN] = remarks.pop()
+            for cell in released.cells:
+                cell.metadata[SAME] = "nbgrader" not in cell.metadata
         books[name] = released if book is None else book
         record.remarks += [(name, text) for text in remarks]
         if book is not None and (found := unusual(book, released)):
@@ -355,6 +359,9 @@ def _reckon_late(record: Record, hand_in: HandIn, settings: dict) -> None:
         record.remarks.append(("", "Canvas calls it late"))
 
 
-def _write_feedback(student: str) -> dict:
+def _write_feedback(names: list[str], source: Path, out: Path, student: str) -> dict:
     """Write a student's feedback pages. It only reads the gradebook: all may do it at once."""
-    return _worker.api.generate_feedback(ASSIGNMENT, student)
+    result = _worker.api.generate_feedback(ASSIGNMENT, student)
+    folder = out / "feedback" / student / ASSIGNMENT
+    improve_all(folder, {name: exercises_of(name, source) for name in names})
+    return result

@@ -14,6 +14,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from minitxl.course import EXERCISES, Exercise
+from minitxl.course.grading.feedback import SAME
 from minitxl.course.notebooks import check_id, check_sources
 from minitxl.errors import MinitxlError
 
@@ -35,6 +36,7 @@ def received(
         return None, [str(error)]
     ours = {_grade_id(cell): cell for cell in released.cells if _grade_id(cell)}
     marks = _marks(book, ours)
+    handed_out = {cell.source.strip() for cell in released.cells if not _grade_id(cell)}
     out = copy.deepcopy(released)
     out.cells = []
     for number, cell in enumerate(book.cells):
@@ -49,6 +51,8 @@ def received(
         out.cells.append(new(source, id=f"submitted-{number}"))
         if original:
             out.cells[-1].metadata = copy.deepcopy(original.metadata)
+        elif source.strip() in handed_out:
+            out.cells[-1].metadata[SAME] = True
     for grade_id, original in ours.items():
         if original.metadata.nbgrader.grade and grade_id not in marks.values():
             remarks.append(f"{grade_id}: the check was deleted; it is put back at the end")

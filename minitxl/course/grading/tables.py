@@ -97,7 +97,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto
 table { border-collapse: collapse; width: 100% } h2 { margin-top: 2.5rem }
 td, th { text-align: left; vertical-align: top; padding: .3rem .6rem;
   border-bottom: 1px solid #ddd }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
+td.n { font-variant-numeric: tabular-nums } td:nth-child(2) { white-space: nowrap }
 .bar { display: flex; height: 1rem; width: 12rem; background: #eee }
 .bar i { background: #2a7a4b } .bar b { background: #d9a300 } .bar u { background: #b3452c }
 ul { margin: 0; padding-left: 1.1rem }
