@@ -103,7 +103,7 @@ def test_files_are_short():
     lines = {p: len(p.read_text(encoding="utf-8").splitlines()) for p in FILES}
     long = {p.name: n for p, n in lines.items() if n > 400}
     assert not long
-    others = {"files", "through_memory", "reach"}  # read when wanted, as the family is
+    others = {"files", "through_memory", "reach", "gradcheck"}  # read when wanted, as the family is
     # The plain version is the text.
     fast = {"numpy_twins", "cupy_twins", "cupy_launch", "cupy_graph", "cublas", "host_memory"}
     model = [
@@ -112,4 +112,4 @@ def test_files_are_short():
         if part(p) in ("errors", "config", "backend", "model") or p.stem == "optim"
         if p.stem not in others | fast and p.parent.name != "family"
     ]
-    assert sum(model) <= 2500
+    assert sum(model) <= 2410

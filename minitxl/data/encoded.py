@@ -36,11 +36,13 @@ def encoded_file(vocab, path: str | os.PathLike) -> np.ndarray:
     return encoded_text(vocab, text)
 
 
-def prompt_of_file(vocab, path: str | os.PathLike) -> str | bytes:
-    """Return what stands in a file, or in standard input for "-", for `encoded_text`.
+def prompt_of_file(vocab, path: str | os.PathLike) -> str | bytes | np.ndarray:
+    """Return what stands in a file, or in standard input for "-", for `encoded_text`; or its ids.
 
     Its last line stays without an end where it has none: it is to be continued.
     """
+    if isinstance(vocab, TokenVocab | NumberVocab) and is_ids(path):
+        return load_ids(find_file(path), vocab.n_token)
     name, blocks = (
         ("standard input", blocks_of_stdin()) if path == "-" else (str(path), blocks_of(path))
     )
@@ -54,7 +56,7 @@ def file_text(path: str | os.PathLike) -> str:
     return "".join(decoded(str(path), blocks_of(path)))
 
 
-def unknown_words(vocab, text: str | bytes) -> list[str]:
+def unknown_words(vocab, text) -> list[str]:
     """Return the words of a text, each once, that a vocabulary of words does not know."""
     if not (isinstance(vocab, WordVocab) and isinstance(text, str)):
         return []
@@ -62,8 +64,10 @@ def unknown_words(vocab, text: str | bytes) -> list[str]:
     return [word for word in dict.fromkeys(text.split()) if word not in known]
 
 
-def encoded_text(vocab, text: str | bytes) -> np.ndarray:
-    """Return the ids of a text that is at hand, such as a prompt, (n,) int32."""
+def encoded_text(vocab, text: str | bytes | np.ndarray) -> np.ndarray:
+    """Return the ids of a text that is at hand, such as a prompt, (n,) int32; ids as they are."""
+    if isinstance(text, np.ndarray):
+        return text.astype(np.int32)
     if isinstance(vocab, CharVocab) and isinstance(text, str):
         text = text.removeprefix("\ufeff") if "\ufeff" not in vocab.symbols else text
         if "\r" not in vocab.symbols:

@@ -4,9 +4,9 @@
 
 Trainings are killed at random, half of the time in the middle of a write, and go on to the bits of
 the one that nobody killed; each change that a command makes on the disk fails in turn
-(`tests/cli/test_failing_disk.py`, and one test of `data get`); files of every kind that is read are
-damaged or made up. Takes about a quarter of an hour, prints a table, and keeps in its folder what
-did not hold. Ends with 1 if anything did not. Needs `fork`.
+(`tests/cli/test_failing_disk.py` without its long test of `train`, and one test of `data get`);
+files of every kind that is read are damaged or made up. Takes about a quarter of an hour, prints a
+table, and keeps in its folder what did not hold. Ends with 1 if anything did not. Needs `fork`.
 """
 
 import argparse
@@ -28,11 +28,11 @@ from helpers.faults import table  # noqa: E402
 
 def full_disks() -> dict:
     """Command -> how many of its changes failed in turn; the tests fail where one is not held."""
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-s", "-m", "slow or not slow"]
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-s"]
     command += ["tests/cli/test_failing_disk.py", "tests/data/test_datasets.py"]
     command += ["-k", "test_failing_disk or full_disk_at_any_change"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=TESTS.parent)
-    found = re.findall(r"^(\w+): each of (\d+) changes failed", done.stdout, re.MULTILINE)
+    found = re.findall(r"^([\w ]+): each of (\d+) changes failed", done.stdout, re.MULTILINE)
     counts: dict = {}
     for name, n in found:
         counts[name] = max(counts.get(name, 0), int(n))
@@ -54,8 +54,9 @@ def main() -> int:
     found: dict = {}
     if options.json and options.json.exists():  # parts that are not asked for stay
         found = json.loads(options.json.read_text(encoding="utf-8"))
-    command = " ".join(["python tests/bench/bench_faults.py", *sys.argv[1:]])
-    found["commands"] = found.get("commands", {}) | dict.fromkeys(options.parts, command)
+    names = ("seed", "kills", "starts", "inputs", "seconds")
+    settings = {name: getattr(options, name) for name in names}
+    found["settings"] = found.get("settings", {}) | dict.fromkeys(options.parts, settings)
     with pytest.MonkeyPatch.context() as patch:
         if "files" in options.parts:
             (folder / "files").mkdir()

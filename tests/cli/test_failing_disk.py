@@ -77,7 +77,8 @@ def all_n(monkeypatch, capsys, make_root, argv, normal=lambda name, data: data):
                 assert fine, f"change {n}: {name} is neither old nor whole"
                 assert not re.search(r"\.tmp$|\.lock$", name), f"change {n} left {name}"
     with capsys.disabled():
-        print(f"\n{argv(reference)[0]}: each of {total[False]} changes failed, and all after it")
+        words = argv(reference)[: 2 if argv(reference)[0] in ("data", "course") else 1]
+        print(f"\n{' '.join(words)}: each of {total[False]} changes failed, and all after it")
     return total[False]
 
 
@@ -175,6 +176,8 @@ def test_experiment(tmp_path, monkeypatch, capsys):
             assert name in ("r.json", "r.unfinished.json"), name
             json.loads(data)
         assert run(capsys, *argv(there), "--resume")[0] == 0
+    with capsys.disabled():
+        print(f"\nexperiment: each of {n - 1} changes failed")
     assert n > 10
 
 

@@ -3,6 +3,7 @@
 import io
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from minitxl import cli
@@ -101,3 +102,17 @@ def test_words_that_are_not_known_are_named(write):
 @pytest.mark.parametrize("samples", [0, -1, 10**12])
 def test_numbers_of_samples(write, samples):
     assert "must be from 1 to 4096" in write("char", "--samples", samples, code=2).err
+
+
+def test_a_prompt_of_ids(write, runs, tmp_path):
+    """A model of tokens takes its prompt as numbers, or from a file of ids."""
+    ids = np.random.default_rng(0).integers(0, 9, 600)
+    np.save(tmp_path / "ids.npy", ids)
+    np.save(tmp_path / "p.npy", ids[:3])
+    how = ["--steps", "2", "--batch-size", "2", "--quiet", *CPU, "--out", str(runs / "ids")]
+    how += [word for setting in TINY for word in ("--set", setting)]
+    assert cli.main(["train", "--data", str(tmp_path / "ids.npy"), *how]) == 0
+    wanted = write("ids", "--length", 5, "--prompt", " ".join(map(str, ids[:3].tolist()))).out
+    assert write("ids", "--length", 5, "--prompt-file", tmp_path / "p.npy").out == wanted
+    np.save(tmp_path / "p.npy", ids[:3] + 9)
+    assert "p.npy" in write("ids", "--prompt-file", tmp_path / "p.npy", code=2).err

@@ -62,7 +62,7 @@ def test_marks_and_line_ends_make_no_difference(command, how):
         assert command("explore", "tiny-xl", "--text", name, *page)[0] == 0
     assert found[0] == found[1]
     pages = [open(f"{name}.html", encoding="utf-8").read() for name in ("s.txt", "plain.txt")]
-    assert pages[0] == pages[1]
+    assert pages[0].replace("s.txt", "plain.txt") == pages[1]  # a page is named after its text
 
 
 def test_what_the_vocabulary_knows_stays(tmp_path):

@@ -283,7 +283,7 @@ def test_get_may_meet_a_full_disk_at_any_change(
         assert names == set(expected)
         assert {p.name: p.read_bytes() for p in prepared.iterdir()} == expected
     with capsys.disabled():
-        print(f"\nget: each of {n - 1} changes failed, and all after it")
+        print(f"\ndata get: each of {n - 1} changes failed, and all after it")
     assert n > 20
 
 
