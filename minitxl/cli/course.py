@@ -40,6 +40,11 @@ def add(commands) -> None:
         notebooks.add_argument(  # `options.run` is the command itself
             "--run", dest="outputs", action="store_true", help="run them, and keep the outputs"
         )
+    released = add_command(
+        kinds, "release", run, "write what students get: notebooks without answers, instructions"
+    )
+    released.add_argument("out", type=Path, metavar="OUT", help="a new folder")
+    _add_notebooks(released)
     grade = add_command(kinds, "grade", run, "grade submissions with nbgrader", GRADE_EPILOG)
     grade.add_argument("submissions", type=Path, metavar="SUBMISSIONS", help="folder of folders")
     _add_names(grade)
@@ -58,9 +63,13 @@ def add(commands) -> None:
 
 
 def _add_names(parser: Parser) -> None:
+    _add_notebooks(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+
+
+def _add_notebooks(parser: Parser) -> None:
     add = parser.add_argument
     add("--notebook", nargs="+", default=[], metavar="NAME", help="only these (default: all)")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     add("--source", type=Path, metavar="DIR", help="of the scripts (default: those that ship)")
 
 
@@ -69,7 +78,16 @@ def run(options: argparse.Namespace) -> int:
     if options.kind is None:
         options.parser.print_help()
         return 2
-    return _grade(options) if options.kind == "grade" else _write(options)
+    return {"grade": _grade, "release": _release}.get(options.kind, _write)(options)
+
+
+def _release(options: argparse.Namespace) -> int:
+    from minitxl.course.notebooks import SOURCE
+    from minitxl.course.release import release
+
+    for path in release(options.out, options.notebook, options.source or SOURCE):
+        print(path)
+    return 0
 
 
 def _write(options: argparse.Namespace) -> int:

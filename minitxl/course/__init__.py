@@ -12,8 +12,10 @@ shapes and numbers. nbgrader's `validate` is answered by AssertionError for what
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
+import textwrap
 import zlib
 from types import MappingProxyType
 
@@ -24,7 +26,7 @@ from minitxl.course.exercises import attention, beyond, measure, memory, ops, po
 from minitxl.course.running import library_use
 from minitxl.errors import MinitxlError
 
-__all__ = ["EXERCISES", "Exercise", "Verdict", "check", "generator", "line"]
+__all__ = ["EXERCISES", "Exercise", "Verdict", "check", "generator", "line", "show"]
 
 _LEFT_OUT = object()
 SEED = 0  # of the shapes and numbers while learning: the same at every try
@@ -78,6 +80,21 @@ def check(exercise_id: str, answer=_LEFT_OUT) -> None:
     print(text)
     if execution == "validate" and not verdict.passed:
         raise AssertionError(text)
+
+
+def show(exercise_id: str) -> None:
+    """Print the library's own answer to an exercise, once it is solved where show is called."""
+    if exercise_id not in EXERCISES:
+        raise MinitxlError(
+            f"there is no exercise {exercise_id!r}; there are {', '.join(EXERCISES)}"
+        )
+    asked = EXERCISES[exercise_id]
+    answer = sys._getframe(1).f_globals.get(asked.name)
+    if not asked.judge(answer, generator(exercise_id, SEED)).passed:
+        print(f"… the library's own {asked.name} is shown here once yours is right")
+        return
+    for shown in asked.shown:
+        print(textwrap.dedent(inspect.getsource(shown)))
 
 
 def line(asked: Exercise, verdict: Verdict) -> str:

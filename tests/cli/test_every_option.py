@@ -72,6 +72,8 @@ LINES = (
     ("bench --quick --shape d128 --device cpu --json bench.json", 0),
     ("bench --quick --shape d128 --device cpu --compare bench.json", 0),
     ("course student --notebook 05_reach --out notebooks --source scripts --run", 0),
+    ("course release released --notebook 05_reach --source scripts", 0),
+    ("course release released", 2),
     ("course solutions --notebook 05_reach --out solved --source scripts --run", 0),
     (
         "course grade nobody --notebook 05_reach --out graded --source scripts --timeout 5 "
@@ -97,12 +99,10 @@ def options_of(parser, path=()):
 def given(words):
     """The command in a line, and the options that it gives."""
     command = []
-    for word in words:
+    for word in words[:2]:
         if word.startswith("-") or (command and command[0] not in ("course", "data")):
             break
         command.append(word)
-        if len(command) == 2:
-            break
     return {(tuple(command), word) for word in words if word.startswith("--")}
 
 

@@ -220,6 +220,8 @@ ds = ds / math.sqrt(q.shape[-1])
 return ds @ k, np.swapaxes(ds, -1, -2) @ q, dv
 """,
     shown=(attention.attend_backward, attention.core_backward),
+    spelled="    dv = p^T do,  dp = do v^T,  ds = softmax backwards of dp,\n"
+    "    dq = ds k / sqrt(Dh),  dk = ds^T q / sqrt(Dh)\n",
     outputs=("dq", "dk", "dv"),
     cases=_backward_cases,
     mistakes=(
