@@ -45,6 +45,10 @@ def add(commands) -> None:
     )
     released.add_argument("out", type=Path, metavar="OUT", help="a new folder")
     _add_notebooks(released)
+    scope = add_command(kinds, "gradescope", run, "write the zip of an autograder for Gradescope")
+    scope.add_argument("out", type=Path, metavar="ZIP", help="a new file")
+    scope.add_argument("--seed", type=int, default=0, help="of shapes and numbers (default: 0)")
+    _add_notebooks(scope)
     grade = add_command(kinds, "grade", run, "grade submissions with nbgrader", GRADE_EPILOG)
     grade.add_argument("submissions", type=Path, metavar="SUBMISSIONS", help="folder of folders")
     _add_names(grade)
@@ -78,7 +82,16 @@ def run(options: argparse.Namespace) -> int:
     if options.kind is None:
         options.parser.print_help()
         return 2
-    return {"grade": _grade, "release": _release}.get(options.kind, _write)(options)
+    own = {"grade": _grade, "release": _release, "gradescope": _gradescope}
+    return own.get(options.kind, _write)(options)
+
+
+def _gradescope(options: argparse.Namespace) -> int:
+    from minitxl.course.grading.gradescope import write_zip
+    from minitxl.course.notebooks import SOURCE
+
+    print(write_zip(options.out, options.notebook, options.source or SOURCE, options.seed))
+    return 0
 
 
 def _release(options: argparse.Namespace) -> int:

@@ -74,6 +74,7 @@ LINES = (
     ("course student --notebook 05_reach --out notebooks --source scripts --run", 0),
     ("course release released --notebook 05_reach --source scripts", 0),
     ("course release released", 2),
+    ("course gradescope scope.zip --notebook 05_reach --source scripts --seed 3", 0),
     ("course solutions --notebook 05_reach --out solved --source scripts --run", 0),
     (
         "course grade nobody --notebook 05_reach --out graded --source scripts --timeout 5 "

@@ -1,7 +1,11 @@
 """What is written about a class: tables for people and platforms, and its page."""
 
 import csv
+import inspect
 import io
+import re
+import textwrap
+import time
 
 import pytest
 
@@ -15,7 +19,7 @@ from minitxl.course.grading import tables
 from minitxl.course.grading.feedback import improve
 from minitxl.course.grading.grading import Graded, Record, Row
 from minitxl.course.grading.roster import Person
-from minitxl.course.grading.similar import alike, shape
+from minitxl.course.grading.similar import alike, is_copy, shape
 from minitxl.course.notebooks import notebook_from
 
 
@@ -105,6 +109,30 @@ PAGE = """<html><head><script src="https://x.org/MathJax.js">x</script></head><b
 <a href="#softmax-backward-check">Test cell</a> Grade cell: <code>softmax-backward-check</code>
 <p>so $ds = p \\odot dp$, and $\\begin{pmatrix}$; it costs 5$ and 6$</p>
 <pre>$x$</pre></body></html>"""
+
+
+def test_an_answer_that_is_the_librarys():
+    """Pasted, with other names and without comments; a right answer of one's own is not."""
+    exercise = EXERCISES["contiguous-batch"]
+    found = {}
+    for e in EXERCISES.values():
+        book = notebook_from(e.notebook)
+        cell = next(c for c in book.cells if c.metadata.get("nbgrader", {}).get("grade_id") == e.id)
+        cell.source = source_of(e.id)
+        assert not is_copy(book, e)
+        for shown in e.shown:
+            text = textwrap.dedent(inspect.getsource(shown))
+            cell.source = re.sub(r"#.*", "", text).replace("x_hat", "z").replace("scores", "s")
+            found[e.id] = found.get(e.id, False) or is_copy(book, e)
+    assert found[exercise.id] and sum(found.values()) >= 12, found
+
+
+def test_scripts_go_whatever_they_look_like():
+    start = "<html><head></head><body>"
+    for text in ("<script>a</script>", "<SCRIPT src=x>", "<script>" * 10**5, "<pre" * 10**5):
+        began = time.monotonic()
+        assert "<script" not in improve(start + text + "<p>x</p>", []).lower()
+        assert time.monotonic() - began < 5
 
 
 def test_pages_for_students():

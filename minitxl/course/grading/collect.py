@@ -116,7 +116,7 @@ def collect(
         if key is None:
             continue
         person = roster.find(key, shown) if roster else None
-        student = person.id if person else SAFE.sub("_", shown).strip("_.") or "student"
+        student = person.id if person else SAFE.sub("_", shown).strip("_.@-") or "student"
         if roster and person is None and student not in owners:
             notes.append(f"{student} is not in the roster")
         if owners.setdefault(student, shown) != shown and person is None:
@@ -131,6 +131,18 @@ def collect(
     if not hand_ins:
         raise MinitxlError(f"{place} holds no notebooks and no folders of students")
     return dict(sorted(hand_ins.items())), notes
+
+
+def files_in(place: Path) -> list[Found]:
+    """Return the notebooks of one student in a folder, in whatever folders and zips."""
+    return sorted(_walk(place, []), key=lambda f: f.parts)
+
+
+def choose(student: str, files: list[Found], notebooks: dict[str, list[str]]) -> HandIn:
+    """Return what one student's files are."""
+    hand_in = HandIn(student)
+    _choose(hand_in, files, notebooks)
+    return hand_in
 
 
 def people_of(hand_ins: dict[str, HandIn], roster: Roster | None) -> dict[str, Person]:

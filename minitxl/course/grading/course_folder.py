@@ -55,6 +55,7 @@ c.JudgeSubmission.memory = {limits.memory}  # GiB for the process
 c.JudgeSubmission.closed = {closed!r}
 c.AssignLatePenalties.plugin_class = "minitxl.course.grading.late_plugin.LatePenalty"
 c.LatePenalty.rule = "{late}"
+c.HTMLExporter.sanitize_html = True  # what a student writes is no page's script
 c.OverwriteCells.add_missing_cells = True
 """
 

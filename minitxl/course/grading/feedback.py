@@ -17,6 +17,7 @@ from minitxl.course import Exercise
 from minitxl.course.notebooks import check_id
 
 SAME = "minitxl_same"  # a cell's metadata: it is as it was handed out
+MOST = 3000  # places with code on a page whose formulas are drawn
 STYLE = """<style>
 pre, .output pre, div.output_area pre { white-space: pre-wrap !important; overflow-wrap: anywhere;
   word-break: normal }
@@ -28,16 +29,24 @@ div.prompt { display: none } .panel-heading { height: auto !important }
 
 def improve(page: str, exercises: Iterable[Exercise]) -> str:
     """Return a page with the exercises' names in it, formulas as pictures, and nothing to fetch."""
-    page = re.sub(r"<script\b[^>]*>.*?</script>", "", page, flags=re.DOTALL)
+    page = _without_scripts(page)
     for exercise in exercises:
         mark, title = check_id(exercise.id), escape(exercise.title)
         page = page.replace(f'<a href="#{mark}">Test cell</a>', f'<a href="#{mark}">{title}</a>')
         page = page.replace(f"Grade cell: <code>{mark}</code>", f"{title} (<code>{mark}</code>)")
     page = page.replace("</head>", f"{STYLE}</head>", 1)
+    if page.count("<pre") + page.count("<code") > MOST:
+        return page
     parts = re.split(r"(<pre.*?</pre>|<code.*?</code>|<style.*?</style>)", page, flags=re.DOTALL)
     for n in range(0, len(parts), 2):
         parts[n] = re.sub(r"\$(?! )([^$<>]{1,200})(?<! )\$(?!\d)", _picture, parts[n])
     return "".join(parts)
+
+
+def _without_scripts(page: str) -> str:
+    parts = re.split(r"<script\b", page, flags=re.IGNORECASE)
+    rest = (part.partition("</script>")[2] for part in parts[1:])
+    return parts[0] + "".join(rest)
 
 
 def improve_all(folder: Path, exercises: dict[str, list[Exercise]]) -> None:

@@ -28,14 +28,14 @@ from minitxl.course.grading.judge import Limits, unusual
 from minitxl.course.grading.late import read_penalty, utc
 from minitxl.course.grading.processes import processes
 from minitxl.course.grading.roster import Person, Roster
-from minitxl.course.grading.similar import shape
+from minitxl.course.grading.similar import is_copy, shape
 from minitxl.course.grading.submissions import received
 from minitxl.course.notebooks import SOURCE, check_id, exercises_of, known, notebook_from, write
 from minitxl.errors import MinitxlError
 from minitxl.files import write_atomically
 
 MOST_JOBS = 60  # Windows waits for no more
-JUDGED, SETTINGS = "judged", "settings.json"
+JUDGED, SETTINGS = "judged", ".settings.json"  # no student's id begins with a dot
 
 
 class Row(NamedTuple):
@@ -321,6 +321,10 @@ def _grade_student(
         record.remarks += [(name, text) for text in remarks]
         if book is not None and (found := unusual(book, released)):
             record.remarks.append((name, f"have a look, its cells have {', '.join(found)}"))
+        copied = [e.id for e in exercises_of(name, source) if book and is_copy(book, e)]
+        if copied:
+            text = f"{', '.join(copied)}: the library's code, but for names and comments"
+            record.remarks.append((name, text))
         write(books[name], folder / f"{name}.ipynb")
     if hand_in.time is not None:
         (folder / "timestamp.txt").write_text(f"{utc(hand_in.time)} UTC", encoding="utf-8")

@@ -26,7 +26,7 @@ from minitxl.errors import MinitxlError
 
 # What an answer has no use for: not forbidden, but to be looked at.
 UNUSUAL = re.compile(
-    r"\b(minitxl\.course\.\w+|minitxl\.model\.\w+|course_answers|ctypes|subprocess|socket|importlib"
+    r"\b(minitxl\.course\.\w+|minitxl\.model\.\w+|course_answers|_?ctypes|_?posixsubprocess|subprocess|_imp|socket|importlib"
     r"|__import__|getsource|gc\.get_\w+|sys\._getframe|sys\.(?:modules|setprofile|settrace|meta_path)"
     r"|meta_path|addaudithook|__code__|__globals__|__builtins__|__subclasses__|input_transformers?\w*"
     r"|os\.(?:system|fork|popen|exec\w+|spawn\w+|posix_spawn\w*|environ|kill\w*))\b"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import inspect
+import textwrap
 from collections import Counter
 from collections.abc import Iterable
 
@@ -24,19 +26,43 @@ def shape(book: NotebookNode, exercise: Exercise) -> str:
         tree = ast.parse(cells[-1].source) if cells else ast.Module([], [])
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ""
+    return _shape(tree)
+
+
+def is_copy(book: NotebookNode, exercise: Exercise) -> bool:
+    """Whether a function of an answer is one of the library's, but for names, comments, layout."""
+    cells = [c for c in book.cells if c.metadata.get("nbgrader", {}).get("grade_id") == exercise.id]
+    bodies = set()
+    for shown in exercise.shown:
+        bodies |= _bodies(textwrap.dedent(inspect.getsource(shown)))
+    return bool(bodies.intersection(*[_bodies(cell.source) for cell in cells[-1:]]) if cells else 0)
+
+
+def _bodies(source: str) -> set[str]:
+    """Shapes of the bodies of all functions in a source, as far as they are long enough."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return set()
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    return {_shape(ast.Module(node.body, [])) for node in functions} - {""}
+
+
+def _shape(tree: ast.AST) -> str:
     names: dict[str, str] = {}
     parts = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            node.value.value = ""  # a docstring
+            continue  # a docstring
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            continue
         label = type(node).__name__
         for attribute in ("id", "arg", "name"):
             name = getattr(node, attribute, None)
             if isinstance(name, str):
                 label += names.setdefault(name, f" n{len(names)}")
-        label += str(getattr(node, "attr", "")) + repr(getattr(node, "value", ""))[
-            :40
-        ] * isinstance(node, ast.Constant)
+        label += str(getattr(node, "attr", ""))
+        label += repr(node.value)[:40] if isinstance(node, ast.Constant) else ""
         parts.append(label)
     if len(parts) < SMALL:
         return ""

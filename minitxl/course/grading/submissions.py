@@ -18,6 +18,8 @@ from minitxl.course.grading.feedback import SAME
 from minitxl.course.notebooks import check_id, check_sources
 from minitxl.errors import MinitxlError
 
+LONGEST = 1_000_000  # characters of all cells, without outputs
+
 
 def received(
     data: bytes | None, name: str, released: NotebookNode
@@ -90,6 +92,9 @@ def _read(data: bytes, name: str, remarks: list[str]) -> NotebookNode:
         text = " ".join(str(error).split())[:80]
         what = type(error).__name__
         raise MinitxlError(f"{name} is no readable notebook ({what}: {text})") from error
+    size = sum(len(cell.source) for cell in cells)
+    if size > LONGEST:
+        raise MinitxlError(f"{name} has {size:,} characters in its cells, at most {LONGEST:,}")
     return NotebookNode(cells=cells)
 
 

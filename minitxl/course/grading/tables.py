@@ -27,7 +27,7 @@ SHOWN = 3  # commonest mistakes of an exercise
 def write_tables(graded: Graded, out: Path) -> None:
     """Write all tables and the page of the class."""
     rows = [row for record in graded.records for row in record.rows]
-    _csv(out / "exercises.csv", [COLUMNS, *rows])
+    _csv(out / "exercises.csv", [COLUMNS, *((*row[:-1], _safe(row.remark)) for row in rows)])
     _csv(out / "moodle.csv", _moodle(graded))
     _csv(out / "canvas.csv", _canvas(graded))
     write_atomically(out / "class.html", class_page(graded).encode("utf-8"))
