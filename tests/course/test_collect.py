@@ -1,6 +1,7 @@
 """What is found of hand-ins: layouts, the latest, rosters; and each file put in order."""
 
 import csv
+import json
 import os
 import zipfile
 
@@ -247,7 +248,7 @@ def test_what_being_late_costs():
 
 
 def received(source, book, released=None):
-    data = book if isinstance(book, bytes) else nbformat.writes(book).encode()
+    data = book if isinstance(book, bytes) else json.dumps(book).encode()  # with \\ud800
     return submissions.received(data, f"{NAME}.ipynb", released or notebook_from(NAME, source))
 
 
@@ -347,3 +348,9 @@ def test_every_row_of_a_roster_is_plain(tmp_path):
     assert [(p.id, p.name) for p in people] == [("a", "Lee, Ann"), ("b", "Ray, Bob")]
     assert csv.Sniffer  # it may fail on one column: read all the same
     assert roster(tmp_path / "r.csv", "id\na\n").people[0].id == "a"
+
+
+def test_characters_that_no_file_takes(source):
+    got, _ = received(source, answered(source, RIGHT + "  # \ud800\x00\x1b[2J"))
+    assert got.cells[1].source == RIGHT + "  # ?\ufffd\ufffd[2J"
+    nbformat.writes(got).encode("utf-8")

@@ -4,6 +4,7 @@ HARMLESS (all points), WRONG (none, with a reason) and CHEATS (none): name -> an
 it, cells between it and its check; in WRONG after a part of the reason.
 """
 
+import json
 from pathlib import Path
 
 import nbformat
@@ -85,6 +86,23 @@ HARMLESS = {  # name: answer, cells before, cells between the answer and its che
     "CRLF": (RIGHT.replace("\n", "\r\n"),),
     "BOM in a cell": ("\ufeff" + RIGHT,),
     "unicode": ("# größer als π\n" + RIGHT.replace("dp", "δp"),),
+    "half characters": (HEAD + "    print('\\ud800\\0')\n" + BODY + "  # \ud800\0",),
+    "something at the end": (
+        "import atexit, threading, time\natexit.register(time.sleep, 600)\n"
+        "threading.Thread(target=time.sleep, args=(600,)).start()\n" + RIGHT,
+    ),
+    "names in all kinds of statements": (
+        "import contextlib\n(a := -1)\nB, *c = 1, 2\nT = {}\nT['k'] = -1\nT.update(l=1)\n"
+        "try:\n    import cupy as xp\nexcept ImportError:\n    import numpy as xp\n"
+        "with contextlib.suppress(Exception) as d:\n    D = 0\n"
+        "match 3:\n    case e: pass\n"
+        "if __name__ == '__main__':\n    F = 0\n"
+        "class C: pass\nC.k = 0\n"
+        "for g in [0]:\n    def inner(x): return x + g\n"
+        + RIGHT.replace(
+            "axis=-1", "axis=a + B - 1 + T['k'] + T['l'] + D + e - 3 + F + C.k"
+        ).replace("(dp * p)", "inner(xp.multiply(dp, p))"),
+    ),
     "threads": (
         HEAD + "    from concurrent.futures import ThreadPoolExecutor\n"
         "    with ThreadPoolExecutor(2) as pool:\n"
@@ -163,6 +181,26 @@ CHEATS = {  # name: answer, cells before, cells between
         f"import os\nos.chdir({PACKAGE!r})\nexec(open('model/ops.py').read())\n"
         + HEAD
         + "    return softmax_backward(dp, SoftmaxCache(p), xp=np)",
+    ),
+    "reads the source by a text that lies": (
+        f"class S(str):\n    startswith = lambda *a: False\ntext = open(S({PACKAGE!r} + "
+        "'/model/ops.py')).read()\nexec(text)\n"
+        + HEAD
+        + "    return softmax_backward(dp, SoftmaxCache(p), xp=np)",
+    ),
+    "runs the source by runpy": (
+        f"import runpy\nm = runpy.run_path({PACKAGE!r} + '/model/ops.py')\n"
+        + HEAD
+        + "    return m['softmax_backward'](dp, m['SoftmaxCache'](p), xp=np)",
+    ),
+    "starts a process in C": (
+        "import _posixsubprocess\n" + HEAD + "    _posixsubprocess.fork_exec\n" + BODY,
+    ),
+    "a Python in Python": (
+        "import _xxsubinterpreters as s\n" + HEAD + "    s.create()\n" + BODY,
+    ),
+    "replaces what sends": (
+        HEAD + "    import running\n    running.pack = lambda x: {'tuple': [1.0]}\n    return p",
     ),
     "takes the stand-in away": (
         "import sys\nsys.meta_path = [m for m in sys.meta_path if 'NoLibrary' not in str(m)]\n"
@@ -280,7 +318,7 @@ def hand_in(source, answer, before=(), after=()):
     book.cells[1].source = answer
     book.cells[2:2] = map(code, after)
     book.cells[1:1] = map(code, before)
-    got, remarks = received(nbformat.writes(book).encode(), f"{NAME}.ipynb", released)
+    got, remarks = received(json.dumps(book).encode(), f"{NAME}.ipynb", released)
     return got, released, remarks
 
 

@@ -68,6 +68,8 @@ def hook(event, args, *, error=PermissionError, kind=type):
                 raise error('in grading this is not to be had: ' + event)
     elif event in {events} or event.startswith({begin}):
         raise error('in grading this is not to be had: ' + event)
+    elif event == 'import' and args[0] in {modules}:
+        raise error('in grading this is not to be had: ' + args[0])
     elif event == 'object.__setattr__' and args[1] == '__code__':
         raise error('in grading a function keeps its code')
 """
@@ -81,6 +83,13 @@ EVENTS = (
 BEGIN = ("ctypes.", "socket.", "shutil.", "winreg.", "syslog.", "ftplib.", "urllib.", "http.")
 
 
+# They start processes, or run code that no hook hears of.
+MODULES = (
+    "_posixsubprocess", "_winapi", "_ctypes", "_testcapi", "_testinternalcapi", "_interpreters",
+    "_xxsubinterpreters",
+)  # fmt: skip
+
+
 def refuse(closed: list[str], work: str) -> None:
     """Refuse, from here on, files under `closed`, writing elsewhere than in `work`, and the rest.
 
@@ -90,10 +99,13 @@ def refuse(closed: list[str], work: str) -> None:
     code = HOOK.format(
         int="(0).__class__", bytes="b''.__class__", str="''.__class__", posix=os.name == "posix",
         work=repr(work), closed=repr(tuple(closed)), null=repr(os.devnull),
-        events=repr(tuple(EVENTS)), begin=repr(BEGIN),
+        events=repr(tuple(EVENTS)), begin=repr(BEGIN), modules=repr(MODULES),
     )  # fmt: skip
     names: dict = {}
     exec(code, names)
     hook = names.pop("hook")
     hook.__globals__.clear()
+    for name in MODULES:
+        if module := sys.modules.pop(name, None):
+            vars(module).clear()
     sys.addaudithook(hook)

@@ -20,6 +20,7 @@ from nbformat import NotebookNode
 from minitxl.course import EXERCISES, Exercise, Verdict, generator, line
 from minitxl.course.exercise import Case
 from minitxl.course.grading import sandbox
+from minitxl.course.grading.submissions import plain
 from minitxl.course.notebooks import check_id
 from minitxl.course.running import Failed, pack, unpack
 from minitxl.errors import MinitxlError
@@ -201,4 +202,4 @@ def _text(value, most: int = 10**5) -> str:
     if not isinstance(value, str):
         raise TypeError("no text")
     text = value if most > 1000 else " ".join(value.split())
-    return text[:most]
+    return plain(text)[:most]

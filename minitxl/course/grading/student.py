@@ -84,6 +84,7 @@ def main() -> None:
             reply(failed=list(got), printed=out.take())
         else:
             reply(outputs=running.pack(got), printed=out.take())
+    os._exit(0)  # whatever threads and clean-ups there are
 
 
 # --- what an exercise needs of a notebook --------------------------------------------------------

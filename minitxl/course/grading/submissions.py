@@ -83,7 +83,7 @@ def _read(data: bytes, name: str, remarks: list[str]) -> NotebookNode:
             NotebookNode(
                 id=str(cell.get("id", "")),
                 cell_type="code" if cell["cell_type"] == "code" else "markdown",
-                source="".join(cell["source"]).replace("\r\n", "\n").replace("\r", "\n"),
+                source=plain("".join(cell["source"])),
                 mark=_grade_id(cell),
             )
             for cell in book["cells"]
@@ -96,6 +96,12 @@ def _read(data: bytes, name: str, remarks: list[str]) -> NotebookNode:
     if size > LONGEST:
         raise MinitxlError(f"{name} has {size:,} characters in its cells, at most {LONGEST:,}")
     return NotebookNode(cells=cells)
+
+
+def plain(text: str) -> str:
+    """Return a text that every file takes: whole characters, none that steer a terminal."""
+    text = text.encode("utf-8", "replace").decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
 
 
 def _grade_id(cell: NotebookNode) -> str | None:
