@@ -73,7 +73,7 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
     act({ kind: "change", wiped: true }));
   const learn = button("learn from this segment", "Where does the gradient go?", showGradient);
   const memory = slider("memory M", { min: 0, max: data.longest, step: data.step, value: state.setting.M },
-    (M) => plural(M, world.unit), (M) => act({ kind: "change", M }));
+    (M) => plural(M, world.unit), remember);
   const lengths = choice("segment T", data.lengths.map((T) => [T, `${T}`]), (T) => act({ kind: "change", T: Number(T) }));
   const heat = slider("temperature", { min: 0, max: 1.5, step: 0.1, value: state.temperature },
     (x) => x.toFixed(1), (x) => (state.temperature = x));
@@ -139,6 +139,7 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
       look = null;
       return draw();
     }
+    el.setAttribute("aria-busy", "true");
     const answer = await engine.ask({ kind: "look", at, layer, head, terms });
     if (answer.kind !== "look" || String(at) !== String(state.chosen)) return;
     look = answer;
@@ -184,6 +185,7 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
       next.show(shown, tail(t), came, names);
     }
     if (!state.gradient) describe(shown);
+    el.setAttribute("aria-busy", engine.waiting.size > 0);
   }
 
   const tail = (t) => state.tokens.slice(Math.max(0, t - 11), t + 1).map((x) => world.shown[x]).join(world.unit === "character" ? "" : " ");
@@ -221,6 +223,7 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
 
   async function act(message) {
     state.taking = false;
+    el.setAttribute("aria-busy", "true");
     try {
       await engine.ask(message);
     } catch (error) {
@@ -229,11 +232,31 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
     draw();
   }
 
+  let wanted = null; // the memory's length, while another one is being tried
+
+  /** Another length of memory: what is in it shows at once, what it is worth once that was read. */
+  async function remember(M) {
+    state.memoryStart = Math.max(state.setting.wiped ? state.start : 0, state.start - M);
+    Object.assign(state, { changed: state.tokens.length, setting: { ...state.setting, M } });
+    draw();
+    const trying = wanted !== null;
+    wanted = M;
+    while (!trying && wanted !== null) {
+      const now = wanted;
+      await act({ kind: "change", M: now });
+      if (wanted === now) wanted = null;
+    }
+  }
+
   async function long(busy, message) {
     Object.assign(state, { busy, taking: message.taking });
     draw();
-    const { speed } = await engine.ask(message);
-    if (busy === "write" && speed) el.dataset.speed = speed.toFixed(0);
+    const [begun, n] = [performance.now(), state.tokens.length];
+    await engine.ask(message);
+    const [ms, more] = [performance.now() - begun, state.tokens.length - n];
+    if (busy === "write" && more > 1) {
+      note.textContent = `${plural(more, world.unit)} written, ${((1000 * more) / ms).toFixed(0)} a second.`;
+    }
     Object.assign(state, { busy: null, taking: false });
     draw();
   }

@@ -23,8 +23,6 @@ export function serve(post) {
     running = id;
     let told = session.length;
     let last = performance.now();
-    let begun = last;
-    const first = told;
     for (let token = next(); token !== null && running === id; token = next()) {
       session.read(token);
       const now = performance.now();
@@ -36,8 +34,7 @@ export function serve(post) {
       if (running !== id) return; // whoever stopped it has told the rest
     }
     running = 0;
-    const speed = (1000 * (session.length - first)) / (performance.now() - begun);
-    post({ id, kind: "done", speed, ...session.news(told) });
+    post({ id, kind: "done", ...session.news(told) });
   }
 
   const deeds = {
