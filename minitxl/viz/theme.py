@@ -165,8 +165,8 @@ def shown_as(width: float, caption: str) -> dict:
     A dark JupyterLab turns pictures that ask for a light ground; `turned_in_the_dark` says how.
     """
     turned_in_the_dark()
-    alt = caption.replace("\n", " ")
-    return {"width": round(width), "alt": alt, "needs_background": "light"}
+    about = {"width": round(width), "alt": caption.replace("\n", " ")}
+    return {"image/png": about, "needs_background": "light"}
 
 
 @cache
@@ -221,7 +221,7 @@ class Picture:
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         data = {"image/png": base64.b64encode(self.png()).decode("ascii"), "text/plain": repr(self)}
-        return data, {"image/png": shown_as(self.figure.get_figwidth() * DPI, repr(self))}
+        return data, shown_as(self.figure.get_figwidth() * DPI, repr(self))
 
 
 def titled(

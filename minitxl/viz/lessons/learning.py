@@ -192,4 +192,4 @@ class LiveCurves:
         png = base64.b64encode(encode(picture.figure)).decode("ascii")
         shown = shown_as(picture.figure.get_figwidth() * DPI, repr(picture))
         data = {"image/png": png, "text/plain": repr(picture)}
-        self._handle.update(data, metadata={"image/png": shown}, raw=True)
+        self._handle.update(data, metadata=shown, raw=True)
