@@ -158,7 +158,7 @@ pretrained = minitxl.load_pretrained("war-and-peace", device="cpu", dtype="float
 model, text = pretrained.model, load_corpus("war-and-peace").test
 N, T, M = model.config.n_layer, model.config.tgt_len, model.config.mem_len
 R, V = exact_reach(N, T, M), model.config.n_token
-PLACES, ASKED = 6, 16
+PLACES, ASKED = 4, 16
 n_before = -(-(R + 1) // T)  # segments before the last
 start = n_before * T
 begins = np.arange(PLACES) * (len(text) - start - ASKED) // PLACES
