@@ -198,6 +198,14 @@ def context() -> list[str]:
         pairs = zip(of[key]["half_distance"], of[key]["learned"], strict=True)
         return statistics.median(x for x, ok in pairs if ok)
 
+    elsewhere = max(
+        abs(a - b)
+        for (_, reading), r in of.items()
+        for a, b, ok in zip(
+            r["half_distance"], r["half_distance_foreign"], r["learned"], strict=True
+        )
+        if ok and reading != "fixed"
+    )
     vanilla = middle("vanilla-16", "sliding")
     equal, long = (middle(x, "memory") / vanilla - 1 for x in ("xl-16", "xl-112"))
     longer = middle("xl-112", "longer memory")
@@ -209,6 +217,7 @@ def context() -> list[str]:
         f"with M = T by {equal:.0%} in the median, with M = 7 T by {long:.0%}",
         f"{longer:.0f} characters, {longer / vanilla:.0f} times vanilla",
         f"learned by {learned('xl-112', 'memory')} starts with M = 112",
+        f"puts them {elsewhere} characters elsewhere at most",
     ]
 
 

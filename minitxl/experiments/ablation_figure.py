@@ -42,7 +42,7 @@ def draw_ablation(results: dict) -> Picture:
     """
     with styled():
         figure = new_figure(10.4, 7.6)
-        _arms(figure.add_axes((0.215, 0.545, 0.2, 0.34)), results["cells"])
+        _arms(figure.add_axes((0.232, 0.545, 0.19, 0.34)), results["cells"])
         _by_position(figure.add_axes((0.075, 0.135, 0.34, 0.3)), results["cells"])
         _differences(figure.add_axes((0.745, 0.135, 0.24, 0.75)), results["differences"])
         title, note = _words(results)

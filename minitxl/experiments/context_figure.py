@@ -61,7 +61,7 @@ def draw_context(results: dict) -> Picture:
             else:
                 ax.set_ylabel("nats more with the\nmentions renamed")
             ax.set_xlabel("characters to the last mention")
-        _halves(figure.add_axes((0.245, 0.135, 0.735, 0.35)), found)
+        _halves(figure.add_axes((0.262, 0.135, 0.718, 0.35)), found)
         title, note = _words(results, found)
         return titled(figure, title, note, top=0.955, bottom=0.014, size=9, color=MUTED)
 

@@ -193,6 +193,8 @@ def test_seeds(tmp_path, capsys):
     assert cli.main([*command, "0", "reach"]) == 2
     no_seeds, too_few = capsys.readouterr().err.splitlines()
     assert "has no seeds" in no_seeds and "--seeds 0" in too_few
+    assert cli.main(["experiment", "--out", str(tmp_path / "a.json"), "--jobs", "0", "reach"]) == 2
+    assert "--jobs 0 must be at least 1" in capsys.readouterr().err
 
 
 def test_command_refuses_at_once_what_it_could_not_write(tmp_path, monkeypatch, capsys):
