@@ -24,9 +24,12 @@ RESULTS = Path(__file__).parent / "results"
 DRAWN = (  # experiments that have a picture
     "ablation",
     "attention_spans",
+    "context",
     "evaluation_speed",
     "longer_memory",
+    "memory_ladder",
     "reach",
+    "reading_cost",
     "recl",
     "stop_gradient",
 )
