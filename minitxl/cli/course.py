@@ -48,7 +48,8 @@ def add(commands) -> None:
     scope = add_command(kinds, "gradescope", run, "write the zip of an autograder for Gradescope")
     scope.add_argument("out", type=Path, metavar="ZIP", help="a new file")
     scope.add_argument("--seed", type=int, default=0, help="of shapes and numbers (default: 0)")
-    _add_notebooks(scope)
+    scope.add_argument("--notebook", nargs="+", default=[], metavar="NAME", help="only these")
+    scope.add_argument("--source", type=Path, metavar="DIR", help="of the scripts")
     grade = add_command(kinds, "grade", run, "grade submissions with nbgrader", GRADE_EPILOG)
     grade.add_argument("submissions", type=Path, metavar="SUBMISSIONS", help="folder of folders")
     _add_names(grade)
@@ -74,6 +75,7 @@ def _add_names(parser: Parser) -> None:
 def _add_notebooks(parser: Parser) -> None:
     add = parser.add_argument
     add("--notebook", nargs="+", default=[], metavar="NAME", help="only these (default: all)")
+    add("--questions", action="store_true", help="with cells for them, which a person grades")
     add("--source", type=Path, metavar="DIR", help="of the scripts (default: those that ship)")
 
 
@@ -98,19 +100,22 @@ def _release(options: argparse.Namespace) -> int:
     from minitxl.course.notebooks import SOURCE
     from minitxl.course.release import release
 
-    for path in release(options.out, options.notebook, options.source or SOURCE):
+    source = options.source or SOURCE
+    for path in release(options.out, options.notebook, source, questions=options.questions):
         print(path)
     return 0
 
 
 def _write(options: argparse.Namespace) -> int:
     from minitxl.course import notebooks
+    from minitxl.course.questions import rubric_page
+    from minitxl.files import write_atomically
 
     source = options.source or notebooks.SOURCE
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.notebook or notebooks.known(source):
         solved = options.kind == "solutions"
-        book = notebooks.notebook_from(name, source, solved=solved)
+        book = notebooks.notebook_from(name, source, solved=solved, questions=options.questions)
         if options.outputs:
             began = time.perf_counter()
             notebooks.execute(book, options.out)
@@ -118,6 +123,10 @@ def _write(options: argparse.Namespace) -> int:
             say(f"{name}: all cells in {time.perf_counter() - began:.0f} s")
         path = options.out / f"{name}.ipynb"
         notebooks.write(book, path)
+        print(path)
+    if options.kind == "solutions" and options.questions:
+        path = options.out / "RUBRIC.md"
+        write_atomically(path, rubric_page().encode("utf-8"))
         print(path)
     if options.kind == "solutions" and sys.platform == "win32":
         say(NO_EXCHANGE)
@@ -144,6 +153,7 @@ def _grade(options: argparse.Namespace) -> int:
         late=options.late,
         only=tuple(options.only),
         resume=options.resume,
+        questions=options.questions,
     )
     graded = grade(options.submissions, options.out, order, progress=say)
     tables.write_tables(graded, options.out)

@@ -14,6 +14,7 @@ from nbformat import NotebookNode
 from minitxl import __version__
 from minitxl.course import EXERCISES, Exercise
 from minitxl.course.notebooks import SOURCE, exercises_of, known, notebook_from, write
+from minitxl.course.questions import QUESTIONS
 from minitxl.errors import MinitxlError
 from minitxl.files import write_atomically
 
@@ -44,20 +45,22 @@ Texts and models come with it; no GPU is needed.
 """
 
 
-def release(out: Path, names=(), source: Path = SOURCE) -> list[Path]:
+def release(out: Path, names=(), source: Path = SOURCE, *, questions: bool = False) -> list[Path]:
     """Write notebooks and INSTRUCTIONS.md into a new folder; return their paths.
 
-    names: of notebooks; default all. MinitxlError where the folder holds something.
+    names: of notebooks; default all. questions: with cells for their answers. MinitxlError
+    where the folder holds something.
     """
     if out.exists() and any(out.iterdir()):
         raise MinitxlError(f"{out} is not empty: give a new folder, or an answer may be left")
     names = list(names) or known(source)
-    books = {name: without_answers(notebook_from(name, source), name, source) for name in names}
+    books = {name: notebook_from(name, source, questions=questions) for name in names}
+    books = {name: without_answers(book, name, source) for name, book in books.items()}
     out.mkdir(parents=True, exist_ok=True)
     for name, book in books.items():
         write(book, out / f"{name}.ipynb")
     page = out / "INSTRUCTIONS.md"
-    write_atomically(page, _page(names, source).encode("utf-8"))
+    write_atomically(page, _page(names, source, questions).encode("utf-8"))
     return [page, *(out / f"{name}.ipynb" for name in names)]
 
 
@@ -66,7 +69,7 @@ def without_answers(book: NotebookNode, name: str, source: Path = SOURCE) -> Not
     exercises = exercises_of(name, source)
     for cell in book.cells:
         mark = cell.metadata.get("nbgrader", {})
-        if mark.get("solution"):
+        if mark.get("grade_id") in EXERCISES:
             cell.source = EXERCISES[mark["grade_id"]].riddle.strip("\n")
         elif cell.cell_type == "code" and "getsource(" in cell.source:
             asked = [e.id for e in exercises if any(s in cell.source for s in _shown(e))]
@@ -81,13 +84,17 @@ def _shown(exercise: Exercise) -> list[str]:
     return [f"{s.__module__.rsplit('.', 1)[-1]}.{s.__qualname__}" for s in exercise.shown]
 
 
-def _page(names: list[str], source: Path) -> str:
+def _page(names: list[str], source: Path, questions: bool) -> str:
     rows = ["| notebook | exercise | points |", "|---|---|---:|"]
     total = 0
     for name in names:
         for exercise in exercises_of(name, source):
             rows.append(f"| `{name}.ipynb` | {exercise.title} | {exercise.points} |")
             total += exercise.points
+        if questions and (own := QUESTIONS.get(name)):
+            points = sum(question.points for question in own)
+            rows.append(f"| `{name}.ipynb` | {len(own)} questions, at the end | {points} |")
+            total += points
     points = f", with {total} points" if total else ""
     table = "\n".join(rows) if total else ""
     return PAGE.format(count=len(names), points=points, version=__version__, table=table)

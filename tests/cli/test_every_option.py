@@ -71,15 +71,15 @@ LINES = (
     ("figures evaluation_speed --data text.txt --out .", 2),
     ("bench --quick --shape d128 --device cpu --json bench.json", 0),
     ("bench --quick --shape d128 --device cpu --compare bench.json", 0),
-    ("course student --notebook 05_reach --out notebooks --source scripts --run", 0),
-    ("course release released --notebook 05_reach --source scripts", 0),
+    ("course student --notebook 05_reach --out notebooks --source scripts --run --questions", 0),
+    ("course release released --notebook 05_reach --source scripts --questions", 0),
     ("course release released", 2),
     ("course gradescope scope.zip --notebook 05_reach --source scripts --seed 3", 0),
-    ("course solutions --notebook 05_reach --out solved --source scripts --run", 0),
+    ("course solutions --notebook 05_reach --out solved --source scripts --run --questions", 0),
     (
         "course grade nobody --notebook 05_reach --out graded --source scripts --timeout 5 "
         "--total 50 --memory 2 --jobs 1 --seed 1 --roster roster.csv --due 2026-12-01 "
-        "--late 10%/day --sandbox none",
+        "--late 10%/day --sandbox none --questions",
         2,
     ),  # that there is no such folder; those of tests/course/ grade
     ("course grade nobody --out graded --only ann --resume", 2),

@@ -12,6 +12,7 @@ nbformat = pytest.importorskip("nbformat")
 from helpers.course_answers import ANSWERS  # noqa: E402
 from minitxl.course import EXERCISES  # noqa: E402
 from minitxl.course import notebooks as nb  # noqa: E402
+from minitxl.course.questions import QUESTIONS, rubric_page  # noqa: E402
 from minitxl.course.release import release  # noqa: E402
 from minitxl.errors import MinitxlError  # noqa: E402
 
@@ -173,6 +174,28 @@ def test_a_release_has_no_answers(tmp_path):
     assert 'course.show("softmax-backward")' in text
     with pytest.raises(MinitxlError, match="is not empty"):
         release(tmp_path / "out")
+
+
+def test_questions_have_cells_and_rubrics(tmp_path):
+    """As many as the notebooks ask, and as the guide answers."""
+    guide = (nb.SOURCE.parent / "README.md").read_text(encoding="utf-8")
+    everything = [q for own in QUESTIONS.values() for q in own]
+    assert [q.number for q in everything] == re.findall(r"\*\*(\d\.\d)\*\*", guide)
+    for name, own in QUESTIONS.items():
+        text = (nb.SOURCE / f"{name}.py").read_text(encoding="utf-8")
+        tail = text.partition("## Questions")[2]
+        asked = len(re.findall(r"\*\*Question \d", text)) + len(re.findall(r"^# \d\. ", tail, re.M))
+        assert asked == len(own), name
+        plain, book = nb.notebook_from(name), nb.notebook_from(name, questions=True)
+        nbformat.validate(book)
+        assert book.cells[: len(plain.cells)] == plain.cells
+        for cell, question in zip(book.cells[len(plain.cells) :], own, strict=True):
+            assert cell.metadata.nbgrader.points == question.points >= 1
+            assert cell.metadata.nbgrader.grade and cell.metadata.nbgrader.solution
+            assert question.rubric[0] not in cell.source
+    pages = release(tmp_path / "out", ["05_reach"], questions=True)
+    assert "3 questions, at the end" in pages[0].read_text(encoding="utf-8")
+    assert all(f"| {q.number} |" in rubric_page() for q in everything)
 
 
 def test_the_librarys_own_is_shown_once_it_is_solved(capsys):

@@ -187,6 +187,35 @@ def test_one_by_one_again_and_on_from_before(graded, source, tmp_path):
 
 
 @pytest.mark.slow
+def test_questions_are_graded_by_hand(graded, source, tmp_path):
+    """An empty answer gets 0 at once; another waits, and counts when its points are entered."""
+    from minitxl.course.grading import course_folder, tables
+
+    book = notebook_from(NAME, source, questions=True)
+    book.cells[1].source = RIGHT
+    of = {"question-2-1": 2, "question-2-2": 2, "question-2-3": 2}
+    for cell in book.cells:
+        if cell.metadata.get("nbgrader", {}).get("grade_id") in ("question-2-1", "question-2-2"):
+            cell.source = cell.source.replace("*Write your answer here.*", "LayerNorm, $x$.")
+    (tmp_path / "in" / "ann").mkdir(parents=True)
+    write(book, tmp_path / "in" / "ann" / f"{NAME}.ipynb")
+    order = {"source": source, "jobs": 1, "limits": ORDER["limits"]}
+    out = tmp_path / "out"
+    first = grade(tmp_path / "in", out, Order(questions=True, seed=1, **order))
+    assert first.records[0].by_hand == (0, sum(of.values()), 2)
+    assert "2 answers to questions wait to be graded" in tables.table(first)
+    with course_folder.quiet(), course_folder.interface(out).gradebook as gradebook:
+        found = gradebook.find_grade("question-2-1", NAME, "minitxl", "ann")
+        found.manual_score, found.needs_manual_grade = 2.0, False
+        gradebook.db.commit()
+    again = grade(tmp_path / "in", out, Order(resume=True, **order))
+    (record,) = again.records
+    assert (record.by_hand, record.points, record.of) == ((2.0, 6.0, 1), 8.0, 12.0)
+    with open(out / "grades.csv", newline="") as file:
+        assert [float(r["score"]) for r in csv.DictReader(file)] == [8.0]
+
+
+@pytest.mark.slow
 def test_a_gradebook_that_was_written_into(graded, source, tmp_path):
     """The judge's points count, and the table says that others were there."""
     out = tmp_path / "out"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import io
+import json
 import re
 import zipfile
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from typing import NamedTuple
 
 from minitxl.course import EXERCISES
 from minitxl.course.grading.roster import Person, Roster
+from minitxl.course.grading.submissions import LONGEST
+from minitxl.course.notebooks import check_id
 from minitxl.errors import MinitxlError
 
 LARGEST = 50_000_000  # bytes of a notebook file
@@ -250,15 +253,20 @@ def _person(student: str, top: str) -> Person:
     return Person(student)
 
 
-def _ids(text: bytes) -> set[str]:
+def _ids(data: bytes) -> set[str]:
     """Return the exercises that a notebook's file speaks of, be it readable or not."""
+    try:
+        cells = json.loads(data.decode("utf-8-sig"))["cells"]
+        marks = {c.get("metadata", {}).get("nbgrader", {}).get("grade_id") for c in cells}
+        marks |= {c.get("id") for c in cells}
+        text = "\n".join("".join(c["source"]) for c in cells)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        marks, text = set(), data[:LONGEST].decode("utf-8", "replace").replace('\\"', '"')
     found = set()
     for one in EXERCISES.values():
-        marks = (
-            rf'"grade_id":\s*"{one.id}(?:-check)?"|"id":\s*"(?:exercise|check)-{one.id}"'
-            rf'|check\(\\?["\']{one.id}\\?["\']|\bdef {one.name}\('
-        )
-        if re.search(marks.encode(), text):
+        own = {one.id, check_id(one.id), f"exercise-{one.id}", f"check-{one.id}"}
+        says = rf'check\(["\']{one.id}["\']|\bdef {one.name}\('
+        if own & marks or re.search(says, text):
             found.add(one.id)
     return found
 

@@ -14,6 +14,7 @@ import warnings
 from pathlib import Path
 
 from minitxl.course.notebooks import environment, notebook_from, write
+from minitxl.course.questions import BLANK, PREFIX
 from minitxl.errors import MinitxlError
 from minitxl.files import write_atomically
 
@@ -27,6 +28,7 @@ c = get_config()
 c.CourseDirectory.course_id = "minitxl"
 c.CourseDirectory.root = str(Path(__file__).resolve().parent)
 c.ClearSolutions.code_stub = {{"python": "raise NotImplementedError"}}  # that of the exercises
+c.ClearSolutions.text_stub = "{blank}"  # that of the questions
 
 # No notebook is run: the exercises are judged, in a process apart from the submission's.
 c.Autograde.autograde_preprocessors = [
@@ -89,7 +91,10 @@ def make(out: Path, names: list[str], source: Path, settings: dict):
     folder = out / "source" / ASSIGNMENT
     folder.mkdir(parents=True)
     for name in names:
-        write(notebook_from(name, source, solved=True, listing=False), folder / f"{name}.ipynb")
+        book = notebook_from(
+            name, source, solved=True, listing=False, questions=settings["questions"]
+        )
+        write(book, folder / f"{name}.ipynb")
     configure(out, settings)
     api = interface(out)
     done(api.generate_assignment(ASSIGNMENT), "the assignment")
@@ -98,7 +103,7 @@ def make(out: Path, names: list[str], source: Path, settings: dict):
 
 def configure(out: Path, settings: dict) -> None:
     """Write nbgrader's configuration."""
-    write_atomically(out / CONFIG_FILE, CONFIG.format(**settings).encode("utf-8"))
+    write_atomically(out / CONFIG_FILE, CONFIG.format(blank=BLANK, **settings).encode("utf-8"))
 
 
 def interface(out: Path):
@@ -120,6 +125,20 @@ def why(result: dict) -> str:
     text = f"{result.get('log', '')}\n{result.get('error', '')}"
     found = re.search(r"^\s*((?:\w+\.)*\w*(?:Error|Exception|Invalid)\b.*)$", text, re.MULTILINE)
     return found.group(1).strip() if found else "no reason given"
+
+
+def asked_by_hand(api, student: str) -> tuple[float, float, int]:
+    """Return what a student's answers to questions got, of how many points, and how many wait."""
+    points = of = 0.0
+    waiting = 0
+    with api.gradebook as gradebook:
+        for notebook in gradebook.find_submission(ASSIGNMENT, student).notebooks:
+            for grade in notebook.grades:
+                if grade.name.startswith(PREFIX):
+                    of += grade.max_score
+                    points += grade.score
+                    waiting += bool(grade.needs_manual_grade and grade.manual_score is None)
+    return points, of, waiting
 
 
 def export(api, out: Path) -> None:

@@ -61,11 +61,17 @@ class Record:
     rows: list[Row] = field(default_factory=list)
     remarks: list[tuple[str, str]] = field(default_factory=list)  # (notebook or "", text)
     shapes: dict[str, str] = field(default_factory=dict)  # of the answers, by exercise
+    by_hand: tuple[float, float, int] = (0.0, 0.0, 0)  # questions: points, of, still to be graded
 
     @property
     def points(self) -> float:
-        """Points of all exercises, less what being late costs."""
-        return round(sum(row.points for row in self.rows) - self.penalty, 2)
+        """Points of exercises and questions, less what being late costs."""
+        return round(sum(row.points for row in self.rows) + self.by_hand[0] - self.penalty, 2)
+
+    @property
+    def of(self) -> float:
+        """Points that there are."""
+        return sum(row.of for row in self.rows) + self.by_hand[1]
 
 
 @dataclass
@@ -98,6 +104,7 @@ class Order:
     late: str = "none"  # what it costs, see `late.read_penalty`
     only: tuple[str, ...] = ()  # students
     resume: bool = False
+    questions: bool = False  # with cells for them, which a person grades
 
 
 def grade(
@@ -133,7 +140,8 @@ def grade(
         progress(text)
         closed = [str(submissions.resolve()), str(out)]
         filled = {"seed": settings["seed"], "late": settings["late"], "limits": limits}
-        filled |= {"kind": kind, "closed": sandbox.closed_paths(closed)}
+        filled |= {"questions": settings["questions"], "kind": kind}
+        filled |= {"closed": sandbox.closed_paths(closed)}
         if not again:
             api = course_folder.make(out, names, order.source, filled)
             _keep(out / JUDGED / SETTINGS, settings)
@@ -153,6 +161,8 @@ def grade(
                 course_folder.done(result, f"feedback for {student}")
         records = [r for r in map(partial(_recall, out), hand_ins) if r is not None]
         notes += _agree(api, records)
+        for record in records if settings["questions"] else ():
+            record.by_hand = course_folder.asked_by_hand(api, record.student)
         course_folder.export(api, out)
     return Graded(records, people, notes)
 
@@ -186,7 +196,8 @@ def _settings(out: Path, order: Order, again: bool) -> dict:
     if seed < 0:
         raise MinitxlError(f"seed = {seed} must be 0 or more")
     limits = asdict(order.limits)
-    return {"names": names, "seed": seed, "due": order.due, "late": order.late, "limits": limits}
+    settings = {"names": names, "seed": seed, "due": order.due, "late": order.late}
+    return settings | {"limits": limits, "questions": order.questions}
 
 
 def _todo(out: Path, hand_ins: dict[str, HandIn], order: Order) -> list[HandIn]:
@@ -230,6 +241,7 @@ def _recall(out: Path, student: str) -> Record | None:
         return None
     values = json.loads(path.read_text(encoding="utf-8"))
     values["rows"] = [Row(*row) for row in values["rows"]]
+    values["by_hand"] = tuple(values["by_hand"])
     values["remarks"] = [tuple(remark) for remark in values["remarks"]]
     return Record(**values)
 
@@ -307,7 +319,8 @@ def _grade_student(
     record = Record(student, hand_in.fingerprint(), hand_in.time, remarks=list(hand_in.remarks))
     books = {}
     for name in names:
-        file, released = hand_in.files.get(name), notebook_from(name, source)
+        file = hand_in.files.get(name)
+        released = notebook_from(name, source, questions=settings["questions"])
         try:
             data = None if file is None else file.read()
             book, remarks = received(data, file.parts[-1] if file else "", released)

@@ -13,7 +13,7 @@ import re
 import nbformat
 from nbformat import NotebookNode
 
-from minitxl.course import EXERCISES, Exercise
+from minitxl.course import EXERCISES
 from minitxl.course.grading.feedback import SAME
 from minitxl.course.notebooks import check_id, check_sources
 from minitxl.errors import MinitxlError
@@ -46,7 +46,7 @@ def received(
         kind = original.cell_type if original else cell["cell_type"]
         source = cell["source"]
         if original and original.metadata.nbgrader.locked:
-            if source.strip() not in check_sources(_exercise(_grade_id(original))):
+            if source.strip() not in check_sources(EXERCISES[_exercise_id(original)]):
                 remarks.append(f"{_grade_id(original)}: the check was edited; the original counts")
             source = original.source
         new = nbformat.v4.new_code_cell if kind == "code" else nbformat.v4.new_markdown_cell
@@ -57,7 +57,8 @@ def received(
             out.cells[-1].metadata[SAME] = True
     for grade_id, original in ours.items():
         if original.metadata.nbgrader.grade and grade_id not in marks.values():
-            remarks.append(f"{grade_id}: the check was deleted; it is put back at the end")
+            if original.metadata.nbgrader.locked:
+                remarks.append(f"{grade_id}: the check was deleted; it is put back at the end")
             out.cells.append(copy.deepcopy(original))
     return out, remarks
 
@@ -109,9 +110,10 @@ def _grade_id(cell: NotebookNode) -> str | None:
     return mark.get("grade_id") if isinstance(mark, dict) else None
 
 
-def _exercise(grade_id: str) -> Exercise:
-    """Return the exercise to which a cell of ours belongs."""
-    return next(e for e in EXERCISES.values() if grade_id in (e.id, check_id(e.id)))
+def _exercise_id(cell: NotebookNode) -> str:
+    """Return the exercise to which a cell of ours belongs; a question's cell belongs to none."""
+    grade_id = _grade_id(cell)
+    return next((e.id for e in EXERCISES.values() if grade_id in (e.id, check_id(e.id))), "")
 
 
 def _marks(book: NotebookNode, ours: dict[str, NotebookNode]) -> dict[int, str]:
@@ -121,8 +123,8 @@ def _marks(book: NotebookNode, ours: dict[str, NotebookNode]) -> dict[int, str]:
     """
     marks: dict[int, str] = {}
     for grade_id, original in ours.items():
-        exercise = _exercise(grade_id)
-        says = rf"^def {exercise.name}\("
+        exercise = EXERCISES.get(_exercise_id(original))
+        says = rf"^def {exercise.name}\(" if exercise else r"(?!)"
         if original.metadata.nbgrader.locked:
             says = rf"\bcheck\(\s*[\"']{re.escape(exercise.id)}[\"']"
         tests = (

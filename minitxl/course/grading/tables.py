@@ -42,12 +42,13 @@ def table(graded: Graded) -> str:
         if (record := records.get(student)) is None:
             lines.append(f"{student:{width}}  {'-':>9}  handed in nothing")
             continue
-        of = sum(row.of for row in record.rows)
         notes = [f"{name}: {text}" if name else text for name, text in record.remarks]
         for why in dict.fromkeys(row.remark for row in record.rows if row.remark):
             notes.append(f"{', '.join(r.exercise for r in record.rows if r.remark == why)}: {why}")
+        if waiting := record.by_hand[2]:
+            notes.append(f"{waiting} answers to questions wait to be graded: nbgrader's formgrader")
         for n, note in enumerate(notes or [""]):
-            first = (student, f"{record.points:g} / {of:g}") if n == 0 else ("", "")
+            first = (student, f"{record.points:g} / {record.of:g}") if n == 0 else ("", "")
             lines.append(f"{first[0]:{width}}  {first[1]:>9}  {note}".rstrip())
     return "\n".join([*lines, *graded.notes])
 
@@ -78,7 +79,7 @@ def _moodle(graded: Graded) -> list[tuple]:
 
 
 def _canvas(graded: Graded) -> list[tuple]:
-    possible = sum(row.of for row in graded.records[0].rows) if graded.records else 0
+    possible = graded.records[0].of if graded.records else 0
     head = ("Student", "ID", "SIS User ID", "SIS Login ID", "Section", NAME)
     rows = [head, ("    Points Possible", "", "", "", "", f"{possible:g}")]
     records = {record.student: record for record in graded.records}
@@ -110,7 +111,7 @@ def class_page(graded: Graded) -> str:
     """Return a page about a class, which needs no network."""
     records = graded.records
     points = sorted(record.points for record in records)
-    of = sum(row.of for row in records[0].rows) if records else 0
+    of = records[0].of if records else 0
     middle = points[len(points) // 2] if points else 0
     parts = [
         f"<p>{len(records)} of {len(graded.people)} students handed in. "
