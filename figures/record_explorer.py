@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)  # None: Playwright's own
 WIDE, HIGH = 1140, 690  # pixels
-MOVE, LOOK = 70, 1700  # milliseconds: a frame of a movement; a picture to be read
+MOVE, LOOK = 90, 1900  # milliseconds: a frame of a movement; a picture to be read
 STYLE = ".txl-lead, .txl-links-out { display: none !important }"  # of no use in a film
 CURSOR = """
 const cursor = document.createElement("div");
@@ -102,46 +102,47 @@ def play(film: Film) -> Image.Image:
 
     film.say("Another head looks for the last line break")
     head = page.locator(".txl-head[aria-label^='layer 4, head 5']")
-    film.go(head, 7)
+    film.go(head, 4)
     film.click()
     page.wait_for_timeout(250)
     film.shoot(LOOK)
 
     film.say("Learn from this segment: where does the gradient go?")
-    film.go(named("learn from this segment"), 7)
+    film.go(named("learn from this segment"), 4)
     film.click()
     page.locator(".txl-zero").first.wait_for()
     film.say("It stops at the memory's edge: beyond, it is exactly 0")
     film.shoot(LOOK)
-    film.go(named("✕ close"), 4)
+    film.go(named("✕ close"), 3)
     film.click()
 
     film.say("Type: each character becomes states, one for each layer")
-    film.go(page.locator(".txl-box"), 7)
+    film.go(page.locator(".txl-box"), 4)
     film.click()
     n = count(page)
     for i, letter in enumerate("But nobody was at "):
         page.keyboard.type(letter)
         page.locator(f".txl-cell[data-at='{n + i}']").wait_for()
         page.wait_for_timeout(200)
-        film.shoot(110)
+        if i % 2:
+            film.shoot(240)
 
     film.say("Let it write: a full segment slides up into the memory")
     page.get_by_label("temperature").fill("0")
-    page.get_by_label("speed").fill("0")
-    film.go(named("✎ write"), 5)
+    page.get_by_label("speed").fill("2")
+    film.go(named("✎ write"), 3)
     film.click()
     n = count(page)
-    for i in range(34):
+    for i in range(0, 36, 3):
         page.locator(f".txl-cell[data-at='{n + i}']").wait_for()
         page.wait_for_timeout(60)
-        film.shoot(110)
+        film.shoot(240)
     film.go(named("■ stop"), 2)
     film.click()
     page.wait_for_timeout(400)
 
     film.say("Wipe the memory: what was it worth, in bits?")
-    film.go(named("wipe the memory"), 6)
+    film.go(named("wipe the memory"), 4)
     film.click()
     page.get_by_text("wiping the memory").first.wait_for()
     page.wait_for_timeout(400)
@@ -160,7 +161,7 @@ def save(film: Film, path: Path) -> None:
     colours, counts = np.unique(pixels, axis=0, return_counts=True)
     # by the root of how often they are: a segment's colour counts beside so much paper
     sample = np.repeat(colours, np.ceil(counts**0.5).astype(int), axis=0)[None]
-    palette = Image.fromarray(sample).quantize(255, method=Image.Quantize.MEDIANCUT, kmeans=2)
+    palette = Image.fromarray(sample).quantize(95, method=Image.Quantize.MEDIANCUT, kmeans=2)
     first, *rest = (f.quantize(palette=palette, dither=Image.Dither.NONE) for f in film.frames)
     first.save(path, save_all=True, append_images=rest, duration=film.times, loop=0, optimize=False)
 
@@ -174,6 +175,7 @@ def main() -> None:
             page = browser.new_page(
                 color_scheme=scheme,
                 viewport={"width": WIDE, "height": HIGH},
+                device_scale_factor=0.8,
                 reduced_motion="reduce",
                 bypass_csp=True,  # for the pointer that is drawn in
             )

@@ -258,7 +258,7 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
       note.textContent = `${plural(more, world.unit)} written, ${((1000 * more) / ms).toFixed(0)} a second.`;
     }
     Object.assign(state, { busy: null, taking: false });
-    draw();
+    ask(); // the last news may have been passed over
   }
 
   const read = (delay = state.speed ? 1000 / state.speed : 0, count = Infinity) =>
