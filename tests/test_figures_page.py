@@ -74,13 +74,8 @@ def effective_context() -> list[str]:
     def of(member, delta):
         return recl.mean_of(found, member, delta, 0.1)
 
-    def seeds(member, delta):
-        rows = sorted(
-            (g for g in found["groups"]
-             if (g["member"], g["delta"], g["ratio"]) == (member, delta, 0.1)),
-            key=lambda g: g["seed"],
-        )  # fmt: skip
-        return rows
+    groups = [g for g in found["groups"] if (g["member"], g["delta"]) == ("xl", 16)]
+    groups = sorted((g for g in groups if g["ratio"] == 0.1), key=lambda g: g["seed"])
 
     def gain(member, c, longer):
         return spread([(x[c] - x[longer]) * log(2) for x in found["bpc"][member]])
@@ -96,7 +91,7 @@ def effective_context() -> list[str]:
         for c, d in (("32", "48"), ("48", "64"))
     ]
     assert min(null) > 0
-    by_seed = "; ".join(f"{g['recl']} {g['intervals']['recl']}" for g in seeds("xl", 16))
+    by_seed = "; ".join(f"{g['recl']} {g['intervals']['recl']}" for g in groups)
     by_seed = by_seed.replace(".0", "")
     return [
         f"{xl16['recl']['longer']:+.0%} in steps of 16 characters and {xl8['recl']['longer']:+.0%} "
@@ -198,12 +193,11 @@ def context() -> list[str]:
         pairs = zip(of[key]["half_distance"], of[key]["learned"], strict=True)
         return statistics.median(x for x, ok in pairs if ok)
 
+    both = ("half_distance", "half_distance_foreign", "learned")
     elsewhere = max(
         abs(a - b)
         for (_, reading), r in of.items()
-        for a, b, ok in zip(
-            r["half_distance"], r["half_distance_foreign"], r["learned"], strict=True
-        )
+        for a, b, ok in zip(*(r[key] for key in both), strict=True)
         if ok and reading != "fixed"
     )
     vanilla = middle("vanilla-16", "sliding")
@@ -246,7 +240,14 @@ def ablation() -> list[str]:
     positions = np.mean(cells["abs-alone-half"]["by_position"], axis=0)
     memoryless = np.mean(cells["abs-alone"]["bpc"]["stride"])
     naive = np.mean(cells["abs-naive"]["bpc"]["memory"])
+    least = {(x["member"], x["lr"]): x["bpc"][0] for x in found["pilots"]}
+    larger = stored("ablation_larger_rate")["pilots"]
+    pairs = [(x["bpc"][0], least[x["member"], max(s["lrs"])]) for x in larger]
+    assert all(x["lr"] == 2 * max(s["lrs"]) for x in larger) and all(a > b for a, b in pairs)
+    costs = [a - b for a, b in pairs]
     return [
+        f"tried with {spelt(len(costs))} arms on one of these seeds, costs each of them "
+        f"{min(costs):.3f} to {max(costs):.3f} bits of the validation text",
         f"{d('XL: no recurrence, in chunks')} bits per character against fixed chunks, "
         f"{d('XL: no recurrence, by a window')} against a window moved by half its length",
         f"longer segments of equal memory, read by a window: {d(EQUAL)}",

@@ -174,8 +174,7 @@ for d in ablation["differences"]:
 # absolute positions make less of a memory than relative ones, and that the naive cache of notebook
 # 3 ruins the model. Not sure is that the paper's encoding is better than Shaw's: with the memory it
 # may be, without it Shaw's is a little better. Whether that is the small size, the short training
-# or characters instead of words, this experiment cannot say; and the best rate was nearly always
-# the largest of the three, so that a still larger one might change it. To run it yourself:
+# or characters instead of words, this experiment cannot say. To run it yourself:
 # `python -m minitxl experiment ablation --jobs 2` (`--quick` shows in seconds that it works).
 #
 # > **Question 2.** Absolute positions *with* memory are the cell that the paper leaves out. Here
