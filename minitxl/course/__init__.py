@@ -24,9 +24,22 @@ import numpy as np
 from minitxl.course import exercise, running
 from minitxl.course.exercise import Exercise, Verdict
 from minitxl.course.exercises import attention, beyond, measure, memory, ops, position, stream
+from minitxl.course.trial import capstone, parts, run_with
+from minitxl.course.yours import PARTS, install
 from minitxl.errors import MinitxlError
 
-__all__ = ["EXERCISES", "Exercise", "Verdict", "check", "in_grading"]
+__all__ = [
+    "EXERCISES",
+    "PARTS",
+    "Exercise",
+    "Verdict",
+    "capstone",
+    "check",
+    "in_grading",
+    "install",
+    "parts",
+    "run_with",
+]
 
 _LEFT_OUT = object()
 SEED = 0  # of the shapes and numbers while learning: the same at every try
