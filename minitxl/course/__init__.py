@@ -24,9 +24,24 @@ import numpy as np
 from minitxl.course.exercise import Exercise, Verdict
 from minitxl.course.exercises import attention, beyond, measure, memory, ops, position, stream
 from minitxl.course.running import library_use
+from minitxl.course.trial import capstone, parts, run_with
+from minitxl.course.yours import PARTS, install
 from minitxl.errors import MinitxlError
 
-__all__ = ["EXERCISES", "Exercise", "Verdict", "check", "generator", "line", "show"]
+__all__ = [
+    "EXERCISES",
+    "PARTS",
+    "Exercise",
+    "Verdict",
+    "capstone",
+    "check",
+    "generator",
+    "install",
+    "line",
+    "parts",
+    "run_with",
+    "show",
+]
 
 _LEFT_OUT = object()
 SEED = 0  # of the shapes and numbers while learning: the same at every try

@@ -46,7 +46,8 @@ def hint(value: np.ndarray, wanted: np.ndarray, arguments: dict) -> str:
     found = None
     if np.isfinite(wanted).all() and wanted.any():
         found = _factor(value, wanted) or _offset(value, wanted) or _moved(value, wanted)
-    return found or f"{_part(value, wanted)}{_largest(value, wanted)}"
+    sizes = {n for arg in arguments.values() if isinstance(arg, np.ndarray) for n in arg.shape}
+    return found or f"{_part(value, wanted, sizes)}{_largest(value, wanted)}"
 
 
 def _shape(value, wanted) -> str:
@@ -139,8 +140,8 @@ def _moved(value, wanted) -> str | None:
     return None
 
 
-def _part(value, wanted) -> str:
-    """Where it is right, and where not."""
+def _part(value, wanted, sizes: set[int]) -> str:
+    """Where it is right, and where not; sizes: of the arguments' axes."""
     scale = np.abs(wanted[np.isfinite(wanted)]).max(initial=0.0) or 1.0
     wrong = ~np.isclose(value, wanted, rtol=0.0, atol=RTOL * scale, equal_nan=True)
     for axis, n in enumerate(wanted.shape):
@@ -148,7 +149,9 @@ def _part(value, wanted) -> str:
         bad = np.flatnonzero(wrong.any(axis=rest))
         if n > 1 and 0 < len(bad) < n and len(bad) == bad[-1] - bad[0] + 1:
             which = f"{bad[0]}" if len(bad) == 1 else f"{bad[0]} to {bad[-1]}"
-            return f"is right but for {which} of the {n} along axis {axis}: "
+            first_m = bad[0] == 0 and {n, n - len(bad)} <= sizes  # K and T, so these are M
+            memory = " (the memory's rows: are they left out?)" if first_m else ""
+            return f"is right but for {which} of the {n} along axis {axis}{memory}: "
     return "is "
 
 

@@ -66,6 +66,7 @@ class Inspection:
 # --- which keys a query sees --------------------------------------------------------------------
 
 
+@has_twin
 def attention_mask(*, n_query, n_mem, max_keys, device, xp):
     """Return (T, K) bool, True where key j is hidden from query i (paper sec. 3.3).
 
@@ -225,6 +226,7 @@ def heads_forward(x, h, w_q, w_k, w_v, *, n_head, xp):
     return q, k, v, HeadsCache(q_cache, k_cache, v_cache, n_mem, n_head)
 
 
+@has_twin
 def heads_backward(dq, dk, dv, cache: HeadsCache, *, memory_rows, xp):
     """Return dx (B, T, D), dh, and dw_q, dw_k, dw_v.
 

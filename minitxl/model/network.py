@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from minitxl.backend.twins import has_twin
 from minitxl.config import Config
 from minitxl.model.attention import additive_mask, attention_mask
 from minitxl.model.embedding import (
@@ -20,12 +21,7 @@ from minitxl.model.embedding import (
     nll_forward,
 )
 from minitxl.model.layers import LayerCache, LayerWeights, layer_backward, layer_forward
-from minitxl.model.ops import (
-    DropoutCache,
-    dropout_backward,
-    dropout_forward,
-    sinusoid_table,
-)
+from minitxl.model.ops import DropoutCache, dropout_backward, dropout_forward, sinusoid_table
 from minitxl.model.params import Params, layer_weights, param_shapes
 
 # --- the memory ---------------------------------------------------------------------------------
@@ -42,7 +38,8 @@ def kept_rows(*, n_mem, n_new, config: Config) -> tuple[int, int]:
     return max(0, stop - config.mem_len), stop
 
 
-def update_mems(both, *, n_mem, config: Config):
+@has_twin
+def update_mems(both, *, n_mem, config: Config, xp):
     """Return the last mem_len rows of both = [mem ; h] (B, M + T, D) -> (B, <= mem_len, D).
 
     The memory holds *layer inputs* (hidden states), not keys or values (sec. 3.2); see `kept_rows`.
@@ -99,7 +96,7 @@ def hidden_forward(
         # What this layer reads now is what it will remember: the input h of layer n. In the next
         # segment layer n reads these states again, so every layer reaches one memory further.
         both = xp.concat([mems[n], h], axis=1)  # h~ = [SG(m) ; h] (sec. 3.2, 3.3) -> (B, K, D)
-        new_mems.append(update_mems(both, n_mem=n_mem, config=c))
+        new_mems.append(update_mems(both, n_mem=n_mem, config=c, xp=xp))
         w = layer_weights(params, n)
         h, cache = layer_forward(both, pos, w, mask, c, n_mem=n_mem, inspect=inspect, **drop)
         if keep:

@@ -243,6 +243,7 @@ def sinusoid(distances, inv_freq, *, xp):
     return xp.concat([xp.sin(angles), xp.cos(angles)], axis=-1)  # (K, D/2) x 2 -> (K, D)
 
 
+@has_twin
 def sinusoid_table(n_key, inv_freq, *, clamp_len=-1, xp):
     """R (sec. 3.3) for the distances K-1 ... 0, from clamp_len on all alike -> (K, D)."""
     distances = xp.arange(n_key - 1, -1, -1, device=inv_freq.device)

@@ -22,7 +22,7 @@ import inspect
 import numpy as np
 
 import minitxl
-from minitxl import attention, gradcheck, load_corpus, ops, viz
+from minitxl import attention, course, gradcheck, load_corpus, ops, viz
 from minitxl.model.through_memory import without_memory_rows
 
 np.set_printoptions(precision=4, suppress=True)
@@ -71,6 +71,14 @@ print("the library ", ops.softmax_backward(dp, softmax_cache, xp=np))
 # %% exercise softmax-backward
 
 # %% check softmax-backward
+
+# %% [markdown]
+# **Your code runs the model.** Twelve exercises of this course are parts of Transformer-XL. The
+# cell below puts your function into a copy of the model, right or wrong, and has a small one learn
+# by it; the library's stays as it is. `course.parts()` says which of the twelve you have.
+
+# %%
+course.run_with("softmax-backward")
 
 # %% [markdown]
 # ## 2.2 How to check a gradient, and how to be fooled
@@ -165,6 +173,9 @@ print("dbeta  ", dbeta)
 # %% exercise layer-norm-backward
 
 # %% check layer-norm-backward
+
+# %%
+course.run_with("layer-norm-backward")
 
 # %% [markdown]
 # ## 2.4 Attention with a memory
@@ -263,6 +274,12 @@ print("segment's row         ", parts[n_mem:].sum(axis=0))
 # %% check attention-forward
 
 # %% [markdown]
+# This one works forward: the trained model now reads by it, and writes a page.
+
+# %%
+course.run_with("attention-forward")
+
+# %% [markdown]
 # ### Exercise: attention backwards
 #
 # The first three lines of the table. You get $p$ from the forward pass, so that masked keys need no
@@ -271,6 +288,9 @@ print("segment's row         ", parts[n_mem:].sum(axis=0))
 # %% exercise attention-backward
 
 # %% check attention-backward
+
+# %%
+course.run_with("attention-backward")
 
 # %% [markdown]
 # ## 2.5 The library's own

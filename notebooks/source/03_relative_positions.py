@@ -11,7 +11,7 @@
 import numpy as np
 
 import minitxl
-from minitxl import Inspection, attention, load_corpus, ops, viz
+from minitxl import Inspection, attention, course, load_corpus, ops, viz
 from minitxl.experiments import draw, stored  # results that are kept with the package
 from minitxl.model.params import layer_weights
 
@@ -108,6 +108,12 @@ for key, name in names.items():
 # %% exercise relative-positions
 
 # %% check relative-positions
+
+# %% [markdown]
+# Let the trained model read, and write, with your $R$:
+
+# %%
+course.run_with("relative-positions")
 
 # %% [markdown]
 # Now the trained model. It reads two segments of 32, the first one fills the memory. `Inspection`
@@ -245,6 +251,13 @@ viz.rel_shift_explorer(tgt_len=3, mem_len=3)
 # %% check rel-shift
 
 # %% [markdown]
+# > **Try this.** Give the model `rel_shift=lambda x: x`, which shifts nothing. What is left of its
+# > English, and what not?
+
+# %%
+course.run_with("rel-shift")
+
+# %% [markdown]
 # ## 3.5 What is left in the corner
 #
 # Key $j > i + M$ lies in query $i$'s future; there is no distance for it. Shift an array in which
@@ -307,6 +320,9 @@ viz.draw_leak(*changes)
 
 # %% check four-terms
 
+# %%
+course.run_with("four-terms")
+
 # %% [markdown]
 # ## 3.6 The adjoint
 #
@@ -349,6 +365,9 @@ print("unshift(shift(x)) == x:", np.array_equal(again, x), "(the dropped numbers
 # %% exercise rel-shift-backward
 
 # %% check rel-shift-backward
+
+# %%
+course.run_with("rel-shift-backward")
 
 # %% [markdown]
 # > **Question 3.** In a model the corner's gradients are exactly 0 before `rel_shift_backward`

@@ -20,6 +20,7 @@ from minitxl import (
     Trainer,
     TransformerXL,
     attention,
+    course,
     load_corpus,
     ops,
     viz,
@@ -82,6 +83,12 @@ viz.draw_kept_rows(tgt_len=4, mem_len=6)
 # %% exercise memory-update
 
 # %% check memory-update
+
+# %% [markdown]
+# Let the trained model remember by your update. (Then keep half as many rows: who would notice?)
+
+# %%
+course.run_with("memory-update")
 
 # %% [markdown]
 # ## 4.2 A stream, so that the memory is the past
@@ -198,6 +205,9 @@ for name, limit in (("mem_len = 6", 6), ("the present M = 0", 0)):
 
 # %% check same-length-mask
 
+# %%
+course.run_with("same-length-mask")
+
 # %% [markdown]
 # ## 4.5 Old weights
 #
@@ -288,6 +298,9 @@ for n in range(N):
 # %% exercise the-stop
 
 # %% check the-stop
+
+# %%
+course.run_with("the-stop")
 
 # %% [markdown]
 # ## 4.7 Stopped against full

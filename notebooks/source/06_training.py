@@ -12,7 +12,7 @@
 # %%
 import numpy as np
 
-from minitxl import Config, Stream, TrainConfig, TransformerXL, load_corpus, viz
+from minitxl import Config, Stream, TrainConfig, TransformerXL, course, load_corpus, viz
 from minitxl.experiments import draw, stored  # results that are kept with the package
 from minitxl.training.optim import Adam, clip_by_norm, learning_rate
 
@@ -33,6 +33,9 @@ from minitxl.training.optim import Adam, clip_by_norm, learning_rate
 # %% exercise cross-entropy-gradient
 
 # %% check cross-entropy-gradient
+
+# %%
+course.run_with("cross-entropy-gradient")
 
 # %% [markdown]
 # ## 6.2 One step, line by line
@@ -204,6 +207,24 @@ draw("stop_gradient")
 # that the loss can reach have to be kept, here four times as many. That is what Transformer-XL
 # saves, and the seeds say what it gives away, on a task made to show it: seldom much, and now and
 # then all. Why the stopped model learns to write its memory at all: notebook 4.
+
+# %% [markdown]
+# ## 6.6 Nothing but yours
+#
+# Twelve exercises are parts of the model, six on its way forward and six on its way back. `parts`
+# collects those that you have solved, in the notebooks saved beside this one too; `capstone` has a
+# small model learn by them, beside the library's, from the same weights and the same text. With all
+# twelve, only linear maps, ReLU, the embedding and LayerNorm's forward pass are not yours.
+
+# %%
+mine = course.parts()
+
+# %%
+course.capstone(mine)
+
+# %% [markdown]
+# > **Try this.** Spoil one: `course.capstone(mine | {"softmax_backward": lambda dp, p: p * dp})`.
+# > Does the model still learn? Would you have noticed without the other curve?
 #
 # ## Where to go
 #

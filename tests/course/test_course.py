@@ -12,6 +12,7 @@ import pytest
 from helpers.course_answers import ANSWERS, source_of
 from minitxl import MinitxlError, course
 from minitxl.course import EXERCISES, exercise, running
+from minitxl.course.hints import hint
 from minitxl.course.notebooks import check_sources
 from minitxl.data.stream import Stream
 from minitxl.model import ops
@@ -238,6 +239,15 @@ def test_general_hints(change, message):
     e = dataclasses.replace(EXERCISES["softmax-backward"], cases=lambda rng: [case], mistakes=())
     verdict = e.judge(lambda dp, p: change(right(dp, p)), rng)
     assert message in verdict.message and verdict.score == 0.0
+
+
+def test_a_memory_that_is_ignored_is_recognised():
+    """K = 7 rows, of which the segment has T = 5."""
+    rng = np.random.default_rng(0)
+    q, k = rng.normal(size=(3, 5, 4)), rng.normal(size=(3, 7, 4))
+    wrong = np.where(np.arange(7)[:, None] < 2, rng.normal(size=k.shape), k + 1)
+    text = hint(wrong, k + 1, {"q": q, "k": k, "n": 3})
+    assert text.startswith("is right but for 0 to 1 of the 7 along axis 1 (the memory's rows: are")
 
 
 def test_an_input_returned_is_recognised():

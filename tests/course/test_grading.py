@@ -1,5 +1,6 @@
 """A class graded with nbgrader: points, pages, tables; late, again, one by one; nothing is left."""
 
+import contextlib
 import csv
 import importlib.util
 import os
@@ -77,6 +78,27 @@ def test_writing_notebooks(tmp_path, source, capsys):
         text = (out / f"{NAME}.ipynb").read_text(encoding="utf-8")
         assert ("BEGIN SOLUTION" in text) == (kind == "solutions")
     assert capsys.readouterr().out.count(NAME) == 2
+
+
+def test_what_nbgrader_cannot_take_ends_nothing(tmp_path, source, monkeypatch):
+    """Its other notebooks are graded; the one gets a reason."""
+    book = notebook_from(NAME, source)
+    tried = []
+
+    def autograde(assignment, student):
+        tried.append(api.coursedir.notebook_id)
+        fails = tried[-1] == "*" or (tried[-1] == "b" and tried.count("b") == 1)
+        return {"success": not fails, "log": "ValidationError: no" if fails else ""}
+
+    api = SimpleNamespace(coursedir=SimpleNamespace(notebook_id="*"), autograde=autograde)
+    monkeypatch.setattr(grading, "_worker", grading._Worker(api, contextlib.nullcontext()))
+    pytest.importorskip("nbgrader", reason="nbgrader is not installed (extra lecturer)")
+    books = {"a": book, "b": book}
+    grading._enter("ann", books, tmp_path, lambda name: notebook_from(NAME, source))
+    assert tried == ["*", "a", "b", "b"] and api.coursedir.notebook_id == "*"
+    reason = nbformat.read(tmp_path / "b.ipynb", as_version=4).metadata["minitxl_not_run"]
+    assert reason == "nbgrader could not take it: ValidationError: no"
+    assert "minitxl_not_run" not in books["a"].metadata
 
 
 # --- with nbgrader -------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from helpers.hand_ins import ID, NAME
 from minitxl.course import EXERCISES
 from minitxl.course.grading import tables
 from minitxl.course.grading.feedback import improve
-from minitxl.course.grading.grading import Graded, Record, Row
+from minitxl.course.grading.records import Graded, Record, Row
 from minitxl.course.grading.roster import Person
 from minitxl.course.grading.similar import alike, is_copy, shape
 from minitxl.course.notebooks import notebook_from

@@ -63,7 +63,8 @@ from minitxl.model.network import update_mems
 """,
     body="""
 both = np.concatenate([mem, h], axis=1)  # (B, M + T, D)
-return update_mems(both, n_mem=mem.shape[1], config=Config(n_token=1, mem_len=mem_len))
+config = Config(n_token=1, mem_len=mem_len)
+return update_mems(both, n_mem=mem.shape[1], config=config, xp=np)
 """,
     shown=(network.kept_rows, network.update_mems),
     outputs=("memory",),

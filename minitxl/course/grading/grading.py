@@ -27,66 +27,14 @@ from minitxl.course.grading.feedback import SAME, improve_all
 from minitxl.course.grading.judge import Limits, unusual
 from minitxl.course.grading.late import read_penalty, utc
 from minitxl.course.grading.processes import processes
+from minitxl.course.grading.records import JUDGED, SETTINGS, Graded, Record, Row, keep, recall
 from minitxl.course.grading.roster import Person, Roster
 from minitxl.course.grading.similar import is_copy, shape
 from minitxl.course.grading.submissions import received
 from minitxl.course.notebooks import SOURCE, check_id, exercises_of, known, notebook_from, write
 from minitxl.errors import MinitxlError
-from minitxl.files import write_atomically
 
 MOST_JOBS = 60  # Windows waits for no more
-JUDGED, SETTINGS = "judged", ".settings.json"  # no student's id begins with a dot
-
-
-class Row(NamedTuple):
-    """Points of a student for one exercise, and why they are not all."""
-
-    student: str
-    notebook: str
-    exercise: str
-    points: float
-    of: float
-    remark: str
-
-
-@dataclass
-class Record:
-    """What came of one student."""
-
-    student: str
-    fingerprint: str = ""  # of the files
-    when: float | None = None  # of the latest file, in seconds since 1970
-    late: float = 0.0  # seconds
-    penalty: float = 0.0  # points that this costs
-    rows: list[Row] = field(default_factory=list)
-    remarks: list[tuple[str, str]] = field(default_factory=list)  # (notebook or "", text)
-    shapes: dict[str, str] = field(default_factory=dict)  # of the answers, by exercise
-    by_hand: tuple[float, float, int] = (0.0, 0.0, 0)  # questions: points, of, still to be graded
-
-    @property
-    def points(self) -> float:
-        """Points of exercises and questions, less what being late costs."""
-        return round(sum(row.points for row in self.rows) + self.by_hand[0] - self.penalty, 2)
-
-    @property
-    def of(self) -> float:
-        """Points that there are."""
-        return sum(row.of for row in self.rows) + self.by_hand[1]
-
-
-@dataclass
-class Graded:
-    """What came of a class."""
-
-    records: list[Record]
-    people: dict[str, Person]  # everyone, those of the roster who handed in nothing, too
-    notes: list[str]  # on the class
-
-    @property
-    def missing(self) -> list[str]:
-        """Ids of those who handed in nothing."""
-        there = {record.student for record in self.records}
-        return [name for name in self.people if name not in there]
 
 
 @dataclass(frozen=True)
@@ -144,7 +92,7 @@ def grade(
         filled |= {"closed": sandbox.closed_paths(closed)}
         if not again:
             api = course_folder.make(out, names, order.source, filled)
-            _keep(out / JUDGED / SETTINGS, settings)
+            keep(out / JUDGED / SETTINGS, settings)
         else:
             course_folder.configure(out, filled)
             api = course_folder.interface(out)
@@ -158,8 +106,9 @@ def grade(
             students = [hand_in.student for hand_in in todo]
             pages = run(partial(_write_feedback, names, order.source, out), students)
             for student, result in zip(students, pages, strict=True):
-                course_folder.done(result, f"feedback for {student}")
-        records = [r for r in map(partial(_recall, out), hand_ins) if r is not None]
+                if not result["success"]:
+                    notes.append(f"{student}: no pages, as {course_folder.why(result)}")
+        records = [r for r in map(partial(recall, out), hand_ins) if r is not None]
         notes += _agree(api, records)
         for record in records if settings["questions"] else ():
             record.by_hand = course_folder.asked_by_hand(api, record.student)
@@ -206,7 +155,7 @@ def _todo(out: Path, hand_ins: dict[str, HandIn], order: Order) -> list[HandIn]:
         return [hand_ins[name] for name in order.only]
     if not order.resume:
         return list(hand_ins.values())
-    old = {name: _recall(out, name) for name in hand_ins}
+    old = {name: recall(out, name) for name in hand_ins}
     return [
         hand_in
         for name, hand_in in hand_ins.items()
@@ -226,24 +175,7 @@ def _jobs(limits: Limits, asked: int | None, students: int) -> int:
     return min(asked, max(1, students))
 
 
-# --- what is kept --------------------------------------------------------------------------------
-
-
-def _keep(path: Path, value: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(value, ensure_ascii=False, indent=1).encode("utf-8"))
-
-
-def _recall(out: Path, student: str) -> Record | None:
-    """Return what came of a student, or None if nothing has yet."""
-    path = out / JUDGED / f"{student}.json"
-    if not path.is_file():
-        return None
-    values = json.loads(path.read_text(encoding="utf-8"))
-    values["rows"] = [Row(*row) for row in values["rows"]]
-    values["by_hand"] = tuple(values["by_hand"])
-    values["remarks"] = [tuple(remark) for remark in values["remarks"]]
-    return Record(**values)
+# --- the gradebook -------------------------------------------------------------------------------
 
 
 def _enter_class(api, people: dict[str, Person], due: float | None) -> None:
@@ -342,9 +274,7 @@ def _grade_student(
     if hand_in.time is not None:
         (folder / "timestamp.txt").write_text(f"{utc(hand_in.time)} UTC", encoding="utf-8")
     JudgeSubmission.results = {}
-    with _worker.gradebook:
-        result = _worker.api.autograde(ASSIGNMENT, student)
-    course_folder.done(result, f"the grades of {student}")
+    _enter(student, books, folder, partial(notebook_from, source=source))
     for name in names:
         reason = books[name].metadata.get(NOT_RUN)
         judged = {j.exercise.id: j for j in JudgeSubmission.results.get(name, [])}
@@ -355,8 +285,39 @@ def _grade_student(
             if mark := shape(books[name], exercise):
                 record.shapes[exercise.id] = mark
     _reckon_late(record, hand_in, settings)
-    _keep(out / JUDGED / f"{student}.json", asdict(record))
+    keep(out / JUDGED / f"{student}.json", asdict(record))
     return record
+
+
+def _enter(student: str, books: dict, folder: Path, released: Callable) -> None:
+    """Have nbgrader judge notebooks and enter the points.
+
+    One that it cannot take gets a reason in its place: nothing that is handed in ends the grading.
+    """
+    from minitxl.course.grading.execute import NOT_RUN
+
+    api, lock = _worker
+    with lock:
+        result = api.autograde(ASSIGNMENT, student)
+    if result["success"]:
+        return
+    for name in books:
+        api.coursedir.notebook_id = name
+        try:
+            with lock:
+                result = api.autograde(ASSIGNMENT, student)
+            if result["success"]:
+                continue
+            books[name] = released(name)
+            books[name].metadata[NOT_RUN] = (
+                f"nbgrader could not take it: {course_folder.why(result)}"
+            )
+            write(books[name], folder / f"{name}.ipynb")
+            with lock:
+                result = api.autograde(ASSIGNMENT, student)
+            course_folder.done(result, f"the grades of {student}, {name}")
+        finally:
+            api.coursedir.notebook_id = "*"
 
 
 def _reckon_late(record: Record, hand_in: HandIn, settings: dict) -> None:

@@ -15,7 +15,7 @@ from html import escape
 from pathlib import Path
 
 from minitxl.course import EXERCISES
-from minitxl.course.grading.grading import Graded, Row
+from minitxl.course.grading.records import Graded, Row
 from minitxl.course.grading.similar import alike
 from minitxl.files import write_atomically
 

@@ -112,7 +112,7 @@ def hidden_forward(
         if inspect is not None:
             inspect.hidden.append(h)
         both = xp.concat([mems[n], h], axis=1)  # [SG(m) ; h] -> (B, K, D)
-        new_mems.append(update_mems(both, n_mem=n_mem, config=c))
+        new_mems.append(update_mems(both, n_mem=n_mem, config=c, xp=xp))
         add_cache = None
         if encoding.add_forward is not None:  # absolute positions, when the states are read
             both, add_cache = encoding.add_forward(both, n, params, c, **drop)
