@@ -5,17 +5,16 @@
 /** Draw the component into `el`; returns a function that ends it. `data`: what Python packed;
  *  `weights`: a safetensors file; `gradientOf`: asks Python, where one listens. */
 export async function mount(el, data, weights, { gradientOf = null, saved = null, save = null } = {}) {
-  const world = { ...data, unit: data.unit };
+  const world = data; // what stays as it is; `state`: what does not
   const code = new Map(data.shown.map((_, token) => [data.symbols[token], token]));
   const { config } = data;
   const state = {
     tokens: [], bits: [], otherBits: [], starts: [], pending: [],
     start: 0, memoryStart: 0, compare: "none",
     setting: { at: 0, T: data.T, M: data.M, wiped: false }, changes: [],
-    chosen: [], pinned: false, pointed: null,
+    chosen: [], pinned: false,
     layer: data.start.layer, head: data.start.head, terms: [true, true, true, true],
-    temperature: 0.8, speed: 12, busy: null, passage: 0, gradient: null, changed: Infinity, slides: false,
-    ...data.passages[0].start,
+    temperature: 0.8, speed: 16, busy: null, passage: 0, gradient: null, changed: Infinity, slides: false,
   };
   let look = null; // what the worker says of what is chosen
   let frame = 0;
@@ -50,7 +49,6 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
   const plot = make("div", { class: "txl-plot" });
   const strongest = make("div", { class: "txl-strongest" });
   const lower = make("h3", {}, "Strongest keys");
-  const title = make("p", { class: "txl-title" });
   const sentence = make("p", { class: "txl-sentence" });
   const note = make("p", { class: "txl-note", role: "status", "aria-live": "polite" });
   const spoken = make("p", { class: "txl-spoken", role: "status", "aria-live": "polite" });
@@ -94,9 +92,9 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
       make("span", { class: "txl-group" }, write, heat.whole)),
     make("div", { class: "txl-controls" },
       make("label", {}, "segment T ", lengths), memory.whole, wipe, learn, through,
-      make("span", { class: "txl-group txl-links-out" },
+      ...(save ? [make("span", { class: "txl-group txl-links-out" },
         button("link", "Keep this state in the page's address", link),
-        ...(save ? [button("save", "Save this page, as it is now", () => save(stateText()))] : []))),
+        button("save", "Save this page, as it is now", () => save(stateText())))] : [])),
     note, text.grid,
     make("div", { class: "txl-typing" }, box, sentence),
     make("div", { class: "txl-panels" }, next.whole,
@@ -117,8 +115,7 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
     state.changed = Math.min(state.changed, from); // drawn once a frame, however much is told
     state.slides ||= ended && state.speed > 0;
     state.swept = false;
-    for (const [mine, theirs] of [["tokens", "tokens"], ["bits", "bits"], ["otherBits", "otherBits"],
-      ["starts", "starts"]]) state[mine].splice(from, Infinity, ...news[theirs]);
+    for (const name of ["tokens", "bits", "otherBits", "starts"]) state[name].splice(from, Infinity, ...news[name]);
     for (const name of ["start", "memoryStart", "setting", "changes", "compare"]) state[name] = news[name];
     if (state.taking) state.pending.splice(0, news.tokens.length);
     if (!state.pinned) state.chosen = state.tokens.length ? [state.tokens.length - 1] : [];
