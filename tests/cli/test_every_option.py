@@ -121,6 +121,7 @@ def test_help_of_every_command(command, capsys):
     assert leave.value.code == 0 and "usage:" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_every_option_of_every_command(tmp_path, monkeypatch, capsys):
     pytest.importorskip("nbformat")
     monkeypatch.chdir(tmp_path)

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import zipfile
+from datetime import datetime
 
 import pytest
 
@@ -160,7 +161,37 @@ def test_the_latest_counts_and_is_told(tmp_path, source):
     ((name, text),) = hand_in.remarks
     assert name == NAME and text.startswith("handed in 3 times; the latest counts, ann/new.ipynb")
     (tmp_path / "ann" / "timestamp.txt").write_text("2026-11-01 12:00:00 UTC")
-    assert collect(tmp_path, NOTEBOOKS)[0]["ann"].time == 1_793_534_400
+    hand_in = collect(tmp_path, NOTEBOOKS)[0]["ann"]
+    assert hand_in.time == 1_793_534_400
+    assert hand_in.remarks[-1][1].startswith("timestamp.txt says 2026-11-01, the latest file is of")
+    moodle = put(tmp_path / MOODLE[0] / "x.ipynb", source, time=1_700_000_000)
+    (moodle.parent / "timestamp.txt").write_text("2001-01-01 12:00:00 UTC")  # an upload
+    assert collect(tmp_path, NOTEBOOKS)[0]["Ann_Lee_101"].time == 1_700_000_000
+
+
+def test_a_zip_is_as_old_as_it_is_whatever_it_says(tmp_path, source):
+    """Dates in a zip are its maker's: the student's, or the platform's of a whole download."""
+    path = tmp_path / "in" / "ann" / "x.zip"
+    path.parent.mkdir(parents=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for year in (2001, 2002):
+            text = text_of(source, f"{RIGHT}  # {year}")
+            archive.writestr(zipfile.ZipInfo(f"{year}.ipynb", (year, 1, 1, 0, 0, 0)), text)
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    hand_in = collect(tmp_path / "in", NOTEBOOKS)[0]["ann"]
+    assert hand_in.time == 1_700_000_000 and hand_in.files[NAME].parts[-1] == "2002.ipynb"
+    whole = tmp_path / "all.zip"
+    with zipfile.ZipFile(whole, "w") as archive:
+        for who, year in (("ann", 2010), ("bob", 2011)):
+            name = zipfile.ZipInfo(f"{who}/x.zip", (year, 1, 1, 0, 0, 0))
+            archive.writestr(name, path.read_bytes())
+    for place in (whole, tmp_path / "folder"):
+        if place != whole:
+            place.mkdir()
+            whole.rename(place / "all.zip")
+        found = collect(place, NOTEBOOKS)[0]
+        years = {n: datetime.fromtimestamp(h.time).year for n, h in found.items()}
+        assert years == {"ann": 2010, "bob": 2011}
 
 
 def test_a_notebook_is_known_by_its_exercises(tmp_path, source):

@@ -36,12 +36,14 @@ AGAIN = re.compile(r"-(\d+)(?=\.\w+$)")  # Canvas's mark of a file that was hand
 
 
 class Found(NamedTuple):
-    """A file: where it lies, in which zips, and when it was written, in seconds since 1970."""
+    """A file: where it lies, in which zips, and when it was handed in, in seconds since 1970."""
 
     path: Path
     members: tuple[str, ...]
     parts: tuple[str, ...]  # folders, zips and name, from the folder of all on
-    time: float
+    time: float  # of the outermost file: what a zip says of its members, its maker decides
+    member: float  # of the outermost member of a zip: right if the platform made the zip
+    made: float  # of the file itself, as its zip says
 
     @property
     def name(self) -> str:
@@ -105,7 +107,7 @@ def collect(
     folders = [p.name for p in place.iterdir() if p.is_dir()] if place.is_dir() else []
     tops = {f.parts[0] for f in files} | {n for n in folders if not _ignored((n,))}
     if place.is_dir() and len(tops) == 1 and _is_download(files):
-        files = [f._replace(parts=f.parts[1:]) for f in files]
+        files = [f._replace(parts=f.parts[1:], time=f.member) for f in files]
         tops = {f.parts[0] for f in files}
     if not tops:
         raise MinitxlError(f"{place} holds no folders; it must hold one for each student")
@@ -170,7 +172,8 @@ def _wanted(name: str) -> bool:
 def _walk(place: Path, bad: list) -> Iterator[Found]:
     """Yield notebooks and timestamps below a folder or in a zip, those in zips in it, too."""
     if not place.is_dir():
-        yield from _inside(place, place, (), (), bad)
+        for found in _inside(place, place, (), (), bad, 0.0):
+            yield found._replace(time=found.member)
         return
     for path in sorted(place.rglob("*")):
         parts = path.relative_to(place).parts
@@ -179,9 +182,9 @@ def _walk(place: Path, bad: list) -> Iterator[Found]:
         if any(p.is_symlink() for p in path.parents if p != place and place in p.parents):
             continue
         if path.suffix.lower() == ".zip":
-            yield from _inside(path, path, (), parts, bad)
+            yield from _inside(path, path, (), parts, bad, path.stat().st_mtime)
         else:
-            yield Found(path, (), parts, path.stat().st_mtime)
+            yield Found(path, (), parts, *3 * (path.stat().st_mtime,))
 
 
 def _is_download(files: list[Found]) -> bool:
@@ -197,7 +200,9 @@ def _zip(data: bytes | Path) -> zipfile.ZipFile:
     return zipfile.ZipFile(data if isinstance(data, Path) else io.BytesIO(data))
 
 
-def _inside(path: Path, data, members: tuple, parts: tuple, bad: list) -> Iterator[Found]:
+def _inside(
+    path: Path, data, members: tuple, parts: tuple, bad: list, time: float, member: float = 0.0
+) -> Iterator[Found]:
     try:
         with _zip(data) as archive:
             for info in archive.infolist()[:MEMBERS]:
@@ -208,15 +213,16 @@ def _inside(path: Path, data, members: tuple, parts: tuple, bad: list) -> Iterat
                     continue
                 here = (*parts, *inner)
                 chain = (*members, info.filename)
+                made = datetime.datetime(*info.date_time).timestamp()
+                first = member or made
                 if not inner[-1].lower().endswith(".zip"):
-                    when = datetime.datetime(*info.date_time).timestamp()
-                    yield Found(path, chain, here, when)
+                    yield Found(path, chain, here, time, first, made)
                 elif len(chain) >= DEEPEST or info.file_size > LARGEST:
                     bad.append((here, f"{'/'.join(here)}: too deep or too large, it is left out"))
                 else:
                     with archive.open(info) as file:
                         text = file.read(LARGEST + 1)
-                    yield from _inside(path, text, chain, here, bad)
+                    yield from _inside(path, text, chain, here, bad, time, first)
     except (zipfile.BadZipFile, OSError, RuntimeError, ValueError, NotImplementedError) as error:
         name = "/".join(parts) or path.name
         bad.append(
@@ -277,7 +283,8 @@ def _choose(hand_in: HandIn, files: list[Found], notebooks: dict[str, list[str]]
     candidates: dict[str, list[tuple]] = {}
     for file in files:
         if file.parts[-1] == "timestamp.txt":  # nbgrader's: when all of it was handed in
-            stamp = _timestamp(file) or stamp
+            if len(file.parts) == 2 and not file.members and not MOODLE.match(file.parts[0]):
+                stamp = _timestamp(file)  # elsewhere it is the student's
             continue
         try:
             text = file.read()
@@ -295,7 +302,7 @@ def _choose(hand_in: HandIn, files: list[Found], notebooks: dict[str, list[str]]
                 hand_in.remarks.append(("", f"{file.name} is none of the notebooks: left out"))
             continue
         again = AGAIN.search(file.parts[-1])
-        rank = (best > 0, file.time, int(again[1]) if again else 0, file.name)
+        rank = (best > 0, file.time, int(again[1]) if again else 0, file.made, file.name)
         candidates.setdefault(name, []).append((rank, file))
     for name, found in candidates.items():
         found.sort(key=lambda pair: pair[0])
@@ -306,6 +313,9 @@ def _choose(hand_in: HandIn, files: list[Found], notebooks: dict[str, list[str]]
             hand_in.remarks.append((name, text))
     times = [file.time for file in hand_in.files.values()]
     hand_in.time = stamp if stamp is not None else max(times, default=None)
+    if stamp is not None and times and abs(stamp - max(times)) > 3600:
+        told, own = (datetime.datetime.fromtimestamp(t).date() for t in (stamp, max(times)))
+        hand_in.remarks.append(("", f"timestamp.txt says {told}, the latest file is of {own}"))
 
 
 def _timestamp(file: Found) -> float | None:
