@@ -21,9 +21,18 @@ from types import MappingProxyType, ModuleType
 
 import numpy as np
 
-from minitxl.course import exercise, running
+from minitxl.course import exercise, hunt, running
 from minitxl.course.exercise import Exercise, Verdict
-from minitxl.course.exercises import attention, beyond, measure, memory, ops, position, stream
+from minitxl.course.exercises import (
+    attention,
+    beyond,
+    bugs,
+    measure,
+    memory,
+    ops,
+    position,
+    stream,
+)
 from minitxl.course.trial import capstone, parts, run_with
 from minitxl.course.yours import PARTS, install
 from minitxl.errors import MinitxlError
@@ -35,6 +44,7 @@ __all__ = [
     "Verdict",
     "capstone",
     "check",
+    "hunt",
     "in_grading",
     "install",
     "parts",
@@ -51,6 +61,7 @@ GROUPS = (
     attention,
     position,
     memory,
+    bugs,
     measure,
     beyond,
 )
