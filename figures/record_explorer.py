@@ -1,12 +1,12 @@
-"""Record the token explorer as it is used: explorer.gif and, for a dark page, explorer_dark.gif.
+"""Record the live component as it is used: explorer.gif and, for a dark page, explorer_dark.gif.
 
     pip install -e ".[browser]"   # and a Chromium: the system's, or `playwright install chromium`
     python figures/record_explorer.py
 
-The pages are those of `python -m minitxl explore --tgt-len 56`, moved by Playwright: real events of
-a pointer, which is drawn in because a screenshot has none, and the heading as caption. The stills
-explorer.png and explorer_dark.png are for readers who want no motion. Fonts are the system's, so
-another machine gives other bytes.
+The page is that of `python -m minitxl explore`, moved by Playwright: real events of a pointer and
+of keys. The pointer is drawn in, because a screenshot has none, and the heading is the caption.
+The stills explorer.png and explorer_dark.png are for readers who want no motion. Fonts are the
+system's, so another machine gives other bytes.
 """
 
 from __future__ import annotations
@@ -25,16 +25,9 @@ from minitxl import cli
 HERE = Path(__file__).parent
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)  # None: Playwright's own
-WIDE, T = 900, 56  # pixels; characters of a segment
-MOVE, LOOK = 70, 1700  # milliseconds: a frame of a movement; a picture to be read
-# Room for what the film shows: without the controls and the table that it does not come to.
-STYLE = """
-.txl-keys, .txl-reset, .txl-note, .txl-panel:last-child { display: none }
-.txl-controls { column-gap: 8px }
-.txl .txl-sentence { font-size: 13.6px; white-space: nowrap }
-.txl-plot svg { max-width: 370px }
-.txl-grid { margin-top: -12px }
-"""
+WIDE, HIGH = 1140, 690  # pixels
+MOVE, LOOK = 90, 1900  # milliseconds: a frame of a movement; a picture to be read
+STYLE = ".txl-lead, .txl-links-out { display: none !important }"  # of no use in a film
 CURSOR = """
 const cursor = document.createElement("div");
 cursor.id = "cursor";
@@ -55,8 +48,7 @@ class Film:
         self.x, self.y = WIDE * 0.75, 560.0
         page.add_style_tag(content=STYLE)
         page.evaluate(CURSOR)
-        panels = page.locator(".txl-panels").bounding_box()
-        self.clip = {"x": 0, "y": 0, "width": WIDE, "height": panels["y"] + panels["height"] + 8}
+        self.clip = {"x": 0, "y": 0, "width": WIDE, "height": HIGH}
 
     def say(self, words: str) -> None:
         self.page.evaluate("words => document.querySelector('h1').textContent = words", words)
@@ -99,49 +91,68 @@ class Film:
 def play(film: Film) -> Image.Image:
     """Use the page; return the picture that says most."""
     page = film.page
-    cell = page.locator(".txl-cell")
-    last = 3 * T  # the first character of the last segment
 
-    def head(layer: int, number: int):
-        return page.locator(f".txl-head[data-layer='{layer}'][data-head='{number}']")
+    def named(name: str):
+        return page.get_by_role("button", name=name, exact=True)
 
-    film.say("Point at a character: what does it attend to?")
+    film.say("This model runs in the page. After the full stop: the quotation mark")
     film.point(film.x, film.y)
-    head(5, 5).click()
-    film.point(film.x, film.y)
-    film.go(cell.nth(last + 33), 5)
-    film.go(cell.nth(last + 47), 11)
-    film.say("After the full stop: the quotation mark, three segments back")
     film.shoot(LOOK)
     still = film.frames[-1]
 
-    film.say("Another head ...")
-    film.go(head(4, 5), 6)
+    film.say("Another head looks for the last line break")
+    head = page.locator(".txl-head[aria-label^='layer 4, head 5']")
+    film.go(head, 4)
     film.click()
-    film.go(cell.nth(last + 45), 6)
-    film.say("... looks for the last line break")
+    page.wait_for_timeout(250)
     film.shoot(LOOK)
 
-    film.say("A third ...")
-    film.go(head(6, 4), 6)
+    film.say("Learn from this segment: where does the gradient go?")
+    film.go(named("learn from this segment"), 4)
     film.click()
-    film.go(cell.nth(last + 39), 6)
-    film.say("... finds the same name in the segment before")
+    page.locator(".txl-zero").first.wait_for()
+    film.say("It stops at the memory's edge: beyond, it is exactly 0")
     film.shoot(LOOK)
+    film.go(named("✕ close"), 3)
+    film.click()
 
-    film.click()  # keeps the character while the pointer goes to the slider
-    film.say("Now take the memory away ...")
-    slider = page.locator("input[type=range]")
-    film.go(slider, 6)
-    box = slider.bounding_box()
-    for part in (0.98, 0.66, 0.33, 0.02):
-        film.point(box["x"] + box["width"] * part, film.y)
-        page.mouse.down()
-        film.shoot(300)
-    page.mouse.up()
-    film.say("... and it has to do with what its own segment holds")
-    film.shoot(LOOK)
+    film.say("Type: each character becomes states, one for each layer")
+    film.go(page.locator(".txl-box"), 4)
+    film.click()
+    n = count(page)
+    for i, letter in enumerate("But nobody was at "):
+        page.keyboard.type(letter)
+        page.locator(f".txl-cell[data-at='{n + i}']").wait_for()
+        page.wait_for_timeout(200)
+        if i % 2:
+            film.shoot(240)
+
+    film.say("Let it write: a full segment slides up into the memory")
+    page.get_by_label("temperature").fill("0")
+    page.get_by_label("speed").fill("2")
+    film.go(named("✎ write"), 3)
+    film.click()
+    n = count(page)
+    for i in range(0, 36, 3):
+        page.locator(f".txl-cell[data-at='{n + i}']").wait_for()
+        page.wait_for_timeout(60)
+        film.shoot(240)
+    film.go(named("■ stop"), 2)
+    film.click()
+    page.wait_for_timeout(400)
+
+    film.say("Wipe the memory: what was it worth, in bits?")
+    film.go(named("wipe the memory"), 4)
+    film.click()
+    page.get_by_text("wiping the memory").first.wait_for()
+    page.wait_for_timeout(400)
+    film.shoot(LOOK + 600)
     return still
+
+
+def count(page: Page) -> int:
+    """How many tokens were read."""
+    return int(page.locator(".txl-cell[data-at]").last.get_attribute("data-at")) + 1
 
 
 def save(film: Film, path: Path) -> None:
@@ -150,7 +161,7 @@ def save(film: Film, path: Path) -> None:
     colours, counts = np.unique(pixels, axis=0, return_counts=True)
     # by the root of how often they are: a segment's colour counts beside so much paper
     sample = np.repeat(colours, np.ceil(counts**0.5).astype(int), axis=0)[None]
-    palette = Image.fromarray(sample).quantize(255, method=Image.Quantize.MEDIANCUT, kmeans=2)
+    palette = Image.fromarray(sample).quantize(95, method=Image.Quantize.MEDIANCUT, kmeans=2)
     first, *rest = (f.quantize(palette=palette, dither=Image.Dither.NONE) for f in film.frames)
     first.save(path, save_all=True, append_images=rest, duration=film.times, loop=0, optimize=False)
 
@@ -158,16 +169,19 @@ def save(film: Film, path: Path) -> None:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         address = Path(folder) / "page.html"
-        cli.main(["explore", "--tgt-len", str(T), "--out", str(address)])
+        cli.main(["explore", "--out", str(address)])
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for scheme, ending in (("light", ""), ("dark", "_dark")):
             page = browser.new_page(
                 color_scheme=scheme,
-                viewport={"width": WIDE, "height": 760},
+                viewport={"width": WIDE, "height": HIGH},
+                device_scale_factor=0.8,
                 reduced_motion="reduce",
+                bypass_csp=True,  # for the pointer that is drawn in
             )
             page.goto(address.as_uri())
-            page.wait_for_selector(".txl-links path", state="attached")
+            page.locator(".txl-links path").first.wait_for(state="attached")
+            page.wait_for_timeout(500)
             film = Film(page)
             still = play(film)
             still.save(HERE / f"explorer{ending}.png", optimize=True)

@@ -11,7 +11,7 @@ from functools import cache, partial
 from minitxl.backend.base import Backend
 from minitxl.backend.cublas import Cublas
 from minitxl.backend.cupy_graph import Replayed
-from minitxl.backend.cupy_launch import Device
+from minitxl.backend.cupy_launch import Device, vecdot
 from minitxl.backend.cupy_twins import Twins
 from minitxl.backend.numpy_backend import NumpyRandom, seed_sequence
 from minitxl.backend.twins import Namespace
@@ -66,6 +66,7 @@ class CupyBackend(Backend):
         if fused:
             xp = Namespace(xp, Twins(self._launch).table())
             xp.matmul = partial(self._launch.matmul, xp=xp)
+            xp.vecdot = vecdot
         super().__init__(xp, cupy.cuda.Device(), dtype)
 
     def asarray(self, a, dtype=None):

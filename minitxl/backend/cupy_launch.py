@@ -123,6 +123,11 @@ class Device:
         self.kernel("uniform", out.dtype, grid, threads, out, key, draw, out.size)
 
 
+def vecdot(a, b, axis: int = -1):
+    """`vecdot` of the standard for real numbers; CuPy's is a product of matrices, see `matmul`."""
+    return (a * b).sum(axis=axis)
+
+
 def _matrices(x, xp):
     """(..., L, C) -> (N, L, C), each matrix or its transpose without gaps; copied if need be."""
     lead = (-1, *x.shape[-2:])

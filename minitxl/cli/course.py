@@ -10,10 +10,12 @@ from pathlib import Path
 from minitxl.cli.common import Parser, add_command, say
 
 GRADE_EPILOG = """\
-SUBMISSIONS holds one folder for each student, with notebooks. nbgrader does the work (extra
-`lecturer`); DIR becomes its course folder: feedback/STUDENT/minitxl/*.html, grades.csv, and
-exercises.csv with the reason for every point lost. Shapes and numbers differ in every grading.
-Submissions are programs: grade them as a user, or in a container, that may be lost.
+SUBMISSIONS holds one folder for each student, with notebooks or zips, or is a download of Moodle or
+Canvas (or a zip of these). Of several hand-ins the latest counts. nbgrader keeps the gradebook
+(extra `lecturer`); DIR becomes its course folder: feedback/STUDENT/minitxl/*.html, grades.csv, and
+besides exercises.csv with the reason for every point lost, moodle.csv, canvas.csv, class.html.
+Shapes and numbers differ in every grading. Submissions are programs: each is run in a process apart
+from its judge, in a sandbox where there is one (bubblewrap: `apt install bubblewrap`).
 On Windows nbgrader has no exchange; this command needs none."""
 
 NO_EXCHANGE = (
@@ -38,21 +40,42 @@ def add(commands) -> None:
         notebooks.add_argument(  # `options.run` is the command itself
             "--run", dest="outputs", action="store_true", help="run them, and keep the outputs"
         )
+    released = add_command(
+        kinds, "release", run, "write what students get: notebooks without answers, instructions"
+    )
+    released.add_argument("out", type=Path, metavar="OUT", help="a new folder")
+    _add_notebooks(released)
+    scope = add_command(kinds, "gradescope", run, "write the zip of an autograder for Gradescope")
+    scope.add_argument("out", type=Path, metavar="ZIP", help="a new file")
+    scope.add_argument("--seed", type=int, default=0, help="of shapes and numbers (default: 0)")
+    scope.add_argument("--notebook", nargs="+", default=[], metavar="NAME", help="only these")
+    scope.add_argument("--source", type=Path, metavar="DIR", help="of the scripts")
     grade = add_command(kinds, "grade", run, "grade submissions with nbgrader", GRADE_EPILOG)
     grade.add_argument("submissions", type=Path, metavar="SUBMISSIONS", help="folder of folders")
     _add_names(grade)
     add = grade.add_argument
-    add("--timeout", type=int, default=60, metavar="S", help="seconds for a cell (default: 60)")
+    add("--roster", type=Path, metavar="CSV", help="the class: id, and name, email, moodle, canvas")
+    add("--due", metavar="TIME", help="such as 2026-12-01T18:00")
+    add("--late", default="none", metavar="PENALTY", help="such as 10%%/day (default: none)")
+    add("--only", nargs="+", default=[], metavar="STUDENT", help="grade these again")
+    add("--resume", action="store_true", help="go on with DIR: what is new or was handed in again")
+    add("--sandbox", choices=("auto", "bwrap", "docker", "none"), default="auto", help="see README")
+    add("--timeout", type=int, default=60, metavar="S", help="seconds for a task (default: 60)")
     add("--total", type=int, default=900, metavar="S", help="for a notebook (default: 900)")
-    add("--memory", type=float, default=4.0, metavar="GIB", help="for a notebook (default: 4)")
+    add("--memory", type=float, default=4.0, metavar="GIB", help="for a process (default: 4)")
     add("--jobs", type=int, metavar="N", help="students at once (default: by cores and memory)")
     add("--seed", type=int, help="of shapes and numbers in the checks (default: random)")
 
 
 def _add_names(parser: Parser) -> None:
+    _add_notebooks(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+
+
+def _add_notebooks(parser: Parser) -> None:
     add = parser.add_argument
     add("--notebook", nargs="+", default=[], metavar="NAME", help="only these (default: all)")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    add("--questions", action="store_true", help="with cells for them, which a person grades")
     add("--source", type=Path, metavar="DIR", help="of the scripts (default: those that ship)")
 
 
@@ -61,17 +84,38 @@ def run(options: argparse.Namespace) -> int:
     if options.kind is None:
         options.parser.print_help()
         return 2
-    return _grade(options) if options.kind == "grade" else _write(options)
+    own = {"grade": _grade, "release": _release, "gradescope": _gradescope}
+    return own.get(options.kind, _write)(options)
+
+
+def _gradescope(options: argparse.Namespace) -> int:
+    from minitxl.course.grading.gradescope import write_zip
+    from minitxl.course.notebooks import SOURCE
+
+    print(write_zip(options.out, options.notebook, options.source or SOURCE, options.seed))
+    return 0
+
+
+def _release(options: argparse.Namespace) -> int:
+    from minitxl.course.notebooks import SOURCE
+    from minitxl.course.release import release
+
+    source = options.source or SOURCE
+    for path in release(options.out, options.notebook, source, questions=options.questions):
+        print(path)
+    return 0
 
 
 def _write(options: argparse.Namespace) -> int:
     from minitxl.course import notebooks
+    from minitxl.course.questions import rubric_page
+    from minitxl.files import write_atomically
 
     source = options.source or notebooks.SOURCE
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.notebook or notebooks.known(source):
         solved = options.kind == "solutions"
-        book = notebooks.notebook_from(name, source, solved=solved)
+        book = notebooks.notebook_from(name, source, solved=solved, questions=options.questions)
         if options.outputs:
             began = time.perf_counter()
             notebooks.execute(book, options.out)
@@ -80,27 +124,41 @@ def _write(options: argparse.Namespace) -> int:
         path = options.out / f"{name}.ipynb"
         notebooks.write(book, path)
         print(path)
+    if options.kind == "solutions" and options.questions:
+        path = options.out / "RUBRIC.md"
+        write_atomically(path, rubric_page().encode("utf-8"))
+        print(path)
     if options.kind == "solutions" and sys.platform == "win32":
         say(NO_EXCHANGE)
     return 0
 
 
 def _grade(options: argparse.Namespace) -> int:
-    from minitxl.course.grading import grading
+    from minitxl.course.grading import tables
+    from minitxl.course.grading.grading import Order, grade
+    from minitxl.course.grading.judge import Limits
+    from minitxl.course.grading.late import read_due
+    from minitxl.course.grading.roster import read_roster
     from minitxl.course.notebooks import SOURCE
 
-    rows, remarks = grading.grade(
-        options.submissions,
-        options.out,
-        names=options.notebook,
+    order = Order(
+        names=tuple(options.notebook),
         source=options.source or SOURCE,
-        limits=grading.Limits(options.timeout, options.total, options.memory),
+        limits=Limits(options.timeout, options.total, options.memory),
+        sandbox=options.sandbox,
         seed=options.seed,
         jobs=options.jobs,
-        progress=say,
+        roster=read_roster(options.roster) if options.roster else None,
+        due=read_due(options.due) if options.due else None,
+        late=options.late,
+        only=tuple(options.only),
+        resume=options.resume,
+        questions=options.questions,
     )
-    print(grading.table(rows, remarks))
-    print(f"\nfeedback pages, grades.csv and exercises.csv: {options.out}")
+    graded = grade(options.submissions, options.out, order, progress=say)
+    tables.write_tables(graded, options.out)
+    print(tables.table(graded))
+    print(f"\nfeedback pages, class.html and tables: {options.out}")
     if sys.platform == "win32":
         say(NO_EXCHANGE)
     return 0

@@ -14,11 +14,13 @@ from minitxl.cli.common import add_command, say
 EXPERIMENTS = {
     "ablation": "ablation",
     "attention": "attention_spans",
+    "coherence": "coherence",
     "context": "context",
     "evaluation-speed": "evaluation_speed",
     "longer-memory": "longer_memory",
     "memory-ladder": "memory_ladder",
     "reach": "reach",
+    "reading-cost": "reading_cost",
     "recl": "recl",
     "stop-gradient": "stop_gradient",
 }

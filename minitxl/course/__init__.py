@@ -5,23 +5,23 @@
     course.check("softmax-backward")
 
 prints one line: whether the exercise's function is right, and if not, which mistake it looks like.
-It never raises there. Where nbgrader runs the notebook (it sets NBGRADER_EXECUTION) the same line
-comes with points: a wrong answer raises AssertionError, a half right one returns its points, as
-nbgrader wants it. Shapes and numbers then differ from those that the learner saw;
-MINITXL_COURSE_SEED sets them.
+It never raises there, and gives no points: these come from `python -m minitxl course grade`, whose
+judge is another process than that of what was handed in (`grading/judge.py`), and draws other
+shapes and numbers. nbgrader's `validate` is answered by AssertionError for what is not right.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
-import secrets
 import sys
+import textwrap
 import zlib
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 
 import numpy as np
 
-from minitxl.course import exercise, hunt, running
+from minitxl.course import hunt
 from minitxl.course.exercise import Exercise, Verdict
 from minitxl.course.exercises import (
     attention,
@@ -33,6 +33,7 @@ from minitxl.course.exercises import (
     position,
     stream,
 )
+from minitxl.course.running import library_use
 from minitxl.course.trial import capstone, parts, run_with
 from minitxl.course.yours import PARTS, install
 from minitxl.errors import MinitxlError
@@ -44,16 +45,17 @@ __all__ = [
     "Verdict",
     "capstone",
     "check",
+    "generator",
     "hunt",
-    "in_grading",
     "install",
+    "line",
     "parts",
     "run_with",
+    "show",
 ]
 
 _LEFT_OUT = object()
 SEED = 0  # of the shapes and numbers while learning: the same at every try
-SEED_VARIABLE = "MINITXL_COURSE_SEED"
 
 GROUPS = (
     stream,
@@ -68,75 +70,61 @@ GROUPS = (
 EXERCISES = MappingProxyType(
     {e.id: e for e in sorted((e for g in GROUPS for e in g.EXERCISES), key=lambda e: e.notebook)}
 )
-_JUDGES = (np, exercise, running, Exercise, Verdict, *(m for g in GROUPS for m in (g, *g.LIBRARY)))
-_BEFORE = running.snapshot(dict.fromkeys(_JUDGES))
-# Read once: what a submission does to the environment later changes nothing.
-_EXECUTION = os.environ.get("NBGRADER_EXECUTION", "")
-_GRADING_SEED = os.environ.get(SEED_VARIABLE, "")
 
 
-def in_grading() -> bool:
-    """Whether nbgrader runs this, to give points or to validate."""
-    return _EXECUTION in ("autograde", "validate")
+def generator(exercise_id: str, seed: int) -> np.random.Generator:
+    """Return what draws the shapes and numbers of an exercise."""
+    return np.random.default_rng([seed, zlib.crc32(exercise_id.encode())])
 
 
-def check(exercise_id: str, answer=_LEFT_OUT) -> float | None:
+def check(exercise_id: str, answer=_LEFT_OUT) -> None:
     """Judge an answer and print the verdict in one line.
 
     answer: a function; left out, it is the one with the exercise's name where check is called. If
-    there is none, as its cell was not run, the exercise is not solved yet.
-    While learning it returns None and never raises, but for an exercise_id that does not exist
-    (MinitxlError). In grading it raises AssertionError with the same line for an answer worth
-    nothing, returns the points of one that is partly right, and None for a right one.
+    there is none, as its cell was not run, the exercise is not solved yet. Raises MinitxlError for
+    an exercise that does not exist; AssertionError only where nbgrader runs it.
     """
     if exercise_id not in EXERCISES:
         raise MinitxlError(
             f"there is no exercise {exercise_id!r}; there are {', '.join(EXERCISES)}"
         )
-    asked, grading = EXERCISES[exercise_id], in_grading()
+    execution = os.environ.get("NBGRADER_EXECUTION", "")
+    if execution == "autograde":  # by whoever has not our configuration: no points by mistake
+        raise AssertionError("points are given by `python -m minitxl course grade` alone")
+    asked = EXERCISES[exercise_id]
     if answer is _LEFT_OUT:
         answer = sys._getframe(1).f_globals.get(asked.name, _LEFT_OUT)
-    seed = _grading_seed() if grading else SEED
-    rng = np.random.default_rng([seed, zlib.crc32(exercise_id.encode())])
-    try:
-        if answer is _LEFT_OUT:
-            verdict = asked.not_there()
-        else:
-            verdict = asked.judge(answer, rng, allow_solution=not grading)
-    except Exception as error:  # only where an answer has broken what judges it; see below
-        verdict = Verdict(False, 0.0, f"it cannot be judged: {type(error).__name__}: {error}")
-    if changed := running.replaced(_BEFORE):
-        message = f"{changed} has been replaced: restart the kernel and leave it as it is"
-        verdict = Verdict(False, 0.0, message)
-    line = _line(asked, verdict)
-    if not grading:
-        print(line)
-        return None
-    _clear_output()
-    line += f" [seed {seed}]"
-    if verdict.score == 0.0:
-        raise AssertionError(line)
-    print(line)
-    return None if verdict.passed else round(verdict.score * asked.points, 2)
+    if answer is _LEFT_OUT:
+        verdict = asked.not_there()
+    else:
+        verdict = asked.judge(answer, generator(exercise_id, SEED))
+    if verdict.passed and asked.is_model_solution(answer):
+        text = "this is the library's own: to be read, not to be handed in"
+        verdict = Verdict(True, 1.0, text)
+    elif verdict.solved and answer is not _LEFT_OUT and (name := library_use(answer)):
+        verdict = Verdict(False, 0.0, f"it calls {name}: write it yourself")
+    text = line(asked, verdict)
+    print(text)
+    if execution == "validate" and not verdict.passed:
+        raise AssertionError(text)
 
 
-def _grading_seed() -> int:
-    if not _GRADING_SEED:
-        return secrets.randbits(32)
-    if not _GRADING_SEED.isdecimal():
-        raise MinitxlError(f"{SEED_VARIABLE}={_GRADING_SEED!r} must be a whole number, 0 or more")
-    return int(_GRADING_SEED)
+def show(exercise_id: str) -> None:
+    """Print the library's own answer to an exercise, once it is solved where show is called."""
+    if exercise_id not in EXERCISES:
+        raise MinitxlError(
+            f"there is no exercise {exercise_id!r}; there are {', '.join(EXERCISES)}"
+        )
+    asked = EXERCISES[exercise_id]
+    answer = sys._getframe(1).f_globals.get(asked.name)
+    if not asked.judge(answer, generator(exercise_id, SEED)).passed:
+        print(f"… the library's own {asked.name} is shown here once yours is right")
+        return
+    for shown in asked.shown:
+        print(textwrap.dedent(inspect.getsource(shown)))
 
 
-def _clear_output() -> None:
-    """Take back what the answer showed: nbgrader takes the first number shown for the points."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    if shell is not None:
-        sys.stdout.flush()
-        shell.display_pub.clear_output()
-
-
-def _line(asked: Exercise, verdict: Verdict) -> str:
+def line(asked: Exercise, verdict: Verdict) -> str:
     """For instance "✗ wrong, 0 of 6 points | softmax_backward: the sum is missing"."""
     mark, word = "✗", "wrong"
     if verdict.passed:
@@ -145,18 +133,6 @@ def _line(asked: Exercise, verdict: Verdict) -> str:
         mark, word = "…", "not solved yet"
     elif verdict.score:
         mark, word = "◐", "partly right"
-    points = f"{round(verdict.score * asked.points, 2):g} of {asked.points} points"
+    points = f"{asked.points_of(verdict):g} of {asked.points} points"
     message = "" if verdict.message == word else f": {verdict.message}"
     return f"{mark} {word}, {points} | {asked.name}{message}"
-
-
-class _Locked(ModuleType):
-    """This module, with public names that `course.check = ...` cannot replace."""
-
-    def __setattr__(self, name: str, value) -> None:
-        if name in __all__:
-            raise MinitxlError(f"course.{name} cannot be replaced: take another name for yours")
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Locked

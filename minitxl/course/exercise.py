@@ -17,10 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minitxl.course.hints import RTOL, close, hint
 from minitxl.course.running import Failed, call, quiet
-
-RTOL = 1e-9  # of an output's largest number: another order of sums differs by 1e-15
-COARSE = 1e-4  # what is nearer than this was computed in float32, or rounded
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,7 @@ class Case(NamedTuple):
     args: tuple
     what: str  # "T = 1", for messages
     edge: bool = False
+    rtol: float = RTOL  # of an output's largest number
 
 
 class Mistake(NamedTuple):
@@ -64,6 +63,7 @@ class Exercise:
     cases: Callable  # rng -> list of Case, at least one of them no edge case
     mistakes: tuple[Mistake, ...]
     unseen: Callable | None = None  # args -> bool array, True where outputs are not compared
+    spelled: str = ""  # lines of the head that give the answer away: a release leaves them out
 
     @property
     def name(self) -> str:
@@ -74,6 +74,11 @@ class Exercise:
     def stub(self) -> str:
         """Source with which the learner begins."""
         return f"{_clean(self.head)}    raise NotImplementedError\n"
+
+    @property
+    def riddle(self) -> str:
+        """The stub without the lines that give the answer away."""
+        return self.stub.replace(self.spelled, "") if self.spelled else self.stub
 
     @property
     def solution(self) -> str:
@@ -88,6 +93,11 @@ class Exercise:
         exec(compile(self.solution, f"<solution of {self.id}>", "exec"), names)
         return names[self.name]
 
+    @cached_property
+    def arguments(self) -> tuple[str, ...]:
+        """Names of the function's arguments."""
+        return tuple(inspect.signature(self.model_solution).parameters)
+
     def is_model_solution(self, answer) -> bool:
         """Whether an answer is the model solution, as the lecturer's notebook has it."""
         if not inspect.isfunction(answer):
@@ -96,17 +106,19 @@ class Exercise:
         parts = ("co_name", "co_code", "co_names", "co_varnames")
         return all(getattr(one, part) == getattr(other, part) for part in parts)
 
+    def points_of(self, verdict: Verdict) -> float:
+        """Return what an answer is worth, in points."""
+        return round(verdict.score * self.points, 2)
+
     def not_there(self) -> Verdict:
         """Return how good it is to have no function of this name."""
         first = self.stub.splitlines()[0]
         return Verdict(False, 0.0, f"it is not there: run its cell, `{first}`", solved=False)
 
-    def judge(self, answer, rng: np.random.Generator, allow_solution: bool = False) -> Verdict:
-        """Return how good an answer is.
+    def judge(self, answer, rng: np.random.Generator) -> Verdict:
+        """Return how good an answer is, called here and now: for those who learn.
 
-        rng draws shapes and numbers. allow_solution: also let the model solution pass, which calls
-        the library; never in grading. A score is the mean over the outputs: 1 for one that is right
-        in all cases, 1/2 if only in the ordinary ones.
+        rng draws shapes and numbers.
         """
         if answer is None or answer is ...:
             return Verdict(False, 0.0, f"{self.name} is {answer}", solved=False)
@@ -114,31 +126,37 @@ class Exercise:
             kind = type(answer).__name__
             return Verdict(False, 0.0, f"{self.name} is of type {kind}, must be a function")
         cases = self.cases(rng)
-        names = tuple(inspect.signature(self.model_solution).parameters)
-        allowed = allow_solution and self.is_model_solution(answer)
-        got = []
-        for case in cases:  # before the right results exist, which might be looked up
-            result = call(answer, case.args, names, self.outputs, may_call_library=allowed)
+        return self.verdict(
+            cases, [call(answer, case.args, self.arguments, self.outputs) for case in cases]
+        )
+
+    def verdict(self, cases: list[Case], got: list[tuple[np.ndarray, ...] | Failed]) -> Verdict:
+        """Return how good what an answer gave in all cases is; nothing of the answer is run.
+
+        A score is the mean over the outputs: 1 for one that is right in all cases, 1/2 if only in
+        the ordinary ones.
+        """
+        for case, result in zip(cases, got, strict=True):
             if isinstance(result, Failed) and not (case.edge and result.fair):
                 where = f"for {case.what}: " if result.fair and result.solved else ""
                 return Verdict(False, 0.0, where + result.message, result.solved)
-            got.append(result)
-        verdict = self._compared(cases, got)
-        if verdict.passed and allowed:
-            return Verdict(True, 1.0, "this is the library's own: to be read, not to be handed in")
-        return verdict
+        return self._compared(cases, got)
 
     def _compared(self, cases: list[Case], got: list) -> Verdict:
         """Judge every output by its values in all cases."""
         wanted = [self._results(self.model_solution, case) for case in cases]
         found = [
-            None if isinstance(g, Failed) else self._seen(g, case)
+            None if isinstance(g, Failed) else self._seen(_floats(g), case)
             for g, case in zip(got, cases, strict=True)
         ]
         scores, right = [], []
         messages: dict[str, list[str]] = {}  # what is wrong -> with which outputs
         for o, name in enumerate(self.outputs):
-            bad = [n for n, f in enumerate(found) if f is None or not close(f[o], wanted[n][o])]
+            bad = [
+                n
+                for n, f in enumerate(found)
+                if f is None or not close(f[o], wanted[n][o], cases[n].rtol)
+            ]
             edge_only = all(cases[n].edge for n in bad)
             scores.append(1.0 if not bad else 0.5 if edge_only else 0.0)
             if not bad:
@@ -174,8 +192,10 @@ class Exercise:
         ordinary = [(value, case) for value, case in pairs if not case.edge]
         for some in (pairs, ordinary):
             for mistake in self.mistakes:
-                wrong = ((value, self._results(mistake.wrong, case)[o]) for value, case in some)
-                if all(close(value, result) for value, result in wrong):
+                if all(
+                    close(value, self._results(mistake.wrong, case)[o], case.rtol)
+                    for value, case in some
+                ):
                     return mistake.message
         return None
 
@@ -184,14 +204,14 @@ class Exercise:
         for name, other in zip(self.outputs, wanted, strict=True):
             if name != self.outputs[o] and close(value, other):
                 return f"is what {name} should be: return {', '.join(self.outputs)}, in this order"
-        return _hint(value, wanted[o], case.args, self.model_solution)
+        return hint(value, wanted[o], dict(zip(self.arguments, case.args, strict=True)))
 
     def _results(self, function, case: Case) -> tuple:
         """Outputs of one of our own functions."""
         with quiet():
             result = function(*case.args)
         result = (result,) if len(self.outputs) == 1 else result
-        return self._seen(tuple(np.asarray(r, dtype=np.float64) for r in result), case)
+        return self._seen(_floats(result), case)
 
     def _seen(self, outputs: tuple, case: Case) -> tuple:
         """Put 0 where outputs are not compared."""
@@ -221,38 +241,5 @@ def _clean(source: str) -> str:
     return textwrap.dedent(source).strip("\n") + "\n"
 
 
-def close(value: np.ndarray, wanted: np.ndarray, rtol: float = RTOL) -> bool:
-    """Whether two arrays are the same in shape and, but for rounding, in numbers; NaN is itself."""
-    if value.shape != wanted.shape:
-        return False
-    size = np.abs(wanted[np.isfinite(wanted)])
-    atol = rtol * (size.max(initial=0.0) or 1.0)
-    return bool(np.isclose(value, wanted, rtol=0.0, atol=atol, equal_nan=True).all())
-
-
-def _hint(value, wanted, args, function) -> str:
-    """Say what is wrong with an output that no known mistake explains."""
-    if value.shape != wanted.shape:
-        text = f"has shape {value.shape}, must have {wanted.shape}"
-        if value.ndim == wanted.ndim and sorted(value.shape) == sorted(wanted.shape):
-            text += ": are two axes swapped, a transpose missing or one too many?"
-        return text
-    if not np.isfinite(value[np.isfinite(wanted)]).all():
-        bad = "NaN" if np.isnan(value).any() else "inf"
-        return f"holds {bad}: was something divided by 0, or exp given a large number?"
-    if not value.any():
-        return "is all zeros"
-    for name, arg in zip(inspect.signature(function).parameters, args, strict=True):
-        if isinstance(arg, np.ndarray) and arg.dtype == value.dtype and close(value, arg):
-            return f"is {name}, unchanged"
-    if close(value, -wanted):
-        return "has the wrong sign"
-    if np.isfinite(wanted).all() and wanted.any():
-        factor = np.vdot(value, wanted) / np.vdot(wanted, wanted)
-        if wanted.size > 1 and close(value, factor * wanted):
-            return f"is {factor:.4g} times what it should be: a factor is missing or too much"
-        if close(value, wanted, COARSE):
-            return "has only the first digits right: was it rounded, or computed in float32?"
-    at = np.unravel_index(np.argmax(np.abs(np.nan_to_num(value - wanted))), wanted.shape)
-    place = f" at {[int(i) for i in at]}" if at else ""
-    return f"is {value[at]:.6g}{place}, must be {wanted[at]:.6g}"
+def _floats(outputs) -> tuple[np.ndarray, ...]:
+    return tuple(np.asarray(x, dtype=np.float64) for x in outputs)

@@ -25,6 +25,7 @@ from nbformat import NotebookNode
 
 import minitxl
 from minitxl.course import EXERCISES, Exercise
+from minitxl.course.questions import QUESTIONS
 from minitxl.errors import MinitxlError
 from minitxl.files import write_atomically
 from minitxl.viz.in_browser import VIEW as WIDGET
@@ -79,11 +80,17 @@ def exercises_of(name: str, source: Path = SOURCE) -> list[Exercise]:
 
 
 def notebook_from(
-    name: str, source: Path = SOURCE, *, solved: bool = False, listing: bool = True
+    name: str,
+    source: Path = SOURCE,
+    *,
+    solved: bool = False,
+    listing: bool = True,
+    questions: bool = False,
 ) -> NotebookNode:
     """Return the notebook of `NAME.py` without outputs; its cell ids are the same on every build.
 
     solved: the lecturer's version. listing: in it, show the library's source below a solution.
+    questions: with a cell for the answer to each question, at the end, which a person grades.
     Raises MinitxlError for exercises that do not exist, or are not in their place.
     """
     cells = cells_of(_script(name, source))
@@ -99,6 +106,12 @@ def notebook_from(
         else:
             new = nbformat.v4.new_markdown_cell if kind == "markdown" else nbformat.v4.new_code_cell
             book.cells.append(new(text, id=f"cell-{number:02}"))
+    for question in QUESTIONS.get(name, ()) if questions else ():
+        text = question.solved if solved else question.stub
+        cell = nbformat.v4.new_markdown_cell(text, id=question.id)
+        marks = _nbgrader(question.id, grade=True, solution=True, points=question.points)
+        cell.metadata = NotebookNode(deletable=False, nbgrader=marks)
+        book.cells.append(cell)
     book.metadata["kernelspec"] = {
         "display_name": "Python 3 (ipykernel)",
         "language": "python",

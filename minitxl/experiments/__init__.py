@@ -3,9 +3,9 @@
 A module has `Settings`, a frozen dataclass with `quick()` for a run of seconds (and a field `seeds`
 where chance plays a part), `run(settings, parts, progress)` -> results, and `summary(results)` ->
 text. `python -m minitxl experiment NAME` runs one; what it has done it keeps (`parts.py`), so that
-an interrupted run goes on. Pictures are drawn from the results alone, each by `draw_NAME` of
-`NAME_figure.py`. `stored` has the results that ship, `draw` their pictures; `python -m minitxl
-figures` writes these.
+an interrupted run goes on, and what it gives to `Parts.fill` is done side by side. Pictures are
+drawn from the results alone, each by `draw_NAME` of `NAME_figure.py`. `stored` has the results that
+ship, `draw` their pictures; `python -m minitxl figures` writes these.
 """
 
 from __future__ import annotations
@@ -24,9 +24,13 @@ RESULTS = Path(__file__).parent / "results"
 DRAWN = (  # experiments that have a picture
     "ablation",
     "attention_spans",
+    "coherence",
+    "context",
     "evaluation_speed",
     "longer_memory",
+    "memory_ladder",
     "reach",
+    "reading_cost",
     "recl",
     "stop_gradient",
 )

@@ -7,9 +7,11 @@ from itertools import pairwise
 import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from minitxl.experiments.ablation import difference
 from minitxl.viz.by_position import position_bins
 from minitxl.viz.theme import (
     FAINT,
+    INK,
     MUTED,
     SEGMENT_COLOURS,
     Picture,
@@ -20,115 +22,130 @@ from minitxl.viz.theme import (
 )
 
 ORANGE, BLUE, GREEN, *_ = SEGMENT_COLOURS
-LOOK = {"Transformer-XL": (BLUE, "o"), "Shaw": (ORANGE, "s"), "absolute": (GREEN, "^")}
-LOSSES = {"full": "on all", "half": "on half"}
-ROOM = 1.3  # rows that an encoding's name takes, above its four
+COLOURS = {"xl": BLUE, "shaw": ORANGE, "abs": GREEN}  # by the beginning of an arm's name
+MARKS = {"memory": "o", "stride": "D", "chunks": "s"}  # of the readings
+READ = {"memory": "\u25cf", "stride": "\u25c7", "chunks": "\u25a1"}  # as the title has them
+WIDEST = 0.22  # bits of the differences' axis, either side
+FIRST, LAST = 2.18, 2.82  # bits of the axis; what lies beyond is written out
+SURE = 0.05  # Holm's p below it counts
+
+
+def colour_of(member: str) -> str:
+    """The colour of an arm's encoding."""
+    return COLOURS[member.split("-")[0]]
 
 
 def draw_ablation(results: dict) -> Picture:
-    """Draw every seed of every cell, and bits by position in the segment with memory and without.
+    """Draw every seed of every arm by reading, bits by position, and all paired differences.
 
     results: what `minitxl.experiments.ablation.run` returned, as JSON has it.
     """
     with styled():
-        figure = new_figure(10.4, 6.3)
-        _cells(figure.add_axes((0.185, 0.165, 0.31, 0.685)), results["cells"])
-        axes = [figure.add_axes((0.66, y, 0.325, 0.28)) for y in (0.57, 0.165)]
-        for ax, loss_on in zip(axes, LOSSES, strict=True):
-            _by_position(ax, results["cells"], loss_on)
-        axes[0].set_title("Loss on all characters: bits by position", pad=8)
-        axes[1].set_title("Loss on the recent half of each segment", pad=8)
-        axes[1].set_xlabel("characters of its own segment that it sees (log scale)")
+        figure = new_figure(10.4, 7.6)
+        _arms(figure.add_axes((0.232, 0.545, 0.19, 0.34)), results["cells"])
+        _by_position(figure.add_axes((0.075, 0.135, 0.34, 0.3)), results["cells"])
+        _differences(figure.add_axes((0.745, 0.135, 0.24, 0.75)), results["differences"])
         title, note = _words(results)
-        return titled(figure, title, note, top=0.945, bottom=0.018, size=9, color=MUTED)
+        return titled(figure, title, note, top=0.955, bottom=0.014, size=9, color=MUTED)
 
 
-def _cells(ax, cells: list[dict]) -> None:
-    """A row for every cell: a dot for each seed, filled of all characters, open of the recent half.
-
-    The paper's perplexities stand in a column on the right.
-    """
-    place, ticks = 0.0, []
-    for encoding, (colour, marker) in LOOK.items():
-        place += ROOM
-        heading = dict(color=colour, weight="bold", va="center", transform=ax.get_yaxis_transform())
-        ax.text(-0.49, place - 1.0, encoding, **heading)
-        dot = dict(color=colour, ms=6, clip_on=False, transform=ax.get_yaxis_transform())
-        ax.plot([-0.525], [place - 1.0], marker, **dot)
-        for cell in (c for c in cells if c["encoding"] == encoding):
-            y = np.full(len(cell["bpc"]), place)
-            ax.axhline(place, color=FAINT, lw=0.6, zorder=0)
-            ax.plot(cell["bpc"], y, marker, color=colour, ms=6, mew=0, alpha=0.75)
-            open_dot = dict(mfc="none", mec=colour, ms=6, mew=1.1)
-            ax.plot(cell["bpc_recent_half"], y, marker, **open_dot)
-            memory = "memory" if cell["recurrence"] else "no memory"
-            ticks.append((place, f"{memory}, loss {LOSSES[cell['loss_on']]}"))
-            ppl = cell["paper_perplexity"]
-            said = dict(color=MUTED, va="center", ha="right", transform=ax.get_yaxis_transform())
-            ax.text(1.19, place, "-" if ppl is None else f"{ppl:.2f}", **said)
-            place += 1
-    ax.set_ylim(place - 0.4, -0.4)
-    ax.set_yticks(*zip(*ticks, strict=True))
+def _arms(ax, cells: list[dict]) -> None:
+    """A row for each arm: a dot for each seed and reading."""
+    for y, cell in enumerate(cells):
+        ax.axhline(y, color=FAINT, lw=0.6, zorder=0)
+        colour = colour_of(cell["member"])
+        beyond = []
+        for reading, bpc in cell["bpc"].items():
+            # The reading with memory is filled; without one both are open.
+            look = dict(mfc=colour if reading == "memory" else "none", mec=colour, ms=4.6, mew=1)
+            ax.plot(bpc, [y] * len(bpc), MARKS[reading], alpha=0.8, **look)
+            if np.mean(bpc) > LAST:
+                beyond.append(f"{READ[reading]} {np.mean(bpc):.2f}")
+        if beyond:
+            said = dict(color=colour, size=8, va="center", ha="right")
+            ax.text(LAST, y, "  ".join(beyond) + " \u2192", **said)
+    ax.set_xlim(FIRST, LAST)
+    ax.set_yticks(range(len(cells)), [cell["label"] for cell in cells], size=8.5)
+    ax.set_ylim(len(cells) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
+    ax.set_title("Every seed: ● memory, ◇ by a window, □ chunks", pad=8, x=0.05)
     ax.set_xlabel("bits per character")
-    ax.set_title("All cells, every seed", pad=8)
-    above = dict(color=MUTED, size=9, va="bottom", ha="right", transform=ax.transAxes)
-    ax.text(1.19, 0.985, "paper's\nperplexity", **above)
 
 
-def _by_position(ax, cells: list[dict], loss_on: str) -> None:
-    """Bits by position, means over seeds: dashed without memory, solid with it.
-
-    Positions stand in bins that double in width: the first characters stand alone.
-    """
-    chosen = [cell for cell in cells if cell["loss_on"] == loss_on]
-    tgt_len = len(chosen[0]["by_position"][0])
-    bins = list(pairwise(position_bins(tgt_len)))
+def _by_position(ax, cells: list[dict]) -> None:
+    """Bits by position, read as in training, means over seeds: dashed without memory."""
+    shown = [c for c in cells if c["loss_on"] == "full" and c["member"] != "xl-equal"]
+    t = len(shown[0]["by_position"][0])
+    bins = list(pairwise(position_bins(t)))
     centres = [np.sqrt((low + 1) * high) for low, high in bins]
-    for cell in chosen:
-        colour, marker = LOOK[cell["encoding"]]
+    for cell in shown:
         bits = np.mean(cell["by_position"], axis=0)  # (seeds, T) -> (T,)
         y = [bits[low:high].mean() for low, high in bins]
         line = "-" if cell["recurrence"] else "--"
-        ax.plot(centres, y, line, color=colour, lw=1.7, marker=marker, ms=4.5)
-    ax.set_ylabel("bits per character")
+        naive = cell["member"] in ("abs-naive", "shaw-ab", "shaw-ab-alone")
+        ax.plot(centres, y, line, color=colour_of(cell["member"]), lw=1 if naive else 1.8)
     ax.set_xscale("log", base=2)
-    ax.set_xlim(0.93, tgt_len * 1.07)
     ax.xaxis.set_major_locator(FixedLocator([high for _, high in bins]))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0f}"))
     ax.xaxis.set_minor_locator(NullLocator())
     level_lines(ax)
-    ax.plot([], [], "--", color=MUTED, label="without memory")
-    ax.plot([], [], "-", color=MUTED, label="with memory")
-    ax.legend(loc="upper right", handlelength=2.6)
-    if loss_on == "half":
-        ax.axvspan(0.93, tgt_len // 2 + 0.5, color=FAINT, alpha=0.35, lw=0, zorder=0)
+    for at, (text, colour) in enumerate(
+        (("Transformer-XL", BLUE), ("Shaw", ORANGE), ("absolute", GREEN))
+    ):
+        ax.text(0.6, 0.93 - 0.09 * at, text, transform=ax.transAxes, ha="right", color=colour,
+                weight="bold", size=9)  # fmt: skip
+    ax.text(0.98, 0.93, "dashed: no memory", transform=ax.transAxes, ha="right", size=9,
+            color=MUTED)  # fmt: skip
+    ax.set_xlabel("characters of its own segment that it sees (log scale)")
+    ax.set_ylabel("bits per character")
+    ax.set_title("By position, read as in training", pad=8)
+
+
+def _differences(ax, differences: list[dict]) -> None:
+    """A row for each comparison, with its interval; in ink where Holm's p is small."""
+    for y, d in enumerate(differences):
+        low, high = d["interval"] or (d["mean"], d["mean"])
+        sure = d["p_holm"] is not None and d["p_holm"] < SURE
+        look = dict(color=INK if sure else MUTED)
+        if abs(d["mean"]) > WIDEST:
+            side = 1 if d["mean"] > 0 else -1
+            said = f"{d['mean']:+.2f} \u2192" if side > 0 else f"\u2190 {d['mean']:+.2f}"
+            where = dict(ha="right" if side > 0 else "left", va="center", size=8.5)
+            ax.text(side * WIDEST, y, said, weight="bold" if sure else "normal", **where, **look)
+            continue
+        ax.plot([low, high], [y, y], "-", lw=2.2 if sure else 1.1, **look)
+        ax.plot([d["mean"]], [y], "o", ms=5 if sure else 3.6, **look)
+    ax.axvline(0, color=MUTED, lw=0.8, zorder=0)
+    ax.set_xlim(-WIDEST, WIDEST)
+    ax.xaxis.set_major_locator(FixedLocator((-0.2, -0.1, 0, 0.1, 0.2)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+g}" if x else "0"))
+    ax.set_yticks(range(len(differences)), [d["question"] for d in differences], size=8.5)
+    for label, d in zip(ax.get_yticklabels(), differences, strict=True):
+        label.set_color(INK if (d["p_holm"] or 0) < SURE else MUTED)
+    ax.set_ylim(len(differences) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.set_title("Bits more, paired by seed", pad=8, x=-0.3)
+    ax.set_xlabel("bits per character (above 0: it costs)")
 
 
 def _words(results: dict) -> tuple[str, str]:
     """Title and note, with their numbers from the results."""
-    s, shape = results["settings"], results["settings"]["shape"]
-    costs = [
-        d["bpc"]["mean"]
-        for d in results["differences"]
-        if d["question"] == "no recurrence" and not d["member"].endswith("half")
-    ]
-    first = {
-        cell["recurrence"]: np.mean(cell["by_position"], axis=0)[0]
-        for cell in results["cells"]
-        if cell["loss_on"] == "full" and cell["encoding"] == "Transformer-XL"
-    }
+    s = results["settings"]
+    chunks, stride = (
+        difference(results, f"XL: no recurrence, {x}")["mean"] for x in ("in chunks", "by a window")
+    )
     title = (
-        f"Without memory a character costs {min(costs):.2f} to {max(costs):.2f} bits more; "
-        f"the first of a segment {first[False] - first[True]:.2f}"
+        f"Recurrence is worth {chunks:.3f} bits against fixed chunks, {stride:.3f} against a "
+        "window moved by half"
     )
     note = (
-        f"{shape['n_layer']} layers, D = {shape['d_model']}, segments and memory of "
-        f"{shape['tgt_len']}, {shape['steps']:,} steps, {s['seeds']} seeds (lines: means); "
-        f"{results['n_predicted']:,} characters of test text, read as in training.\n"
-        "Filled: all characters; open: the recent half of each segment. Grey: positions whose loss "
-        "was never trained. The paper's perplexities\nare of words (WikiText-103, table 6); "
-        "absolute positions with memory it leaves out."
+        f"{s['n_layer']} layers, D = {s['d_model']}, segments and memory of {s['tgt_len']}, "
+        f"{s['steps']:,} steps of {s['batch_size']} x {s['tgt_len']} characters, {s['seeds']} "
+        f"seeds, rates chosen on others; {results['cells'][0]['n_predicted']:,} characters of test "
+        f"text.\nIntervals: 95 %; bold: Holm's p below {SURE:g} over all "
+        f"{len(results['differences'])} comparisons. Thin lines: Shaw with (a) and (b) alone, "
+        "absolute with the naive cache."
     )
     return title, note

@@ -109,27 +109,29 @@ def comparisons(arms: tuple) -> list[tuple[str, list]]:
     found = []
     spoken = {"xl": "XL", "shaw": "Shaw", "shaw-ab": "Shaw (a, b)", "abs": "absolute"}
     for e, said in spoken.items():
-        for reading in ("chunks", "stride"):
+        for reading, how in (("chunks", "in chunks"), ("stride", "by a window")):
             terms = less(f"{e}-alone", reading, e)
-            found.append((f"{said}: no recurrence, read in {reading}", terms))
+            found.append((f"{said}: no recurrence, {how}", terms))
     found += [
-        ("XL: equal memory without recurrence, read in chunks", less("xl-equal", "chunks", "xl")),
-        ("XL: equal memory without recurrence, read in stride", less("xl-equal", "stride", "xl")),
+        ("XL: no recurrence, equal memory, in chunks", less("xl-equal", "chunks", "xl")),
+        ("XL: no recurrence, equal memory, by a window", less("xl-equal", "stride", "xl")),
         ("with memory: Shaw, not XL", less("shaw", "memory", "xl")),
         ("with memory: Shaw (a, b), not XL", less("shaw-ab", "memory", "xl")),
         ("with memory: absolute, not XL", less("abs", "memory", "xl")),
         ("with memory: naive absolute, not XL", less("abs-naive", "memory", "xl")),
         ("with memory: naive absolute, not sound", less("abs-naive", "memory", "abs")),
-        ("naive absolute: no recurrence, read in stride", less("abs-alone", "stride", "abs-naive")),
-        ("no memory, stride: Shaw, not XL", less("shaw-alone", "stride", "xl-alone", "stride")),
-        ("no memory, stride: Shaw (a, b), not XL",
+        ("naive absolute: no recurrence, by a window", less("abs-alone", "stride", "abs-naive")),
+        ("no memory, by a window: Shaw, not XL",
+         less("shaw-alone", "stride", "xl-alone", "stride")),
+        ("no memory, by a window: Shaw (a, b), not XL",
          less("shaw-ab-alone", "stride", "xl-alone", "stride")),
-        ("no memory, stride: absolute, not XL", less("abs-alone", "stride", "xl-alone", "stride")),
+        ("no memory, by a window: absolute, not XL",
+         less("abs-alone", "stride", "xl-alone", "stride")),
         ("lost more with memory: absolute, not XL", interaction("abs", "abs-alone")),
         ("lost more with memory: naive absolute, not XL", interaction("abs-naive", "abs-alone")),
         ("lost more with memory: Shaw, not XL", interaction("shaw", "shaw-alone")),
         ("XL: loss on half", less("xl-half", "memory", "xl")),
-        ("absolute, no memory, read in stride: loss on half",
+        ("absolute, no memory, by a window: loss on half",
          less("abs-alone-half", "stride", "abs-alone", "stride")),
     ]  # fmt: skip
     return [

@@ -1,9 +1,9 @@
 """A group of models trained alike: the same text in the same order, and one thing different.
 
-The paper compares its model with others that lack the recurrence, or the encoding, or learn from
-the recent half of each segment only (tables 6 and 7). Here they are at a size that two cores train
-in a minute or two, so that every comparison can be made with several seeds; models of one seed
-share what they can: order of the text, number of steps, learning rate.
+The paper compares its model with others that lack the recurrence, or the encoding (table 6). Here
+they are at a size that two cores train in a minute or two, so that every comparison can be made
+with several seeds; models of one seed share what they can: order of the text, number of steps,
+learning rate.
 """
 
 from __future__ import annotations

@@ -11,15 +11,15 @@ context, beat the best that anyone in the group makes of less?
   g_i(c, c') = (exp f_i(c, c) - exp f_i(c, c')) / exp f_i(c, c)    the gain from c to c' = c + delta
 
 From the first c on, in steps of delta, as long as the gain is at least 1%: where it is less, c is
-model i's RECL. The paper does not say what delta and the first c are (100 tokens fit its table);
-here the first c is delta, and two of them are tried: a step that adds less also gains less, and
-so ends sooner.
+model i's RECL. That formula is the paper's. Ours are delta and the first c, which it does not state
+(100 tokens fit its table; here the first c is delta, and two of them are tried: a step that adds
+less also gains less, and so ends sooner), and how c tokens are read, see below.
 
-No gain is ever negative: the minimum keeps whatever *happens* to be better at c'. So noise can only
-lengthen RECL; and a model that always had a memory in training is at a loss with an empty one,
-whatever the memory would tell it. Hence a control: the delta far characters of the c' are replaced
-by those far from another position. They cannot help by what they say. Two numbers come of it:
-  null_recl      the RECL by such contexts: how far noise and a warm memory alone carry
+No gain is ever negative: the minimum keeps whatever *happens* to be better at c', at positions that
+were chosen because they happened to be bad at c (the winner's curse). So noise can only lengthen
+RECL. Hence a control: the delta far characters of the c' are replaced by those far from another
+position. They cannot help by what they say. Two numbers come of it:
+  null_recl      the RECL by such contexts: how far noise alone carries
   content_recl   the first c from which the true far characters are less than 1% better than the
                  foreign ones, 1 - exp(mean over T of l_i(c', t) - null_i(c', t)). This may be
                  negative, so noise cuts both ways; that foreign text can mislead speaks for it.

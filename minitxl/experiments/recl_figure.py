@@ -171,6 +171,6 @@ def _words(results: dict) -> tuple[str, str]:
         f"thick: their mean). Right: {marks}; lines: range of the seeds. Hollow: what RECL makes "
         "of contexts whose far characters are from elsewhere. Bar: as far as the true far "
         f"characters are {s['threshold']:.0%} better than those. No gain of the measure is "
-        "negative, so noise, or a memory that is merely warm, lengthens it."
+        "negative: it keeps what happens to be better, so noise lengthens it."
     )
     return title, fill(note, 145)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 
@@ -53,24 +52,14 @@ def _in_nats(prices: dict[str, float]) -> dict[str, float]:
     return {name: bpc * math.log(2) for name, bpc in prices.items()}
 
 
-class _Read(NamedTuple):
-    """A vocabulary that has already read the prompt: not all can read what they write."""
-
-    n_token: int
-    ids: np.ndarray
-
-    def encode(self, text: str) -> np.ndarray:
-        return self.ids
-
-
 def sample(run: LoadedRun, corpus: Corpus, length: int = 400, n_prompt: int = 256) -> str:
     """Return what the model writes when it goes on from the beginning of the validation split.
 
     From nothing it would write a bad first line: in training its memory was hardly ever empty.
     """
     n_prompt = min(n_prompt, len(corpus.valid))
-    prompt = _Read(corpus.vocab.n_token, corpus.valid[:n_prompt])
-    ids = generate(run.model, prompt, "the prompt", length=length, temperature=0.8, seed=0)
+    prompt = np.asarray(corpus.valid[:n_prompt])  # ids: not all vocabularies read what they write
+    ids = generate(run.model, run.vocab, prompt, length=length, temperature=0.8, seed=0)
     text = printable(run.vocab.decode(list(ids))).strip()
     title = f"a sample, going on from the first {n_prompt} {corpus.level}s of the validation text:"
     return f"\n{title}\n\n  " + text.replace("\n", "\n  ") + "\n"

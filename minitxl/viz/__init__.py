@@ -6,7 +6,7 @@ Pictures that belong to one notebook each, `draw_*` and `LiveCurves`, are in `le
 
 from minitxl.viz.attention import AttentionFigure, nearest_first, span, weight_by_distance
 from minitxl.viz.by_position import bits_by_position
-from minitxl.viz.gradient import GradientFigure, colour_limits, gradient_norms
+from minitxl.viz.gradient import colour_limits, gradient_norms
 from minitxl.viz.in_browser import live
 from minitxl.viz.lessons.beyond import (
     draw_break_evens,
@@ -30,13 +30,13 @@ from minitxl.viz.lessons.memory_rows import draw_kept_rows, draw_masks, draw_sta
 from minitxl.viz.reading import Reading, memory_share
 from minitxl.viz.theme import Picture
 from minitxl.viz.widgets.dependencies import span_explorer
-from minitxl.viz.widgets.explorers import Explorer, gradient_explorer
+from minitxl.viz.widgets.explorers import Explorer
+from minitxl.viz.widgets.gradient import gradient_explorer
 from minitxl.viz.widgets.rel_shift import rel_shift_explorer
 
 __all__ = [
     "AttentionFigure",
     "Explorer",
-    "GradientFigure",
     "LiveCurves",
     "Picture",
     "Reading",

@@ -84,7 +84,7 @@ def loss_curve(metrics: list[dict], reference: dict[str, float] | None = None) -
 
 
 def _step_of(metrics: list[dict], tokens: int) -> int:
-    return next(m.get("step", 0) for m in metrics if m["tokens"] == tokens)
+    return next(m.get("step", 0) for m in metrics if m.get("tokens") == tokens)
 
 
 def save_loss_curve(metrics: list[dict], path: Path) -> None:

@@ -159,6 +159,32 @@ def stored(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def shown_as(width: float, caption: str) -> dict:
+    """Metadata of a picture in a notebook: pixels of the page, and words for who cannot see it.
+
+    A dark JupyterLab turns pictures that ask for a light ground; `turned_in_the_dark` says how.
+    """
+    turned_in_the_dark()
+    about = {"width": round(width), "alt": caption.replace("\n", " ")}
+    return {"image/png": about, "needs_background": "light"}
+
+
+@cache
+def turned_in_the_dark() -> None:
+    """Tell the notebook's page, once a kernel: figures are no white slabs where it is dark.
+
+    Lightness is inverted and the hue turned back, so that colours keep their names.
+    """
+    try:
+        from IPython import get_ipython
+        from IPython.display import HTML, display
+    except ImportError:  # no notebook either
+        return
+    if get_ipython() is not None:
+        image = 'body[data-jp-theme-light="false"] img.jp-needs-light-background'
+        display(HTML(f"<style>{image} {{ filter: invert(0.91) hue-rotate(180deg); }}</style>"))
+
+
 class Picture:
     """A finished figure with its caption: shows itself in a notebook, saves itself to a file."""
 
@@ -195,8 +221,7 @@ class Picture:
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         data = {"image/png": base64.b64encode(self.png()).decode("ascii"), "text/plain": repr(self)}
-        width = round(self.figure.get_figwidth() * DPI)
-        return data, {"image/png": {"width": width}}
+        return data, shown_as(self.figure.get_figwidth() * DPI, repr(self))
 
 
 def titled(

@@ -52,22 +52,28 @@ print("              of this segment", scores[T:])
 # > of two equal characters came last. Counting on over memory and segment mends the first layer
 # > only: above it, the cached states were *computed* under other numbers than they are read with.
 #
-# The paper leaves out what this costs. The group of small models that you met in notebook 1 has the
-# missing cell, built as soundly as it can be (`minitxl/model/family/absolute.py`: positions count
-# over memory and segment, and nothing is added to what is cached). What is the memory worth under
-# each encoding?
+# The paper leaves out what this costs. The small models that you met in notebook 1 have the missing
+# cell twice: naive, as above, and built as soundly as it can be
+# (`minitxl/model/family/absolute.py`: positions count over memory and segment, and nothing is added
+# to what is cached). What is the memory worth under each encoding? The models without one are read
+# by a window that moves on by half its length, so that no character is predicted from next to
+# nothing.
 
 # %%
 ablation = stored("ablation")
-names = {"xl": "Transformer-XL", "shaw": "Shaw (relative, learned)", "abs": "absolute"}
-bpc = {cell["member"]: np.array(cell["bpc"]) for cell in ablation["cells"]}  # a number per seed
+names = {
+    "xl": "Transformer-XL",
+    "shaw": "Shaw (relative, learned)",
+    "abs": "absolute, sound",
+    "abs-naive": "absolute, naive",
+}
+bpc = {cell["member"]: cell["bpc"] for cell in ablation["cells"]}  # by reading, a number per seed
 print("bits per character          no memory   memory    saved   (each seed)")
 for key, name in names.items():
-    saved = bpc[f"{key}-alone"] - bpc[key]  # paired: seed s of both read the same text
-    print(
-        f"{name:27} {bpc[f'{key}-alone'].mean():9.3f} {bpc[key].mean():8.3f}"
-        f" {saved.mean():8.3f}   {saved}"
-    )
+    alone = np.array(bpc[f"{key.removesuffix('-naive')}-alone"]["stride"])
+    own = np.array(bpc[key]["memory"])
+    saved = alone - own  # paired: seed s of both read the same text
+    print(f"{name:27} {alone.mean():9.3f} {own.mean():8.3f} {saved.mean():8.3f}   {saved.round(3)}")
 
 # %% [markdown]
 # > **Question 1.** In these models the memory is one segment long and read with the same length as
@@ -171,7 +177,8 @@ for what, value in worst.items():
 # ### What does the model need them for?
 #
 # Take terms out of the trained model and read on. (That tells how much *this* model leans on a
-# term. One trained without it would find other ways; Shaw's encoding, above, has a and b only.)
+# term. One trained without it would find other ways: Shaw's encoding has a and b only in its own
+# paper. The released code, and `attn_type=1` here, add c and d to it.)
 
 # %%
 draw("attention_spans")
@@ -259,12 +266,13 @@ course.run_with("rel-shift")
 # %%
 T, M = 4, 3
 K = M + T
-whose = np.repeat(np.arange(1.0, T + 1)[:, None], K, axis=1)  # row i holds i + 1
+whose = np.repeat(np.arange(1.0, T + 1)[:, None], K, axis=1)  # row i holds i + 1: 0 is the pad
 shifted, _ = ops.rel_shift_forward(whose, xp=np)
 corner = np.arange(K) > np.arange(T)[:, None] + M
 for i, row in enumerate(shifted):
-    cells = (f"[{x:.0f}]" if out else f" {x:.0f} " for x, out in zip(row, corner[i], strict=True))
-    print(f"query {i + 1}: ", " ".join(cells))
+    names = [f"q{x - 1:.0f}" if x else " 0" for x in row]
+    cells = (f"[{x}]" if out else f" {x} " for x, out in zip(names, corner[i], strict=True))
+    print(f"q{i}: ", " ".join(cells))
 print("in brackets: the corner, hidden by the mask")
 
 # %% [markdown]

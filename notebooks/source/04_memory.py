@@ -376,9 +376,10 @@ print(f"cosine of the angle between them: {a @ b / np.linalg.norm(a) / np.linalg
 draw("stop_gradient")
 
 # %% [markdown]
-# The stopped model *can* learn to write its memory, later and less surely. No gradient asks it to;
-# but a layer has one set of weights, for what is read now and for what will be read later, and
-# within a segment the gradient does flow. What is useful now is then found in the memory.
+# The stopped model *can* learn to write its memory, usually almost as fast; two starts of 24 stall.
+# No gradient asks it to; but a layer has one set of weights, for what is read now and for what will
+# be read later, and within a segment the gradient does flow. What is useful now is then found in
+# the memory.
 #
 # > **Common misconception: “the stop makes it impossible to learn dependencies longer than a
 # > segment.”** Reading is trained across the edge. Writing is not, but is learned as a by-product.

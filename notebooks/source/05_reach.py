@@ -47,15 +47,16 @@ viz.span_explorer(n_layer=2, tgt_len=4, mem_len=4)
 # %% [markdown]
 # ## 5.2 The formula
 #
-# Layer 1 reads $M$ cached embeddings, and an embedding has seen its own token only: that is $M$
-# tokens. Each of the $N - 1$ layers above reads $M$ states, of which the oldest was computed in a
-# segment that began $T \lceil M/T \rceil$ tokens before the present one; whatever that segment
-# could see, it passes on. So
+# With the memory full, and without options that move its edge (`same_length`, `ext_len`): layer 1
+# reads $M$ cached embeddings, and an embedding has seen its own token only: that is $M$ tokens.
+# Each of the $N - 1$ layers above reads $M$ states, of which the oldest was computed in a segment
+# that began $T \lceil M/T \rceil$ tokens before the present one; whatever that segment could see,
+# it passes on. So
 #
 # $$R = (N - 1)\, T\, \lceil M/T \rceil + M$$
 #
-# If $T$ divides $M$, this is $N M$. If not, it is more: a segment of which the memory holds a part
-# has still read the whole of *its* memory.
+# If $T$ divides $M$, this is $N M$. If not, it is more, and with $M$ far below $T$ far more: a
+# segment of which the memory holds a part has still read the whole of *its* memory.
 #
 # Do not take our word. Below, the tokens of a text are changed one by one, and the outputs of an
 # untrained float64 model compared bit by bit (`perturbed_reach`).
@@ -96,7 +97,7 @@ viz.draw_changes(changes.T, n_layer=N, tgt_len=T, mem_len=M)
 
 # %% [markdown]
 # > **Common misconception: “with recurrence it sees everything,” or: “it sees the last $M$
-# > tokens.”** Neither. The reach is finite, and $N$ times as long as the memory, or a little more.
+# > tokens.”** Neither. The reach is finite, and $N$ times as long as a memory of whole segments.
 # > One token beyond it is as if it had never been: not a bit changes.
 #
 # The left end is the same for all outputs of a segment: what counts is where the *segment* began.
@@ -152,11 +153,12 @@ for m in results["models"]:
 # same prediction, 1 for a quite different one.
 
 # %%
-pretrained = minitxl.load_pretrained("war-and-peace", device="cpu")
+# float64: what is left at the reach's end is as small as float32's rounding
+pretrained = minitxl.load_pretrained("war-and-peace", device="cpu", dtype="float64")
 model, text = pretrained.model, load_corpus("war-and-peace").test
 N, T, M = model.config.n_layer, model.config.tgt_len, model.config.mem_len
 R, V = exact_reach(N, T, M), model.config.n_token
-PLACES, ASKED = 6, 16
+PLACES, ASKED = 4, 16
 n_before = -(-(R + 1) // T)  # segments before the last
 start = n_before * T
 begins = np.arange(PLACES) * (len(text) - start - ASKED) // PLACES

@@ -247,7 +247,7 @@ viz.draw_recall(PAIRS, recall, error, width=WIDTH)
 #
 # ## 8.5 Learning to write
 #
-# In all of these, what is far away was written by states that got no gradient for it (notebook 4).
+# In most of these, what is far away was written by states that got no gradient for it (notebook 4).
 # The **Recurrent Memory Transformer** (Bulatov et al., 2022) takes the other way: a few memory
 # tokens stand beside the segment, are written at its end, read in the next one, and trained by
 # back-propagation *through* the segments. The memory is small, and its writing is learned; the

@@ -115,6 +115,31 @@ def test_tokens_that_lie_on_the_gpu_are_replayed_too(monkeypatch):
     np.testing.assert_array_equal(*results)
 
 
+def test_products_of_views_are_recorded(monkeypatch):
+    """Heads that lie beside each other, transposed matrices, and tables that the batch shares."""
+    gpu = host_cuda.Gpu()
+    backend = host_cuda.backend(monkeypatch, gpu)
+    rng, xp = np.random.default_rng(0), backend.xp
+    heads, keys = (rng.normal(size=(2, n, 3, 5)) for n in (4, 6))  # (B, L, H, Dh)
+    table = rng.normal(size=(6, 3, 5))  # (K, H, Dh)
+    q, k = (a.transpose(0, 2, 1, 3) for a in (heads, keys))
+    r = table.transpose(1, 2, 0)  # (H, Dh, K)
+    pairs = [(q, k.swapaxes(2, 3)), (q, r), (np.ones((2, 3, 6, 4)).swapaxes(2, 3), k)]
+    pairs.append((q @ r, table.transpose(1, 0, 2)))
+
+    def products(inputs, state):
+        return tuple(xp.matmul(a, b) for a, b in inputs), state
+
+    call = backend.replayed(products)
+    for times in (1.0, 2.0, 3.0):  # as it is, recorded, replayed
+        inputs = tuple((backend.asarray(a * times), backend.asarray(b)) for a, b in pairs)
+        found, _ = call(inputs, ())
+        for got, (a, b) in zip(found, pairs, strict=True):
+            np.testing.assert_allclose(backend.to_numpy(got), (a * times) @ b, rtol=1e-12)
+    assert gpu.replays == 2 and not call.why_not
+    gpu.check_guards()
+
+
 def test_what_cannot_be_recorded_runs_as_it_is(monkeypatch):
     """Where CuPy itself multiplies it refuses; the steps are made."""
     gpu = host_cuda.Gpu()

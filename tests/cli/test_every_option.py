@@ -32,6 +32,8 @@ LINES = (
     (f"train {TRAIN} --out run --dry-run", 0),
     (f"train {TRAIN} --out run", 0),
     ("train --resume run --quiet", 0),
+    ("train --init-from run --data text.txt --out more --steps 2 --patience 1 --quiet", 0),
+    (f"train {TRAIN} --out ids --vocab symbols.txt", 2),  # text.txt is no array of ids
     ("eval run --split test --checkpoint last --device cpu --dtype float64 --json", 0),
     ("eval run --data text.txt --split all --mem-len 4 --tgt-len 4 --clamp-len 6", 0),
     ("eval run --same-length --batch-size 2 --max-tokens 40", 0),
@@ -43,10 +45,11 @@ LINES = (
         "--checkpoint last --device cpu --dtype float32",
         0,
     ),
-    ("generate run --length 4 --top-p 0.5", 0),
+    ("generate run --length 4 --top-p 0.5 --samples 2 --stop zz --repetition-penalty 1.1", 0),
+    ("generate run --length 4 --prompt-file text.txt", 0),
     (
-        "explore run --text text.txt --out explorer.html --tgt-len 8 --segments 2 --mem-len 8 "
-        "--layer 0 --head 0 --checkpoint best --device cpu --dtype float32",
+        "explore run --text text.txt --out explorer.html --tgt-len 8 --mem-len 8 "
+        "--layer 1 --head 1 --checkpoint best --device cpu --dtype float32",
         0,
     ),
     ("data list --check", 0),
@@ -61,19 +64,25 @@ LINES = (
         "--vocab official/vocab.json --out again",
         0,
     ),
-    ("experiment attention --quick --models nothing --out attention.json", 0),
+    ("experiment attention --quick --models nothing --device cpu --out attention.json", 0),
+    ("experiment attention --quick --jobs 0 --out attention.json", 2),
     ("experiment attention --seeds 1 --resume --out attention.json", 2),  # it has no seeds
     ("figures evaluation_speed --out .", 0),
     ("figures evaluation_speed --data text.txt --out .", 2),
     ("bench --quick --shape d128 --device cpu --json bench.json", 0),
     ("bench --quick --shape d128 --device cpu --compare bench.json", 0),
-    ("course student --notebook 05_reach --out notebooks --source scripts --run", 0),
-    ("course solutions --notebook 05_reach --out solved --source scripts --run", 0),
+    ("course student --notebook 05_reach --out notebooks --source scripts --run --questions", 0),
+    ("course release released --notebook 05_reach --source scripts --questions", 0),
+    ("course release released", 2),
+    ("course gradescope scope.zip --notebook 05_reach --source scripts --seed 3", 0),
+    ("course solutions --notebook 05_reach --out solved --source scripts --run --questions", 0),
     (
         "course grade nobody --notebook 05_reach --out graded --source scripts --timeout 5 "
-        "--total 50 --memory 2 --jobs 1 --seed 1",
+        "--total 50 --memory 2 --jobs 1 --seed 1 --roster roster.csv --due 2026-12-01 "
+        "--late 10%/day --sandbox none --questions",
         2,
     ),  # that there is no such folder; those of tests/course/ grade
+    ("course grade nobody --out graded --only ann --resume", 2),
 )
 
 
@@ -91,12 +100,10 @@ def options_of(parser, path=()):
 def given(words):
     """The command in a line, and the options that it gives."""
     command = []
-    for word in words:
+    for word in words[:2]:
         if word.startswith("-") or (command and command[0] not in ("course", "data")):
             break
         command.append(word)
-        if len(command) == 2:
-            break
     return {(tuple(command), word) for word in words if word.startswith("--")}
 
 
@@ -128,6 +135,7 @@ def test_every_option_of_every_command(tmp_path, monkeypatch, capsys):
     Path("enwik8").write_bytes(TEXT.encode() * 20)
     with zipfile.ZipFile("enwik8.zip", "w") as archive:
         archive.write("enwik8")
+    Path("roster.csv").write_text("id,name\nann,Ann Lee\n", encoding="utf-8")
     Path("scripts").mkdir()
     Path("scripts", "05_reach.py").write_text(SCRIPT, encoding="utf-8")
     for line, wanted in LINES:

@@ -10,16 +10,17 @@ nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbgrader", reason="nbgrader is not installed (extra lecturer)")
 
 from minitxl.course import EXERCISES  # noqa: E402
-from minitxl.course.grading import grading, reasons  # noqa: E402
+from minitxl.course.grading.grading import Order, grade  # noqa: E402
 from minitxl.course.notebooks import exercises_of, known, notebook_from, write  # noqa: E402
 
-FEW = ["02_attention_by_hand", "03_relative_positions", "05_reach"]  # the fast ones
+COURSE = [name for name in known() if exercises_of(name)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("grading")]
 
 
-def hand_in_course(folder, names, source=None, solved=False):
+def hand_in_course(folder, source=None, solved=False):
     """Put notebooks into a student's folder; source(id) is what stands in an exercise's cell."""
     folder.mkdir(parents=True)
-    for name in names:
+    for name in COURSE:
         book = notebook_from(name, solved=solved)
         for cell in book.cells:
             if source and cell.metadata.get("nbgrader", {}).get("solution"):
@@ -28,57 +29,31 @@ def hand_in_course(folder, names, source=None, solved=False):
 
 
 @pytest.fixture(scope="module")
-def few(tmp_path_factory):
-    """Three students hand in a few notebooks."""
-    folder, out = tmp_path_factory.mktemp("few"), tmp_path_factory.mktemp("graded") / "out"
-    hand_in_course(folder / "wrong", FEW, with_mistake)
-    hand_in_course(folder / "unsolved", FEW)
-    hand_in_course(folder / "solutions", FEW, solved=True)
-    return grading.grade(folder, out, names=FEW)
-
-
-@pytest.fixture(scope="module")
-def whole_course(tmp_path_factory):
-    """One student hands in the whole course, right."""
+def graded(tmp_path_factory):
+    """Four students hand in the whole course."""
     folder, out = tmp_path_factory.mktemp("course"), tmp_path_factory.mktemp("graded") / "out"
-    course = [name for name in known() if exercises_of(name)]
-    hand_in_course(folder / "right", course, source_of)
-    return *grading.grade(folder, out), out
+    hand_in_course(folder / "right", source_of)
+    hand_in_course(folder / "wrong", with_mistake)
+    hand_in_course(folder / "unsolved")
+    hand_in_course(folder / "solutions", solved=True)
+    return grade(folder, out, Order(jobs=2)), out
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("the whole course")
-def test_the_whole_course_right(whole_course):
-    rows, remarks, out = whole_course
-    assert not remarks
-    assert sorted(row.exercise for row in rows) == sorted(EXERCISES)
-    assert all(row.points == row.of and not row.remark for row in rows)
-    assert sum(row.points for row in rows) == 100
-    with open(out / "grades.csv", newline="") as file:
-        assert [float(row["score"]) for row in csv.DictReader(file)] == [100]
+def test_the_whole_course_right(graded):
+    record = next(r for r in graded[0].records if r.student == "right")
+    assert not record.remarks
+    assert sorted(row.exercise for row in record.rows) == sorted(EXERCISES)
+    assert all(row.points == row.of and not row.remark for row in record.rows)
+    assert record.points == 100
+    with open(graded[1] / "grades.csv", newline="") as file:
+        assert {r["student_id"]: float(r["score"]) for r in csv.DictReader(file)}["right"] == 100
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("the whole course")
-def test_a_solved_course_has_no_error_in_any_cell(whole_course):
-    """Nothing that a right answer is called stands in the way of a cell after it."""
-    pytest.importorskip("anywidget", reason="widgets need anywidget")
-    books = sorted((whole_course[2] / "autograded" / "right").rglob("*.ipynb"))
-    assert [path.stem for path in books] == [name for name in known() if exercises_of(name)]
-    for path in books:
-        for cell in nbformat.read(path, as_version=4).cells:
-            assert not reasons.errors(cell), f"{path.stem}: {cell.source}\n{cell.outputs}"
-
-
-@pytest.mark.slow
-@pytest.mark.xdist_group("grading")
 @pytest.mark.parametrize("student", ["wrong", "unsolved", "solutions"])
-def test_points_and_reasons_in_the_course(few, student):
-    rows, remarks = few
-    own = [row for row in rows if row.student == student]
-    assert not remarks
-    assert [row.exercise for row in own] == [e.id for name in FEW for e in exercises_of(name)]
-    for row in own:
+def test_points_and_reasons_in_the_course(graded, student):
+    record = next(r for r in graded[0].records if r.student == student)
+    assert [row.exercise for row in record.rows] == [e.id for n in COURSE for e in exercises_of(n)]
+    for row in record.rows:
         if student == "wrong":
             assert row.points < row.of and MISTAKES[row.exercise][2] in row.remark
         else:

@@ -2,14 +2,18 @@
 
 import ast
 import re
+import textwrap
 from collections import Counter
 
 import pytest
 
 nbformat = pytest.importorskip("nbformat")
 
+from helpers.course_answers import ANSWERS  # noqa: E402
 from minitxl.course import EXERCISES  # noqa: E402
 from minitxl.course import notebooks as nb  # noqa: E402
+from minitxl.course.questions import QUESTIONS, rubric_page  # noqa: E402
+from minitxl.course.release import release  # noqa: E402
 from minitxl.errors import MinitxlError  # noqa: E402
 
 NAME = "02_attention_by_hand"
@@ -146,6 +150,64 @@ def test_unknown_notebook(source, tmp_path):
         nb.notebook_from("99", source())
     with pytest.raises(MinitxlError, match="no notebook scripts"):
         nb.known(tmp_path / "elsewhere")
+
+
+# --- the release ---------------------------------------------------------------------------------
+
+
+def test_a_release_has_no_answers(tmp_path):
+    paths = release(tmp_path / "out")
+    assert [p.name for p in paths] == ["INSTRUCTIONS.md", *(f"{name}.ipynb" for name in COURSE)]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(p.name for p in paths)
+    books = [nbformat.read(path, as_version=4) for path in paths[1:]]
+    text = "\n".join(cell.source for book in books for cell in book.cells)
+    page = paths[0].read_text(encoding="utf-8")
+    for exercise in EXERCISES.values():
+        assert textwrap.indent(exercise.body.strip(), "    ") not in text
+        assert not exercise.spelled or exercise.spelled.strip().splitlines()[-1] not in text
+        assert f"| {exercise.title} | {exercise.points} |" in page
+        names = {}
+        exec(exercise.riddle, names)  # still a function with a docstring
+        assert names[exercise.name].__doc__ and len(exercise.riddle) > 100
+        assert exercise.riddle == exercise.stub or exercise.spelled
+    assert "getsource(" not in text and "with 100 points" in page
+    assert 'course.show("softmax-backward")' in text
+    with pytest.raises(MinitxlError, match="is not empty"):
+        release(tmp_path / "out")
+
+
+def test_questions_have_cells_and_rubrics(tmp_path):
+    """As many as the notebooks ask, and as the guide answers."""
+    guide = (nb.SOURCE.parent / "README.md").read_text(encoding="utf-8")
+    everything = [q for own in QUESTIONS.values() for q in own]
+    assert [q.number for q in everything] == re.findall(r"\*\*(\d\.\d)\*\*", guide)
+    for name, own in QUESTIONS.items():
+        text = (nb.SOURCE / f"{name}.py").read_text(encoding="utf-8")
+        tail = text.partition("## Questions")[2]
+        asked = len(re.findall(r"\*\*Question \d", text)) + len(re.findall(r"^# \d\. ", tail, re.M))
+        assert asked == len(own), name
+        plain, book = nb.notebook_from(name), nb.notebook_from(name, questions=True)
+        nbformat.validate(book)
+        assert book.cells[: len(plain.cells)] == plain.cells
+        for cell, question in zip(book.cells[len(plain.cells) :], own, strict=True):
+            assert cell.metadata.nbgrader.points == question.points >= 1
+            assert cell.metadata.nbgrader.grade and cell.metadata.nbgrader.solution
+            assert question.rubric[0] not in cell.source
+    pages = release(tmp_path / "out", ["05_reach"], questions=True)
+    assert "3 questions, at the end" in pages[0].read_text(encoding="utf-8")
+    assert all(f"| {q.number} |" in rubric_page() for q in everything)
+
+
+def test_the_librarys_own_is_shown_once_it_is_solved(capsys):
+    code = 'from minitxl import course\ncourse.show("softmax-backward")'
+    exec(code, {})
+    assert capsys.readouterr().out == (
+        "… the library's own softmax_backward is shown here once yours is right\n"
+    )
+    exec(code, {"softmax_backward": ANSWERS["softmax-backward"]})
+    assert "def softmax_backward(" in capsys.readouterr().out
+    with pytest.raises(MinitxlError, match="there is no exercise 'softmax'"):
+        exec('from minitxl import course\ncourse.show("softmax")', {})
 
 
 # --- the course ----------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
-"""Grading with nbgrader: whatever is handed in ends as points with a reason."""
+"""A class graded with nbgrader: points, pages, tables; late, again, one by one; nothing is left."""
 
+import contextlib
 import csv
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,158 +17,36 @@ import pytest
 nbformat = pytest.importorskip("nbformat")
 pytestmark = pytest.mark.xdist_group("grading")  # with the few notebooks of test_course_grading.py
 
+from helpers.hand_ins import HEAD, ID, NAME, RIGHT, make_source  # noqa: E402
 from minitxl.cli import course as course_command  # noqa: E402
 from minitxl.cli import main  # noqa: E402
-from minitxl.course.grading import grading, submissions  # noqa: E402
+from minitxl.course.grading import grading  # noqa: E402
+from minitxl.course.grading.grading import Graded, Order, grade  # noqa: E402
+from minitxl.course.grading.judge import Limits  # noqa: E402
+from minitxl.course.grading.roster import Person, Roster  # noqa: E402
 from minitxl.course.notebooks import notebook_from, write  # noqa: E402
 from minitxl.errors import MinitxlError  # noqa: E402
-
-NAME, ID = "02_attention_by_hand", "softmax-backward"
-SCRIPT = """\
-# %%
-import numpy as np
-
-from minitxl import course
-
-# %% exercise softmax-backward
-
-# %% check softmax-backward
-
-# %%
-print("the end")
-"""
-HEAD = "def softmax_backward(dp, p):\n"
-RIGHT = HEAD + "    return p * (dp - (dp * p).sum(axis=-1, keepdims=True))"
-LIBRARY = (
-    "    from minitxl import ops\n    return ops.softmax_backward(dp, ops.SoftmaxCache(p), xp=np)"
-)
-DEAF = """\
-    import time
-    while True:
-        try:
-            time.sleep(0.1)
-        except BaseException:
-            pass
-"""
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("source")
-    (folder / f"{NAME}.py").write_text(SCRIPT, encoding="utf-8")
-    return folder
+    return make_source(tmp_path_factory.mktemp("source"))
 
 
-def answered(source, answer=None):
+def put(folder, source, who, answer=None, cell=None, when=None):
     book = notebook_from(NAME, source)
     if answer is not None:
         book.cells[1].source = answer
-    return book
-
-
-def with_cell(book, at, text):
-    book.cells.insert(at, nbformat.v4.new_code_cell(text))
-    return book
-
-
-# --- without nbgrader ----------------------------------------------------------------------------
-
-
-def hand_in(tmp_path, book):
-    path = tmp_path / f"{NAME}.ipynb"
+    if cell is not None:
+        book.cells.insert(1, nbformat.v4.new_code_cell(cell))
+    path = folder / who / f"{NAME}.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
     write(book, path)
-    return path
+    if when is not None:
+        os.utime(path, (when, when))
 
 
-def test_a_submission_as_it_should_be(source, tmp_path):
-    book, remarks = submissions.received(
-        hand_in(tmp_path, answered(source, RIGHT)), answered(source)
-    )
-    nbformat.validate(book)
-    want = answered(source, RIGHT)
-    assert not remarks
-    assert [c.source for c in book.cells] == [c.source for c in want.cells]
-    assert [c.metadata for c in book.cells] == [c.metadata for c in want.cells]
-
-
-def test_edited_check_is_put_back(source, tmp_path):
-    book = answered(source, RIGHT)
-    book.cells[2].update(source="print('right')")
-    book.cells[2].metadata.nbgrader.points = 100
-    book.cells[2].metadata.tags = ["skip-execution"]
-    got, remarks = submissions.received(hand_in(tmp_path, book), answered(source))
-    assert remarks == ["softmax-backward-check: the check was edited; the original counts"]
-    assert got.cells[2].source == answered(source).cells[2].source
-    assert got.cells[2].metadata == answered(source).cells[2].metadata
-
-
-def test_checks_of_earlier_notebooks_are_no_edited_ones(source, tmp_path):
-    book = answered(source, RIGHT)
-    book.cells[2].source = 'course.check("softmax-backward", softmax_backward)'
-    for metadata in (book.cells[2].metadata, {}):
-        book.cells[2].metadata = metadata
-        got, remarks = submissions.received(hand_in(tmp_path, book), answered(source))
-        assert not remarks
-        assert got.cells[2].source == answered(source).cells[2].source
-
-
-def test_deleted_check_is_put_back(source, tmp_path):
-    book = answered(source, RIGHT)
-    check = book.cells.pop(2)
-    got, remarks = submissions.received(hand_in(tmp_path, book), answered(source))
-    assert "deleted" in remarks[0]
-    assert got.cells[-1] == check
-
-
-def test_lost_metadata_and_copies(source, tmp_path):
-    book = answered(source, RIGHT)
-    for number, cell in enumerate(book.cells):
-        cell.update(metadata={}, id=f"other-{number}")
-    got, remarks = submissions.received(hand_in(tmp_path, book), answered(source))
-    assert not remarks
-    assert [c.metadata for c in got.cells] == [c.metadata for c in answered(source).cells]
-    book = answered(source, RIGHT)
-    book.cells.append(nbformat.v4.new_code_cell(RIGHT, metadata=book.cells[1].metadata))
-    got, _ = submissions.received(hand_in(tmp_path, book), answered(source))
-    assert "nbgrader" not in got.cells[1].metadata and "nbgrader" in got.cells[-1].metadata
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("", "is an empty file"),
-        ('{"cells": [{"x', "is no readable notebook"),
-        ("[1, 2]", "is no readable notebook"),
-        ('{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": 3}', "no readable"),
-    ],
-)
-def test_unreadable_notebooks(source, tmp_path, text, message):
-    path = tmp_path / f"{NAME}.ipynb"
-    path.write_text(text)
-    book, (remark,) = submissions.received(path, answered(source))
-    assert book is None and message in remark and "\n" not in remark
-
-
-def test_students_and_their_files(tmp_path):
-    with pytest.raises(MinitxlError, match="holds no folders"):
-        submissions.students(tmp_path)
-    with pytest.raises(MinitxlError, match="is no folder"):
-        submissions.students(tmp_path / "nowhere")
-    deep = tmp_path / "Meyer, Ännchen_17" / "work" / ".ipynb_checkpoints"
-    deep.mkdir(parents=True)
-    (deep / f"{NAME}.ipynb").touch()
-    found = submissions.students(tmp_path)
-    assert list(found) == ["Meyer_Ännchen_17"]  # no comma: nbgrader writes plain CSV
-    assert submissions.find(found["Meyer_Ännchen_17"], NAME) is None
-    path = deep.parent / f"Meyer_{NAME} (1).ipynb"
-    path.touch()
-    assert submissions.find(found["Meyer_Ännchen_17"], NAME) == path
-    (tmp_path / "Meyer Ännchen 17").mkdir()
-    with pytest.raises(MinitxlError, match="look alike"):
-        submissions.students(tmp_path)
-
-
-def test_without_nbgrader(tmp_path, source, capsys, monkeypatch):
+def test_without_nbgrader(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     code = main(["course", "grade", str(tmp_path), "--out", str(tmp_path / "o")])
     assert code == 2
@@ -177,11 +57,12 @@ def test_without_nbgrader(tmp_path, source, capsys, monkeypatch):
 
 def test_windows_has_no_exchange(tmp_path, source, capsys, monkeypatch):
     """The lecturer's commands say so, there alone."""
-    monkeypatch.setattr(grading, "grade", lambda *args, **options: ([], {}))
-    monkeypatch.setattr(grading, "table", lambda *args: "")
+    monkeypatch.setattr(grading, "grade", lambda *args, **options: Graded([], {}, []))
     for platform in ("linux", "win32"):
         for kind in ("student", "solutions", "grade"):
-            argv = ["course", kind, "--out", str(tmp_path / platform / kind)]
+            out = tmp_path / platform / kind
+            out.mkdir(parents=True)
+            argv = ["course", kind, "--out", str(out)]
             argv += [str(tmp_path)] if kind == "grade" else ["--source", str(source)]
             with monkeypatch.context() as patch:
                 patch.setattr(course_command, "sys", SimpleNamespace(platform=platform))
@@ -199,175 +80,208 @@ def test_writing_notebooks(tmp_path, source, capsys):
     assert capsys.readouterr().out.count(NAME) == 2
 
 
-def test_the_table():
-    rows = [grading.Row("ann", NAME, ID, 6.0, 6.0, ""), grading.Row("bob", NAME, ID, 1.5, 6.0, "x")]
-    rows += [grading.Row("cat", NAME, name, 0.0, 2.0, "y") for name in ("one", "two")]
-    assert grading.table(rows, [("bob", NAME, "late")]).splitlines() == [
-        "student     points  remarks",
-        "ann          6 / 6",
-        f"bob        1.5 / 6  {NAME}: late",
-        f"                    {ID}: x",
-        "cat          0 / 4  one, two: y",
-    ]
+def test_what_nbgrader_cannot_take_ends_nothing(tmp_path, source, monkeypatch):
+    """Its other notebooks are graded; the one gets a reason."""
+    book = notebook_from(NAME, source)
+    tried = []
+
+    def autograde(assignment, student):
+        tried.append(api.coursedir.notebook_id)
+        fails = tried[-1] == "*" or (tried[-1] == "b" and tried.count("b") == 1)
+        return {"success": not fails, "log": "ValidationError: no" if fails else ""}
+
+    api = SimpleNamespace(coursedir=SimpleNamespace(notebook_id="*"), autograde=autograde)
+    monkeypatch.setattr(grading, "_worker", grading._Worker(api, contextlib.nullcontext()))
+    pytest.importorskip("nbgrader", reason="nbgrader is not installed (extra lecturer)")
+    books = {"a": book, "b": book}
+    grading._enter("ann", books, tmp_path, lambda name: notebook_from(NAME, source))
+    assert tried == ["*", "a", "b", "b"] and api.coursedir.notebook_id == "*"
+    reason = nbformat.read(tmp_path / "b.ipynb", as_version=4).metadata["minitxl_not_run"]
+    assert reason == "nbgrader could not take it: ValidationError: no"
+    assert "minitxl_not_run" not in books["a"].metadata
 
 
 # --- with nbgrader -------------------------------------------------------------------------------
 
-CASES = {  # student: points, part of the reason
-    "right": (6, None),
-    "wrong": (0, "the sum is missing"),
-    "half": (3, "masked keys"),
-    "unsolved": (0, "NotImplementedError"),
-    "loop": (0, "it took over 4 s, and was interrupted"),
-    "deaf": (0, "could not be interrupted"),
-    "exits": (0, "it ended the Python process: exit code 3"),
-    "segfault": (6, None),
-    "memory": (0, "MemoryError"),
-    "empty": (0, "is an empty file"),
-    "missing": (0, "no notebook was handed in"),
-    "library": (0, "it calls minitxl.model.ops.softmax_backward"),
-    "flood": (0, "printed more than 100,000 characters"),
-    "environment": (6, None),
-    "replaced": (0, "`course` was replaced"),
-    "overwritten": (6, None),
-    "deleted": (0, "it is not there: run its cell"),
-    "syntax": (0, "its cell: SyntaxError"),
+DUE = 1_700_000_000
+CASES = {  # student: points, part of the reason, what it costs to be late
+    "right": (6, None, 0),
+    "wrong": (0, "the sum is missing", 0),
+    "half": (3, "masked keys", 0),
+    "unsolved": (0, "NotImplementedError", 0),
+    "empty": (0, "is an empty file", 0),
+    "late": (6, None, 1.2),
+    "missing": (0, "no notebook was handed in", 0),
 }
 
 
-def make_submissions(folder, source):
-    def put(who, answer=None, cell=None):
-        (folder / who).mkdir(parents=True)
-        book = answered(source, answer)
-        write(with_cell(book, *cell) if cell else book, folder / who / f"{NAME}.ipynb")
-
-    put("right", RIGHT)
-    put("wrong", HEAD + "    return p * dp")
-    put("half", RIGHT.replace("return", "assert p.all(), 'zero'\n    return"))
-    put("unsolved")
-    put("loop", HEAD + "    while True: pass")
-    put("deaf", HEAD + DEAF)
-    put("exits", HEAD + "    import os\n    os._exit(3)")
-    put("segfault", RIGHT, (1, "import ctypes\nctypes.string_at(0)"))
-    put("memory", HEAD + "    x = []\n    while True: x.append(np.empty(10**7))")
-    put("library", HEAD + LIBRARY)
-    put("flood", HEAD + "    while True: print('x' * 1000)")
-    change = "import os\nopen('f.txt', 'w').write('x')\nos.environ.clear()\n"
-    put("environment", RIGHT, (0, change + "os.environ['MINITXL_COURSE_SEED'] = 'x'"))
-    fake = "import minitxl\nclass Fake:\n    check = lambda *a: 1000\nminitxl.course = Fake"
-    put("replaced", HEAD + "    return 1", (2, fake))
-    put("overwritten", RIGHT, (2, "course = None"))
-    put("syntax", HEAD + "    return p *")
-    book = answered(source)
-    del book.cells[1]
-    (folder / "deleted").mkdir()
-    write(book, folder / "deleted" / f"{NAME}.ipynb")
+def make_class(folder, source):
+    put(folder, source, "right", RIGHT, when=DUE - 1)
+    put(folder, source, "wrong", HEAD + "    print('a number: 6.0')\n    return p * dp", when=DUE)
+    half = RIGHT.replace("return", "assert p.all(), 'zero'\n    return")
+    put(folder, source, "half", half, when=DUE)
+    put(folder, source, "unsolved", when=DUE)
+    put(folder, source, "late", RIGHT, "import ctypes", DUE + 100_000)
     (folder / "missing").mkdir()
     (folder / "empty").mkdir()
     (folder / "empty" / f"{NAME}.ipynb").touch()
+    os.utime(folder / "empty" / f"{NAME}.ipynb", (DUE, DUE))
+
+
+ORDER = {"limits": Limits(timeout=10, memory=2.0), "seed": 5, "jobs": 2, "due": DUE + 0.0}
 
 
 @pytest.fixture(scope="module")
 def graded(tmp_path_factory, source):
     pytest.importorskip("nbgrader", reason="nbgrader is not installed (extra lecturer)")
     folder, out = tmp_path_factory.mktemp("in"), tmp_path_factory.mktemp("graded") / "out"
-    make_submissions(folder, source)
-    limits = grading.Limits(timeout=4, memory=1.5)
-    rows, remarks = grading.grade(folder, out, source=source, limits=limits, seed=5, jobs=2)
-    return {row.student: row for row in rows}, remarks, out
+    make_class(folder, source)
+    roster = Roster((*(Person(name) for name in CASES), Person("nobody")))
+    order = Order(source=source, late="10%/day", roster=roster, **ORDER)
+    return grade(folder, out, order), out, folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("student", CASES)
 def test_points_and_reasons(graded, student):
-    row = graded[0][student]
-    points, why = CASES[student]
-    assert (row.points, row.of) == (points, 6), row.remark
+    record = next(r for r in graded[0].records if r.student == student)
+    points, why, penalty = CASES[student]
+    (row,) = record.rows
+    assert (row.points, row.of, record.penalty) == (points, 6, penalty), row.remark
     assert (why or "") in row.remark and bool(row.remark) == bool(why)
 
 
 @pytest.mark.slow
-def test_a_cell_that_was_left_out_is_reported(graded):
-    texts = [text for student, _, text in graded[1] if student == "segfault"]
-    assert texts == ["cell 2 was left out: it ended the Python process: SIGSEGV"]
+def test_remarks_and_who_is_missing(graded):
+    assert graded[0].missing == ["nobody"] and not graded[0].notes
+    remarks = {r.student: [text for _, text in r.remarks] for r in graded[0].records if r.remarks}
+    assert remarks == {
+        "late": ["have a look, its cells have ctypes",
+                 "late by 27.8 hours, which costs 1.2 points"],
+    }  # fmt: skip
 
 
 @pytest.mark.slow
 def test_what_nbgrader_leaves(graded):
-    out = graded[2]
+    result, out, _ = graded
     with open(out / "grades.csv", newline="") as file:
         table = {row["student_id"]: float(row["score"]) for row in csv.DictReader(file)}
-    assert table == {student: points for student, (points, _) in CASES.items()}
-    with open(out / "exercises.csv", newline="", encoding="utf-8") as file:
-        assert len(list(csv.DictReader(file))) == len(CASES)
+    assert table == {r.student: r.points for r in result.records} | {"nobody": 0.0}
     for student in CASES:
         page = (out / "feedback" / student / "minitxl" / f"{NAME}.html").read_text("utf-8")
-        assert "softmax_backward" in page
-        if student != "loop":  # else the line that was interrupted is shown
-            assert "course/__init__.py" not in page  # the verdict, without a traceback
-    assert not list(out.rglob("f.txt"))  # it was written elsewhere
+        assert "softmax_backward" in page and "Softmax backwards" in page
+        assert "<script" not in page and "the end" not in page  # what was handed out is left out
+        assert "Traceback (most" not in page and "AssertionError:" not in page  # the verdict alone
     released = nbformat.read(out / "release" / "minitxl" / f"{NAME}.ipynb", as_version=4)
     assert "NotImplementedError" in released.cells[1].source
-    assert "ops" not in released.cells[1].source
+    assert "ops.softmax" not in released.cells[1].source
 
 
 @pytest.mark.slow
-def test_a_folder_that_has_been_graded_stays(graded, source, tmp_path):
+def test_one_by_one_again_and_on_from_before(graded, source, tmp_path):
+    """The same result whatever the way; what was handed in anew is seen."""
+    few = ("half", "late", "wrong")
+    for who in few:
+        shutil.copytree(graded[2] / who, tmp_path / "in" / who)
+    out = tmp_path / "out"
+    order = {"source": source, "late": "10%/day"} | ORDER | {"jobs": 1}
+    first = grade(tmp_path / "in", out, Order(**order))
+    same = [r for r in graded[0].records if r.student in few]
+    assert first.records == same
+    seen = []
+    order = {"source": source, "jobs": 1, "limits": ORDER["limits"]}
+    put(tmp_path / "in", source, "wrong", RIGHT, when=DUE)
+    put(tmp_path / "in", source, "zoe", RIGHT, when=DUE)
+    again = grade(tmp_path / "in", out, Order(resume=True, **order), seen.append)
+    assert [r.points for r in again.records] == [3, 4.8, 6, 6]
+    assert seen[-2:] == ["wrong: 6 points", "zoe: 6 points"]
+    once = grade(tmp_path / "in", out, Order(only=("late",), **order), seen.append)
+    assert once.records == again.records and seen[-1] == "late: 4.8 points"
+    with open(out / "grades.csv", newline="") as file:
+        assert [float(r["score"]) for r in csv.DictReader(file)] == [3, 4.8, 6, 6]
+    for changed, message in (
+        ({"only": ("nobody",)}, "nobody handed in nothing"),
+        ({"resume": True, "seed": 6}, "seed = 6 contradicts what .* was graded by, 5"),
+        ({"resume": True, "late": "5%/day"}, "late = 5%/day contradicts"),
+    ):
+        with pytest.raises(MinitxlError, match=message):
+            grade(tmp_path / "in", out, Order(**(order | changed)))
+
+
+@pytest.mark.slow
+def test_questions_are_graded_by_hand(graded, source, tmp_path):
+    """An empty answer gets 0 at once; another waits, and counts when its points are entered."""
+    from minitxl.course.grading import course_folder, tables
+
+    book = notebook_from(NAME, source, questions=True)
+    book.cells[1].source = RIGHT
+    of = {"question-2-1": 2, "question-2-2": 2, "question-2-3": 2}
+    for cell in book.cells:
+        if cell.metadata.get("nbgrader", {}).get("grade_id") in ("question-2-1", "question-2-2"):
+            cell.source = cell.source.replace("*Write your answer here.*", "LayerNorm, $x$.")
+    (tmp_path / "in" / "ann").mkdir(parents=True)
+    write(book, tmp_path / "in" / "ann" / f"{NAME}.ipynb")
+    order = {"source": source, "jobs": 1, "limits": ORDER["limits"]}
+    out = tmp_path / "out"
+    first = grade(tmp_path / "in", out, Order(questions=True, seed=1, **order))
+    assert first.records[0].by_hand == (0, sum(of.values()), 2)
+    assert "2 answers to questions wait to be graded" in tables.table(first)
+    with course_folder.quiet(), course_folder.interface(out).gradebook as gradebook:
+        found = gradebook.find_grade("question-2-1", NAME, "minitxl", "ann")
+        found.manual_score, found.needs_manual_grade = 2.0, False
+        gradebook.db.commit()
+    again = grade(tmp_path / "in", out, Order(resume=True, **order))
+    (record,) = again.records
+    assert (record.by_hand, record.points, record.of) == ((2.0, 6.0, 1), 8.0, 12.0)
+    with open(out / "grades.csv", newline="") as file:
+        assert [float(r["score"]) for r in csv.DictReader(file)] == [8.0]
+
+
+@pytest.mark.slow
+def test_a_gradebook_that_was_written_into(graded, source, tmp_path):
+    """The judge's points count, and the table says that others were there."""
+    out = tmp_path / "out"
+    shutil.copytree(graded[1], out)
+    from minitxl.course.grading import course_folder
+
+    with course_folder.quiet(), course_folder.interface(out).gradebook as gradebook:
+        found = gradebook.find_grade(f"{ID}-check", NAME, "minitxl", "wrong")
+        found.auto_score = 6.0
+        gradebook.db.commit()
+    order = Order(source=source, resume=True, jobs=1, limits=ORDER["limits"])
+    result = grade(graded[2], out, order)
+    (note,) = result.notes
+    assert note.startswith(f"wrong, {ID}: the gradebook had 6.0 points, the judge gave 0")
+    assert next(r for r in result.records if r.student == "wrong").points == 0
+    with open(out / "grades.csv", newline="") as file:
+        assert {r["student_id"]: float(r["score"]) for r in csv.DictReader(file)}["wrong"] == 0
+
+
+@pytest.mark.slow
+def test_folders_that_cannot_be_used(graded, source, tmp_path):
     (tmp_path / "someone").mkdir()
     with pytest.raises(MinitxlError, match="is not empty"):
-        grading.grade(tmp_path, graded[2], source=source)
-
-
-# --- several at once -----------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_the_same_result_one_by_one(graded, source, tmp_path):
-    few = ["environment", "half", "right", "wrong"]
-    make_submissions(tmp_path / "all", source)
-    for who in few:
-        (tmp_path / "few").mkdir(exist_ok=True)
-        (tmp_path / "all" / who).rename(tmp_path / "few" / who)
-    out = tmp_path / "out"
-    rows, remarks = grading.grade(tmp_path / "few", out, source=source, seed=5, jobs=1)
-    assert rows == [graded[0][who] for who in few] and not remarks
-    for name in ("grades.csv", "exercises.csv"):
-        head, *lines = (graded[2] / name).read_text("utf-8").splitlines()
-        kept = [line for line in lines if set(line.split(",")) & set(few)]
-        assert (out / name).read_text("utf-8").splitlines() == [head, *kept]
-
-
-def is_running(pid: int) -> bool:
-    psutil = pytest.importorskip("psutil")
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+        grade(tmp_path, graded[1], Order(source=source))
+    with pytest.raises(MinitxlError, match="holds nothing that was graded before"):
+        grade(tmp_path, tmp_path / "new", Order(source=source, resume=True))
+    with pytest.raises(MinitxlError, match="jobs = 0 must be 1"):
+        grade(tmp_path, tmp_path / "new", Order(source=source, jobs=0))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
-@pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
-def test_an_end_leaves_nothing_behind(source, tmp_path, how):
+@pytest.mark.parametrize(("how", "sandbox"), [("SIGINT", "auto"), ("SIGKILL", "none")])
+def test_an_end_leaves_nothing_behind(source, tmp_path, how, sandbox):
     """Ctrl-C, or the end of the process that grades, ends what submissions started, too."""
     pytest.importorskip("nbgrader", reason="nbgrader is not installed (extra lecturer)")
-    noted = tmp_path / "pids"
-    noted.mkdir()
+    psutil = pytest.importorskip("psutil")
     for who in ("ann", "bob"):
-        text = (
-            "import os, subprocess\nchild = subprocess.Popen(['sleep', '600'])\n"
-            f"with open({str(noted / who)!r}, 'w') as file:\n"
-            "    file.write(f'{os.getppid()} {os.getpid()} {child.pid}\\n')\n"
-            "while True: pass"
-        )
-        (tmp_path / "in" / who).mkdir(parents=True)
-        book = with_cell(answered(source), 1, text)
-        write(book, tmp_path / "in" / who / f"{NAME}.ipynb")
+        put(tmp_path / "in", source, who, HEAD + "    while True: pass")
     (tmp_path / "tmp").mkdir()
     command = [sys.executable, "-m", "minitxl", "course", "grade", str(tmp_path / "in")]
     command += ["--out", str(tmp_path / "out"), "--source", str(source), "--jobs", "2"]
     process = subprocess.Popen(
-        command,
+        [*command, "--sandbox", sandbox, "--seed", "1"],
         cwd=Path(grading.__file__).parents[3],
         env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
         stderr=subprocess.PIPE,
@@ -375,25 +289,30 @@ def test_an_end_leaves_nothing_behind(source, tmp_path, how):
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 60
-        while not all(
-            (noted / who).exists() and (noted / who).read_text() for who in ("ann", "bob")
-        ):
+        deadline = time.monotonic() + 120
+        found, students = [], 0
+        while students < 2:
             assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.1)
-        pids = [int(pid) for path in noted.iterdir() for pid in path.read_text().split()]
+            time.sleep(0.2)
+            found = psutil.Process(process.pid).children(recursive=True)
+            lines = []
+            for one in found:
+                try:
+                    lines.append((one.ppid(), " ".join(one.cmdline()), one.cpu_times().user))
+                except psutil.Error:
+                    pass
+            busy = [line for line in lines if "student.py" in line[1] and line[2] > 0.5]
+            students = len(busy)
         if how == "SIGINT":
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         else:
             process.send_signal(signal.Signals[how])
-        error = process.communicate(timeout=20)[1]
-        deadline = time.monotonic() + 10
-        while any(map(is_running, pids)):
-            assert time.monotonic() < deadline, [pid for pid in pids if is_running(pid)]
-            time.sleep(0.1)
+        error = process.communicate(timeout=60)[1]
+        _gone, alive = psutil.wait_procs(found, timeout=30)
+        assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
     finally:
         process.kill()
     if how == "SIGINT":
         assert process.returncode == 130
-        assert error.splitlines()[1:] == ["", "minitxl: interrupted"]
+        assert error.splitlines()[2:] == ["", "minitxl: interrupted"]
         assert not list((tmp_path / "tmp").iterdir())

@@ -246,7 +246,7 @@ class HostArray(np.ndarray):
             if isinstance(x, np.ndarray) and not isinstance(x, HostArray):
                 raise TypeError(f"{ufunc.__name__} of an array of the GPU and one of the host")
         launches = _launches_of(ufunc.__name__, inputs)
-        if ufunc.__name__ == "matmul" and self.gpu.recorded is not None:
+        if ufunc.__name__ in ("matmul", "vecdot") and self.gpu.recorded is not None:
             raise NotImplementedError("calling cuBLAS API during stream capture is unsupported")
         if out is not None:
             options["out"] = tuple(_plain(x) for x in out)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import minitxl
-from minitxl import MinitxlError
+from minitxl import MinitxlError, TrainConfig
 from minitxl.data import load_corpus
 from minitxl.experiments.group import Shape, settings_of_member
 from minitxl.inference.evaluate import evaluate
@@ -54,7 +54,7 @@ def test_the_group_is_what_the_experiments_train(name):
     pretrained = minitxl.load_pretrained(name, device="cpu")
     want = settings_of_member(name.removeprefix("tiny-"), 0, Shape(), pretrained.vocab.n_token)
     assert pretrained.model.config == want[0]
-    assert pretrained.info["train"] == want[1].to_dict()
+    assert TrainConfig.from_dict(pretrained.info["train"]) == want[1]
     text = load_corpus("war-and-peace").test
     assert evaluate(pretrained.model, text, batch_size=16, max_tokens=8000).bpc < 2.45
 

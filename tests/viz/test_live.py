@@ -7,13 +7,14 @@ import json
 import re
 import sys
 from itertools import combinations, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from helpers.colours import DEFICIENCIES, contrast, lab, luminance
 from helpers.models import Letters, make_model
-from minitxl import MinitxlError
+from minitxl import MinitxlError, cli
 from minitxl.backend import get_backend
 from minitxl.model.through_memory import hidden_gradients
 from minitxl.storage.checkpoint import load_tensors
@@ -23,6 +24,7 @@ from minitxl.viz.in_browser.gradient import gradient_numbers
 from minitxl.viz.in_browser.pack import looking_far, weights_of
 from minitxl.viz.reading import Reading
 
+ROOT = Path(__file__).parents[2]
 T = 6
 TOKENS = np.random.default_rng(1).integers(0, 11, 5 * T + 3).astype(np.int32)
 MODULE = sys.modules["minitxl.viz.in_browser"]
@@ -260,3 +262,16 @@ def test_text_is_legible_on_dark_paper():
         assert contrast(colour, DARK["paper"]) > 4.5
     assert contrast(DARK["muted"], DARK["hidden"]) > 4.5
     assert pack.THEMES[0]["paper"] == theme.PAPER
+
+
+def test_the_page_that_the_readme_links_is_the_one_that_the_command_writes(tmp_path):
+    """Rebuild it with `python -m minitxl explore --out docs/memory_live.html`."""
+    assert cli.main(["explore", "--out", str(tmp_path / "page.html")]) == 0
+    pages = [ROOT / "docs" / "memory_live.html", tmp_path / "page.html"]
+    parts = [re.split(r'(?<=id="data">)(.*?)(?=</script>)', p.read_text("utf-8")) for p in pages]
+    (head, stored, tail), (made_head, made, made_tail) = parts
+    assert (head, tail) == (made_head, made_tail)  # script, style and weights
+    stored, made = (json.loads(data)["passages"] for data in (stored, made))
+    for mine, fresh in zip(stored, made, strict=True):
+        assert mine["tokens"] == fresh["tokens"] and mine["read"] == fresh["read"]
+        np.testing.assert_allclose(mine["bits"][1:], fresh["bits"][1:], atol=2e-3)

@@ -4,6 +4,7 @@ Needs Playwright (`pip install playwright`) and a Chromium: the system's, or Pla
 page's policy forbids eval, so the tests wait by locators, not by functions given as text.
 """
 
+import base64
 import json
 import re
 import statistics
@@ -205,6 +206,20 @@ def test_it_writes_and_stops_and_its_text_can_be_gone_on_with(page):
     assert n_read(page) == m
     page.locator(".txl-box").fill("end")
     page.locator(f".txl-cell[data-at='{m + 2}']").wait_for()
+
+
+def test_reading_that_is_stopped_loses_nothing(page, text):
+    def kept():
+        press(page, "link")
+        return json.loads(base64.b64decode(page.evaluate("location.hash.slice(3)"), altchars=b"-_"))
+
+    n = n_read(page)
+    press(page, "▶ read")
+    page.locator(f".txl-cell[data-at='{n + 3}']").wait_for()
+    press(page, "■ stop")
+    page.get_by_role("button", name="▶ read", exact=True).wait_for()
+    state = kept()
+    assert len(state["tokens"]) > n and state["tokens"] + state["pending"] == text.tolist()
 
 
 def test_unknown_signs_are_left_out_and_named(page):

@@ -388,6 +388,7 @@ def test_weights_that_do_not_fit_are_refused(ask):
         "params.word_emb has shape 14,11, not 11,14": {
             "params.word_emb": arrays["params.word_emb"].T.copy()
         },
+        "constants.inv_freq are not 7 numbers": {"constants.inv_freq": np.ones(6)},
         "params.r_w_bias holds NaN": {"params.r_w_bias": np.full((3, 4), np.nan)},
     }
     for reason, change in wrong.items():

@@ -164,9 +164,19 @@ def test_gradient_stops_at_the_edge_and_only_if_stopped(model, tokens):
         reached = np.flatnonzero(full[n])
         assert left - reached.min() == (3 - n) * T
     by_hand = hidden_gradients(model, reading.segments, through_memory=True)
-    np.testing.assert_allclose(
-        full[0, :T], np.linalg.norm(by_hand[0][0][0].astype(np.float64), axis=1)
-    )
+    by_hand = np.linalg.norm(by_hand[0][0][0].astype(np.float64), axis=1)
+    np.testing.assert_allclose(full[0, :T], by_hand, rtol=1e-4)  # of a float32 model
+
+
+def test_what_is_too_small_for_float32_is_not_exactly_0(vocab, tokens):
+    small = Config(n_token=vocab.n_token, n_layer=3, d_model=12, n_head=2, d_head=4, d_inner=16,
+                   tgt_len=T, mem_len=T, init_std=1e-9, pre_lnorm=True)  # fmt: skip
+    model = TransformerXL(small, device="cpu", seed=1)
+    reading = viz.Reading(model, tokens, tgt_len=T)
+    full = reading.gradient(T, through_memory=True)
+    assert np.flatnonzero(full[0]).min() == 0 and 0 < full[0, 0] < 1e-45
+    in_float32 = hidden_gradients(model, reading.segments, through_memory=True)
+    assert np.count_nonzero(in_float32[0][0]) == 0
 
 
 def test_loss_on_one_character_reaches_no_later_one(model, tokens):
@@ -233,38 +243,6 @@ def test_redrawing_leaves_nothing_behind():
     assert figure.png() != first
     figure.picture().png()  # a stored picture in between changes nothing
     figure.update(a, 2, "one")
-    assert figure.png() == first
-
-
-def test_exact_zeros_are_transparent_and_counted():
-    norms = np.full((4, SEGMENTS * T), 1e-3)
-    norms[:, : 3 * T] = 0.0
-    norms[0, -1] = 1e-40  # far below the scale, and yet not zero
-    figure = viz.GradientFigure(
-        n_layer=3, tgt_len=T, n_segments=SEGMENTS, limits=viz.colour_limits(norms)
-    )
-    figure.update(norms, "title", mem_len=T)
-    alpha = np.asarray(figure.image.get_array())[..., 3]
-    np.testing.assert_array_equal(alpha, norms != 0)
-    assert "0 of 96 hidden states" in figure.caption and "stopped" in figure.caption
-    assert [c.get_text() for c in figure.counts] == 3 * ["0 of 32 non-zero"] + ["32 of 32 non-zero"]
-    norms[1, 3 * T - 1] = 1e-9
-    figure.update(norms, "title", mem_len=T)
-    assert "1 of 96 hidden states" in figure.caption and "stopped" not in figure.caption
-    with pytest.raises(MinitxlError, match="one row per hidden state"):
-        figure.update(norms[1:], "title", mem_len=T)
-
-
-def test_another_colour_scale_and_back():
-    norms = np.full((4, SEGMENTS * T), 1e-3)
-    figure = viz.GradientFigure(n_layer=3, tgt_len=T, n_segments=SEGMENTS, limits=(1e-4, 1e-2))
-    figure.update(norms, "title", mem_len=T)
-    first = figure.png()
-    figure.rescale((1.0, 10.0))  # beyond the old end
-    figure.update(norms, "title", mem_len=T)
-    assert figure.png() != first
-    figure.rescale((1e-4, 1e-2))
-    figure.update(norms, "title", mem_len=T)
     assert figure.png() == first
 
 
@@ -344,26 +322,6 @@ def test_figures_by_wrong_names_and_places(tmp_path, capsys):
 
 
 # --- widgets ------------------------------------------------------------------------------------
-
-
-def test_gradient_toggle(model, tokens):
-    explorer = viz.gradient_explorer(model, tokens, tgt_len=T)
-    assert "0 of 96 hidden states" in explorer.spoken.value
-    explorer.controls["through"].value = True
-    assert "48 of 96 hidden states" in explorer.spoken.value  # three steps of T, one row each
-    explorer.controls["loss"].value = LOSSES[2]
-    explorer.controls["mem_len"].value = 3 * T
-    assert "72 of 96 hidden states" in explorer.spoken.value
-
-
-def test_a_widget_carries_its_static_picture(model, tokens):
-    explorer = viz.gradient_explorer(model, tokens, tgt_len=T)
-    before = explorer.values(), explorer.image.value
-    data, metadata = explorer._repr_mimebundle_()
-    assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= set(data)
-    assert metadata["image/png"]["width"] == 1040
-    explorer.refresh()
-    assert (explorer.values(), explorer.image.value) == before
 
 
 def test_without_ipywidgets_the_message_says_so(model, tokens, monkeypatch):

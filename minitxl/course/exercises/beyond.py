@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from minitxl import config
 from minitxl.course.exercise import Case, Exercise, Mistake, sizes
 from minitxl.training import cost
-
-LIBRARY = (config, cost)
 
 
 def _affordable_cases(rng):

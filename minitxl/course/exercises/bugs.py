@@ -5,8 +5,6 @@ from __future__ import annotations
 from minitxl.course import hunt
 from minitxl.course.exercise import Case, Exercise, Mistake
 
-LIBRARY = (hunt,)
-
 # What to look at again, by the bug that the model has.
 _LOOK = {
     "zeros": "its gradient is sound, only the first segment is not: what is there at a start?",

@@ -6,25 +6,25 @@ import math
 
 import numpy as np
 
-from minitxl import config
 from minitxl.course.exercise import Case, Exercise, Mistake, sizes
 from minitxl.experiments import recl
 from minitxl.inference import units
 from minitxl.model import reach
 from minitxl.training import cost
 
-LIBRARY = (config, cost, units, reach, recl)
-
-
 # --- reach ---------------------------------------------------------------------------------------
 
 
 def _shapes(rng):
-    """(N, T, M) and what is special: M < T, M > T, T divides M or not, no memory, one layer."""
+    """(N, T, M) and what is special: M < T, M > T, T divides M or not, no memory, one layer.
+
+    Where T does not divide M the rest is 1 and T - 1: rounding is right for one of them only.
+    """
     n, t, by = sizes(rng, 3, low=3)
     return [
         ((n, t, by * t), "", False),
         ((n, t, by * t - 1), "", False),
+        ((n, t, by * t + 1), "", False),
         ((n, t, t - 1), "", False),
         ((1, t, by * t + 1), "N = 1, one layer", True),
         ((n, t, 0), "M = 0, no memory", True),
@@ -216,17 +216,20 @@ def bits_per_character(nll):
 
 def _gain_cases(rng):
     models, _ = sizes(rng, 2, low=3, high=5)
-    n = 10 * int(rng.integers(4, 8))  # so that r n is a whole number
+    n = 10 * int(rng.integers(4, 8))
+    up, down = ((int(rng.integers(12, 30)) + part) / n for part in (0.7, 0.3))
 
-    def losses(models, ratio):
+    def losses(models, ratio, far_better=False):
         near = rng.exponential(2.0, size=(models, n))
         far = near + rng.normal(-0.1, 0.8, size=near.shape)
-        return near, np.abs(far), ratio
+        return near, 0.5 * near.min(axis=0) + 0.1 * far if far_better else np.abs(far), ratio
 
     return [
         Case(losses(models, 0.1), f"{models} models, {n} positions, r = 0.1"),
-        Case(losses(models, 0.5), f"{models} models, {n} positions, r = 0.5"),
+        Case(losses(models, up), f"r N = {up * n:.1f}, to be rounded up"),
+        Case(losses(models, down), f"r N = {down * n:.1f}, to be rounded down"),
         Case(losses(models, 1.0), "r = 1", edge=True),
+        Case(losses(models, 0.3 / n, True), "r N = 0.3, less than one token", edge=True),
         Case(losses(1, 0.5), "a single model", edge=True),
     ]
 

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from minitxl import config
 from minitxl.course.exercise import Case, Exercise, Mistake, sizes
 from minitxl.model import attention, network
-
-LIBRARY = (attention, config, network)
-
 
 # --- the memory ----------------------------------------------------------------------------------
 

@@ -7,8 +7,6 @@ import numpy as np
 from minitxl.course.exercise import Case, Exercise, Mistake, sizes
 from minitxl.model import ops
 
-LIBRARY = (ops,)
-
 
 def softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
     """exp(x) / sum exp(x), for the wrong versions."""
@@ -161,6 +159,8 @@ _, cache = ops.layer_norm_forward(x, gamma, np.zeros_like(gamma), eps=eps, xp=np
 return ops.layer_norm_backward(dy, cache, xp=np)
 """,
     shown=(ops.layer_norm_forward, ops.layer_norm_backward),
+    spelled=": with g = dy gamma and rstd = 1 / sqrt(var + eps),\n"
+    "    dx = rstd (g - mean(g) - x^ mean(g x^))",
     outputs=("dx", "dgamma", "dbeta"),
     cases=_norm_cases,
     mistakes=(

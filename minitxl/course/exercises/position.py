@@ -9,9 +9,6 @@ import numpy as np
 from minitxl.course.exercise import Case, Exercise, Mistake, sizes
 from minitxl.model import attention, ops
 
-LIBRARY = (ops, attention)
-
-
 # --- R ------------------------------------------------------------------------------------------
 
 

@@ -7,16 +7,14 @@ import numpy as np
 from minitxl.course.exercise import Case, Exercise, Mistake, sizes
 from minitxl.data import stream
 
-LIBRARY = (stream,)
-
-
 # --- fragmentation -------------------------------------------------------------------------------
 
 
 def _context_cases(rng):
-    t, rest, many = sizes(rng, 3)
+    t, rest, many = sizes(rng, 3, low=3)
+    n = many * t + 1 + rest % (t - 1)  # the last segment is shorter
     return [
-        Case((many * t + rest % t, t), f"n = {many * t + rest % t}, T = {t}"),
+        Case((n, t), f"n = {n}, T = {t}"),
         Case((t - 1, t), "a text shorter than T", edge=True),
         Case((many, 1), "T = 1", edge=True),
     ]
@@ -67,7 +65,7 @@ return np.concatenate([tokens[0] - tokens[0, 0] + 1 for tokens, targets in pairs
 
 
 def _stream_cases(rng):
-    b, t, n = sizes(rng, 3, low=3, high=7)
+    b, t, n = sizes(rng, 3, low=3, high=7)  # n segments a row
     per_row = n * t
     text = rng.permutation(b * per_row + 1 + b * int(rng.integers(1, t)))  # with a rest
     return [
@@ -76,6 +74,7 @@ def _stream_cases(rng):
         Case((text, b, t, 0), "n = 0", edge=True),
         Case((text, 1, t, 1), "B = 1", edge=True),
         Case((text[: b * per_row + 1], b, t, n - 1), "a text without rest", edge=True),
+        Case((text[: b * per_row], b, t, n - 2), "a text that lacks its last target", edge=True),
     ]
 
 

@@ -18,3 +18,4 @@ def end_descendants(pid: int, *, itself: bool = False) -> None:
         for one in [process, *found] if itself else found:
             with contextlib.suppress(psutil.Error):
                 one.kill()
+        psutil.wait_procs(found, timeout=3)  # those that we have adopted are then gone

@@ -1,288 +1,210 @@
-"""Grade a folder of submissions with nbgrader: release, autograding, feedback pages, grade table.
+"""Grade what a class handed in: collected, judged, entered into nbgrader's gradebook.
 
-A course folder as nbgrader wants it is written, with its configuration; nbgrader then does the
-work, and `nbgrader` commands or its formgrader can go on from there. What is added here: nothing
-that is handed in ends the run (`submissions.py`, `execute.py`), and every point lost has a reason.
+`collect.py` finds the files, `submissions.py` puts each in order, `judge.py` judges it; nbgrader
+keeps the gradebook and writes the pages for students (`course_folder.py`, `execute.py`). What came
+of each student is kept in OUT/judged, from which all tables are made anew (`tables.py`): so grading
+can be resumed, and one student graded again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import importlib.util
-import io
-import logging
-import os
-import re
+import json
 import secrets
-import sys
-import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nbformat
-
 from minitxl.backend.threads import core_count
-from minitxl.course import SEED_VARIABLE
+from minitxl.course.grading import course_folder, sandbox
+from minitxl.course.grading.collect import HandIn, collect, people_of
+from minitxl.course.grading.course_folder import ASSIGNMENT
+from minitxl.course.grading.feedback import SAME, improve_all
+from minitxl.course.grading.judge import Limits, unusual
+from minitxl.course.grading.late import read_penalty, utc
 from minitxl.course.grading.processes import processes
-from minitxl.course.grading.reasons import (
-    KERNEL_LOST,
-    NOT_RUN,
-    TIME_OUT,
-    errors,
-    last_error,
-    reason,
-)
-from minitxl.course.grading.submissions import find, received, students
-from minitxl.course.notebooks import (
-    SOURCE,
-    check_id,
-    environment,
-    exercises_of,
-    known,
-    notebook_from,
-    write,
-)
+from minitxl.course.grading.records import JUDGED, SETTINGS, Graded, Record, Row, keep, recall
+from minitxl.course.grading.roster import Person, Roster
+from minitxl.course.grading.similar import is_copy, shape
+from minitxl.course.grading.submissions import received
+from minitxl.course.notebooks import SOURCE, check_id, exercises_of, known, notebook_from, write
 from minitxl.errors import MinitxlError
-from minitxl.files import write_atomically
 
-ASSIGNMENT = "minitxl"
 MOST_JOBS = 60  # Windows waits for no more
-CONFIG_FILE = "nbgrader_config.py"
-COLUMNS = ("student", "notebook", "exercise", "points", "of", "remark")
-
-CONFIG = """\
-# nbgrader's configuration for the minitxl course; see `nbgrader autograde --help-all`.
-from pathlib import Path
-
-c = get_config()
-c.CourseDirectory.course_id = "minitxl"
-c.CourseDirectory.root = str(Path(__file__).resolve().parent)
-c.ClearSolutions.code_stub = {{"python": "raise NotImplementedError"}}  # that of the exercises
-
-# A submission runs in a process of its own. A cell is interrupted after `timeout` seconds; one that
-# cannot be, or that ends the process, is left out and the notebook runs again without it.
-c.Autograde.autograde_preprocessors = [
-    "minitxl.course.grading.execute.RunSubmission",  # for nbgrader's Execute, of which it is made
-    "nbgrader.preprocessors.IgnorePattern",
-    "nbconvert.preprocessors.ClearMetadataPreprocessor",
-    "nbgrader.preprocessors.LimitOutput",
-    "nbgrader.preprocessors.SaveAutoGrades",
-    "nbgrader.preprocessors.AssignLatePenalties",
-    "nbgrader.preprocessors.CheckCellMetadata",
-]
-c.ClearMetadataPreprocessor.enabled = True
-c.ClearMetadataPreprocessor.preserve_cell_metadata_mask = ["nbgrader", "deletable", "editable"]
-c.RunSubmission.timeout = {timeout}  # seconds for a cell
-c.RunSubmission.total = {total}  # seconds for a notebook
-c.RunSubmission.memory = {memory}  # GiB for the process
-c.RunSubmission.interrupt_on_timeout = True
-c.RunSubmission.error_on_timeout = {{
-    "ename": "{time_out}",
-    "evalue": "it took over {timeout} s, and was interrupted",
-    "traceback": ["{time_out}: it took over {timeout} s, and was interrupted"],
-}}
-c.RunSubmission.iopub_timeout = 10  # seconds until an interrupted cell counts as lost
-c.RunSubmission.shutdown_kernel = "immediate"
-c.RunSubmission.store_widget_state = False  # no browser will show it
-c.OverwriteCells.add_missing_cells = True
-"""
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a submission may use."""
+class Order:
+    """How a class is graded."""
 
-    timeout: int = 60  # seconds for a cell
-    total: int = 900  # seconds for a notebook
-    memory: float = 4.0  # GiB for its process
-
-    def __post_init__(self):
-        for name, value in vars(self).items():
-            if not value > 0:
-                raise MinitxlError(f"the limit {name} = {value} must be more than 0")
-
-
-class Row(NamedTuple):
-    """Points of a student for one exercise, and why they are not all."""
-
-    student: str
-    notebook: str
-    exercise: str
-    points: float
-    of: float
-    remark: str
+    names: tuple[str, ...] = ()  # of the notebooks; none: all that have exercises
+    source: Path = SOURCE
+    limits: Limits = field(default_factory=Limits)
+    sandbox: str = "auto"
+    seed: int | None = None  # of shapes and numbers; None: random
+    jobs: int | None = None  # students at once; None: by cores and memory
+    roster: Roster | None = None
+    due: float | None = None  # seconds since 1970
+    late: str = "none"  # what it costs, see `late.read_penalty`
+    only: tuple[str, ...] = ()  # students
+    resume: bool = False
+    questions: bool = False  # with cells for them, which a person grades
 
 
 def grade(
     submissions: Path,
     out: Path,
-    *,
-    names: Iterable[str] = (),
-    source: Path = SOURCE,
-    limits: Limits = Limits(),
-    seed: int | None = None,
-    jobs: int | None = None,
+    order: Order = Order(),
     progress: Callable[[str], None] = lambda line: None,
-) -> tuple[list[Row], list[tuple[str, str, str]]]:
-    """Grade what students handed in; return the points, and remarks (student, notebook, text).
+) -> Graded:
+    """Grade what students handed in, into a folder, which becomes nbgrader's course folder.
 
-    submissions: one folder for each student, with notebooks. out: a new folder, which becomes
-    nbgrader's course folder, with feedback/ID/minitxl/*.html, grades.csv (nbgrader's table) and
-    exercises.csv (each exercise, with the reason). names: only these notebooks; default all that
-    have exercises. seed: of shapes and numbers in the checks; default random. jobs: students graded
-    at once; default as many as there are cores and free memory for. Raises MinitxlError where
-    nbgrader is missing, out exists, or nobody handed anything in.
+    submissions: see `collect.py`. out: a new folder, unless order.resume (those are graded whose
+    files are new or others than before) or order.only (these students are graded again) is given.
+    Raises MinitxlError where nbgrader is missing or something that was asked for is not there.
     """
     if importlib.util.find_spec("nbgrader") is None:
         raise MinitxlError('grading needs nbgrader, which is missing: pip install -e ".[lecturer]"')
-    names = list(names) or [name for name in known(source) if exercises_of(name, source)]
-    for name in names:
-        if not exercises_of(name, source):
-            raise MinitxlError(f"notebook {name} has no exercises: there is nothing to grade")
-    people = students(submissions)
+    read_penalty(order.late)
+    again = order.resume or bool(order.only)
+    settings = _settings(out, order, again)
+    names = settings["names"]
+    wanted = {name: [e.id for e in exercises_of(name, order.source)] for name in names}
+    hand_ins, notes = collect(submissions, wanted, order.roster)
+    people = people_of(hand_ins, order.roster)
+    if unknown := [name for name in order.only if name not in hand_ins]:
+        raise MinitxlError(
+            f"{', '.join(unknown)} handed in nothing; there are {', '.join(hand_ins)}"
+        )
+    limits = Limits(**settings["limits"])
+    jobs = _jobs(limits, order.jobs, len(hand_ins))
+    out = out.resolve()
+    with course_folder.quiet():
+        kind, text = sandbox.choose(order.sandbox, limits.memory)
+        progress(text)
+        closed = [str(submissions.resolve()), str(out)]
+        filled = {"seed": settings["seed"], "late": settings["late"], "limits": limits}
+        filled |= {"questions": settings["questions"], "kind": kind}
+        filled |= {"closed": sandbox.closed_paths(closed)}
+        if not again:
+            api = course_folder.make(out, names, order.source, filled)
+            keep(out / JUDGED / SETTINGS, settings)
+        else:
+            course_folder.configure(out, filled)
+            api = course_folder.interface(out)
+        _enter_class(api, people, settings["due"])
+        todo = _todo(out, hand_ins, order)
+        progress(f"students: {len(todo)}, {jobs} at once; notebooks: {', '.join(names)}")
+        with processes(jobs, _start_worker, out) as run:
+            work = partial(_grade_student, names, order.source, out, settings)
+            for hand_in, record in zip(todo, run(work, todo), strict=True):
+                progress(f"{hand_in.student}: {record.points:g} points")
+            students = [hand_in.student for hand_in in todo]
+            pages = run(partial(_write_feedback, names, order.source, out), students)
+            for student, result in zip(students, pages, strict=True):
+                if not result["success"]:
+                    notes.append(f"{student}: no pages, as {course_folder.why(result)}")
+        records = [r for r in map(partial(recall, out), hand_ins) if r is not None]
+        notes += _agree(api, records)
+        for record in records if settings["questions"] else ():
+            record.by_hand = course_folder.asked_by_hand(api, record.student)
+        course_folder.export(api, out)
+    return Graded(records, people, notes)
+
+
+def _settings(out: Path, order: Order, again: bool) -> dict:
+    """Return what grading is done by: as it was asked for, or as it was the first time."""
+    path = out / JUDGED / SETTINGS
+    if again:
+        if not path.is_file():
+            raise MinitxlError(f"{out} holds nothing that was graded before: leave --resume and "
+                               "--only away")  # fmt: skip
+        old = json.loads(path.read_text(encoding="utf-8"))
+        asked = {"names": list(order.names) or None, "seed": order.seed, "due": order.due}
+        asked["late"] = None if order.late == "none" else order.late
+        for name, value in asked.items():
+            if value is not None and value != old[name]:
+                raise MinitxlError(
+                    f"{name} = {value} contradicts what {out} was graded by, {old[name]}: leave it "
+                    "away, or grade into a new folder"
+                )
+        return old
     if out.exists() and any(out.iterdir()):
-        raise MinitxlError(f"{out} is not empty: give a new folder, to keep what was graded before")
-    seed = secrets.randbits(32) if seed is None else seed
+        raise MinitxlError(
+            f"{out} is not empty: give a new folder, to keep what was graded before, or --resume"
+        )
+    names = list(order.names) or [n for n in known(order.source) if exercises_of(n, order.source)]
+    for name in names:
+        if not exercises_of(name, order.source):
+            raise MinitxlError(f"notebook {name} has no exercises: there is nothing to grade")
+    seed = secrets.randbits(32) if order.seed is None else order.seed
     if seed < 0:
         raise MinitxlError(f"seed = {seed} must be 0 or more")
-    jobs = _jobs(limits) if jobs is None else jobs
-    if not 1 <= jobs <= MOST_JOBS:
-        raise MinitxlError(f"jobs = {jobs} must be 1 ... {MOST_JOBS}")
-    jobs = min(jobs, len(people))
-    out = out.resolve()
-    with _settings(seed):
-        api = _course(out, names, source, limits)
-        _try_kernel(api)
-        with api.gradebook as gradebook:
-            for student in people:  # in this order, whoever is graded first
-                gradebook.add_student(student)
-        remarks = []
-        progress(f"students: {len(people)}, {jobs} at once; notebooks: {', '.join(names)}")
-        with processes(jobs, _start_worker, out) as run:
-            found = run(partial(_grade_student, names, source), people.items())
-            for student, texts in zip(people, found, strict=True):
-                progress(f"{student}: graded")
-                remarks += [(student, name, text) for name, text in texts]
-            for student, result in zip(people, run(_write_feedback, people), strict=True):
-                _done(result, f"feedback for {student}")
-        rows, lost = _rows(api, out, people, names, source)
-        _export(api, out)
-    file = io.StringIO(newline="")
-    csv.writer(file).writerows([COLUMNS, *rows])
-    write_atomically(out / "exercises.csv", file.getvalue().encode("utf-8"))
-    return rows, remarks + lost
+    limits = asdict(order.limits)
+    settings = {"names": names, "seed": seed, "due": order.due, "late": order.late}
+    return settings | {"limits": limits, "questions": order.questions}
 
 
-def _jobs(limits: Limits) -> int:
-    """Return how many submissions the machine can run at once, were each to use what it may."""
-    import psutil  # comes with Jupyter's kernel
-
-    free = psutil.virtual_memory().available / 2**30
-    return max(1, min(core_count(), int(free / limits.memory), MOST_JOBS))
-
-
-def table(rows: list[Row], remarks: list[tuple[str, str, str]]) -> str:
-    """Return the table that `course grade` prints: student, points, remarks."""
-    people = list(dict.fromkeys(row.student for row in rows))
-    width = max(len("student"), *map(len, people))
-    lines = [f"{'student':{width}}  {'points':>9}  remarks"]
-    for student in people:
-        own = [row for row in rows if row.student == student]
-        points = f"{sum(r.points for r in own):g} / {sum(r.of for r in own):g}"
-        notes = [f"{name}: {text}" for who, name, text in remarks if who == student]
-        for why in dict.fromkeys(row.remark for row in own if row.remark):
-            notes.append(f"{', '.join(r.exercise for r in own if r.remark == why)}: {why}")
-        for n, note in enumerate(notes or [""]):
-            first = (student, points) if n == 0 else ("", "")
-            lines.append(f"{first[0]:{width}}  {first[1]:>9}  {note}".rstrip())
-    return "\n".join(lines)
+def _todo(out: Path, hand_ins: dict[str, HandIn], order: Order) -> list[HandIn]:
+    """Return the hand-ins that are to be graded now."""
+    if order.only:
+        return [hand_ins[name] for name in order.only]
+    if not order.resume:
+        return list(hand_ins.values())
+    old = {name: recall(out, name) for name in hand_ins}
+    return [
+        hand_in
+        for name, hand_in in hand_ins.items()
+        if old[name] is None or old[name].fingerprint != hand_in.fingerprint()
+    ]
 
 
-# --- nbgrader ------------------------------------------------------------------------------------
+def _jobs(limits: Limits, asked: int | None, students: int) -> int:
+    """Return how many submissions run at once: as many as could use all they may."""
+    if asked is None:
+        import psutil  # comes with Jupyter's kernel
+
+        free = psutil.virtual_memory().available / 2**30
+        asked = max(1, min(core_count(), int(free / limits.memory), MOST_JOBS))
+    if not 1 <= asked <= MOST_JOBS:
+        raise MinitxlError(f"jobs = {asked} must be 1 ... {MOST_JOBS}")
+    return min(asked, max(1, students))
 
 
-@contextlib.contextmanager
-def _settings(seed: int):
-    """Give the checks their seed, nbgrader its helper program, and keep its log to itself."""
-    changes = {
-        SEED_VARIABLE: str(seed),
-        # nbgrader calls alembic, which is installed beside this Python.
-        "PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", os.defpath),
-    }
-    log = logging.getLogger("traitlets")
-    level = log.level
-    try:
-        with environment(changes), warnings.catch_warnings():
-            _quiet()
-            yield
-    finally:
-        log.setLevel(level)
+# --- the gradebook -------------------------------------------------------------------------------
 
 
-def _quiet() -> None:
-    logging.getLogger("traitlets").setLevel(logging.CRITICAL)
-    warnings.simplefilter("ignore")  # SQLAlchemy's, of nbgrader's code
-
-
-def _course(out: Path, names: list[str], source: Path, limits: Limits):
-    """Write the course folder, release the assignment, and return nbgrader's interface."""
-    folder = out / "source" / ASSIGNMENT
-    folder.mkdir(parents=True)
-    for name in names:
-        write(notebook_from(name, source, solved=True, listing=False), folder / f"{name}.ipynb")
-    text = CONFIG.format(**vars(limits), time_out=TIME_OUT)
-    write_atomically(out / CONFIG_FILE, text.encode("utf-8"))
-    api = _interface(out)
-    _done(api.generate_assignment(ASSIGNMENT), "the assignment")
-    return api
-
-
-def _try_kernel(api) -> None:
-    """See that a kernel starts within the limits: else everyone would get nothing."""
-    from minitxl.course.grading.execute import RunSubmission
-
-    cell = nbformat.v4.new_code_cell("from minitxl import course")
-    book = nbformat.v4.new_notebook(cells=[cell])
-    try:
-        RunSubmission(parent=api).preprocess(book, {})
-        problem = last_error(cell)
-    except RuntimeError as error:  # nbclient's, for one that does not start
-        problem = str(error)
-    if problem:
-        raise MinitxlError(f"Python does not start within the limits; allow more memory: {problem}")
-
-
-def _interface(out: Path):
-    """Return nbgrader's interface to a course folder."""
-    from nbgrader.apps import NbGraderAPI
-    from traitlets.config import PyFileConfigLoader
-
-    return NbGraderAPI(config=PyFileConfigLoader(CONFIG_FILE, path=str(out)).load_config())
-
-
-def _done(result: dict, what: str) -> None:
-    if not result["success"]:
-        raise MinitxlError(f"nbgrader could not make {what}: {_why(result)}")
-
-
-def _why(result: dict) -> str:
-    """Return the first error in nbgrader's log: it gives its traceback there."""
-    text = f"{result.get('log', '')}\n{result.get('error', '')}"
-    found = re.search(r"^\s*((?:\w+\.)*\w*(?:Error|Exception|Invalid)\b.*)$", text, re.MULTILINE)
-    return found.group(1).strip() if found else "no reason given"
-
-
-def _export(api, out: Path) -> None:
-    from nbgrader.plugins import CsvExportPlugin
-
-    plugin = CsvExportPlugin(parent=api)
-    plugin.to = str(out / "grades.csv")
+def _enter_class(api, people: dict[str, Person], due: float | None) -> None:
+    """Enter students and the time into the gradebook, in order, whoever is graded first."""
     with api.gradebook as gradebook:
-        plugin.export(gradebook)
+        for person in people.values():
+            first, _, last = person.name.rpartition(" ")
+            names = {"first_name": first, "last_name": last, "email": person.email}
+            gradebook.update_or_create_student(person.id, **{k: v for k, v in names.items() if v})
+        if due is not None:
+            gradebook.update_or_create_assignment(ASSIGNMENT, duedate=utc(due))
+
+
+def _agree(api, records: list[Record]) -> list[str]:
+    """Enter the judge's points where the gradebook has others, and say so."""
+    notes = []
+    with api.gradebook as gradebook:
+        for record in records:
+            for row in record.rows:
+                key = check_id(row.exercise), row.notebook, ASSIGNMENT, record.student
+                found = gradebook.find_grade(*key)
+                if found.auto_score != row.points:
+                    notes.append(
+                        f"{record.student}, {row.exercise}: the gradebook had {found.auto_score} "
+                        f"points, the judge gave {row.points:g}: who wrote into it?"
+                    )
+                    found.auto_score = row.points
+        gradebook.db.commit()
+    return notes
 
 
 # --- in a process of its own ---------------------------------------------------------------------
@@ -299,7 +221,7 @@ _worker: _Worker | None = None
 def _start_worker(out: Path, lock) -> Callable:
     """Be ready to grade for the course folder `out`; return what ends the submissions that run."""
     global _worker
-    from minitxl.course.grading.execute import RunSubmission, end_kernels
+    from minitxl.course.grading.execute import JudgeSubmission
 
     @contextlib.contextmanager
     def aside():
@@ -309,69 +231,115 @@ def _start_worker(out: Path, lock) -> Callable:
         finally:
             lock.acquire()
 
-    _quiet()
-    RunSubmission.aside = aside  # a submission runs while others use the gradebook
-    _worker = _Worker(_interface(out), lock)
-    return end_kernels
+    course_folder.be_quiet()
+    sandbox.adopt_orphans()
+    JudgeSubmission.aside = aside  # a submission is judged while others use the gradebook
+    _worker = _Worker(course_folder.interface(out), lock)
+    return sandbox.end_all
 
 
-def _grade_student(names: list[str], source: Path, student: tuple[str, Path]):
-    """Have a student's notebooks graded; return remarks (notebook, text)."""
-    who, folder = student
-    return [
-        (name, text)
-        for name in names
-        for text in _grade_notebook(who, name, find(folder, name), source)
-    ]
+def _grade_student(
+    names: list[str], source: Path, out: Path, settings: dict, hand_in: HandIn
+) -> Record:
+    """Judge a student's notebooks, enter the points, and keep what came of it."""
+    from minitxl.course.grading.execute import NOT_RUN, JudgeSubmission
+
+    student = hand_in.student
+    folder = out / "submitted" / student / ASSIGNMENT
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    record = Record(student, hand_in.fingerprint(), hand_in.time, remarks=list(hand_in.remarks))
+    books = {}
+    for name in names:
+        file = hand_in.files.get(name)
+        released = notebook_from(name, source, questions=settings["questions"])
+        try:
+            data = None if file is None else file.read()
+            book, remarks = received(data, file.parts[-1] if file else "", released)
+        except (MinitxlError, OSError) as error:
+            book, remarks = None, [str(error)]
+        if book is None:
+            released.metadata[NOT_RUN] = remarks.pop()
+            for cell in released.cells:
+                cell.metadata[SAME] = "nbgrader" not in cell.metadata
+        books[name] = released if book is None else book
+        record.remarks += [(name, text) for text in remarks]
+        if book is not None and (found := unusual(book, released)):
+            record.remarks.append((name, f"have a look, its cells have {', '.join(found)}"))
+        copied = [e.id for e in exercises_of(name, source) if book and is_copy(book, e)]
+        if copied:
+            text = f"{', '.join(copied)}: the library's code, but for names and comments"
+            record.remarks.append((name, text))
+        write(books[name], folder / f"{name}.ipynb")
+    if hand_in.time is not None:
+        (folder / "timestamp.txt").write_text(f"{utc(hand_in.time)} UTC", encoding="utf-8")
+    JudgeSubmission.results = {}
+    _enter(student, books, folder, partial(notebook_from, source=source))
+    for name in names:
+        reason = books[name].metadata.get(NOT_RUN)
+        judged = {j.exercise.id: j for j in JudgeSubmission.results.get(name, [])}
+        for exercise in exercises_of(name, source):
+            one = judged.get(exercise.id)
+            points, why = (one.points, one.remark) if one else (0.0, reason or "it was not judged")
+            record.rows.append(Row(student, name, exercise.id, points, exercise.points, why))
+            if mark := shape(books[name], exercise):
+                record.shapes[exercise.id] = mark
+    _reckon_late(record, hand_in, settings)
+    keep(out / JUDGED / f"{student}.json", asdict(record))
+    return record
 
 
-def _grade_notebook(student: str, name: str, path: Path | None, source: Path) -> list[str]:
-    api = _worker.api
-    released = notebook_from(name, source)
-    book, remarks = received(path, released)
-    target = Path(api.coursedir.root, "submitted", student, ASSIGNMENT, f"{name}.ipynb")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    api.coursedir.notebook_id = name
-    try:
-        if book is not None:
-            write(book, target)
-            with _worker.gradebook:
+def _enter(student: str, books: dict, folder: Path, released: Callable) -> None:
+    """Have nbgrader judge notebooks and enter the points.
+
+    One that it cannot take gets a reason in its place: nothing that is handed in ends the grading.
+    """
+    from minitxl.course.grading.execute import NOT_RUN
+
+    api, lock = _worker
+    with lock:
+        result = api.autograde(ASSIGNMENT, student)
+    if result["success"]:
+        return
+    for name in books:
+        api.coursedir.notebook_id = name
+        try:
+            with lock:
                 result = api.autograde(ASSIGNMENT, student)
             if result["success"]:
-                return remarks
-            remarks.append(f"it could not be graded: {_why(result)}")
-        released.metadata[NOT_RUN] = remarks[-1]
-        write(released, target)
-        with _worker.gradebook:
-            _done(api.autograde(ASSIGNMENT, student), f"the grades of {student}, {name}")
-    finally:
-        api.coursedir.notebook_id = "*"
-    return [] if book is None else remarks  # else the reason is at every exercise
+                continue
+            books[name] = released(name)
+            books[name].metadata[NOT_RUN] = (
+                f"nbgrader could not take it: {course_folder.why(result)}"
+            )
+            write(books[name], folder / f"{name}.ipynb")
+            with lock:
+                result = api.autograde(ASSIGNMENT, student)
+            course_folder.done(result, f"the grades of {student}, {name}")
+        finally:
+            api.coursedir.notebook_id = "*"
 
 
-def _write_feedback(student: str) -> dict:
+def _reckon_late(record: Record, hand_in: HandIn, settings: dict) -> None:
+    due = settings["due"]
+    if due is not None and hand_in.time is not None:
+        record.late = max(0.0, round(hand_in.time - due, 3))
+    rule = read_penalty(settings["late"])
+    for name in settings["names"]:
+        points = sum(row.points for row in record.rows if row.notebook == name)
+        record.penalty = round(record.penalty + rule.of(points, record.late), 2)
+    if record.late:
+        hours = record.late / 3600
+        text = f"late by {hours / 24:.1f} days" if hours >= 48 else f"late by {hours:.1f} hours"
+        cost = f", which costs {record.penalty:g} points" if record.penalty else ""
+        record.remarks.append(("", text + cost))
+    elif hand_in.late:
+        record.remarks.append(("", "Canvas calls it late"))
+
+
+def _write_feedback(names: list[str], source: Path, out: Path, student: str) -> dict:
     """Write a student's feedback pages. It only reads the gradebook: all may do it at once."""
-    return _worker.api.generate_feedback(ASSIGNMENT, student)
-
-
-# --- results -------------------------------------------------------------------------------------
-
-
-def _rows(api, out: Path, people: Iterable[str], names: list[str], source: Path):
-    """Return the rows of all students, and remarks on cells that ended the kernel."""
-    rows, remarks = [], []
-    with api.gradebook as gradebook:
-        for student in people:
-            for name in names:
-                path = out / "autograded" / student / ASSIGNMENT / f"{name}.ipynb"
-                cells = nbformat.read(path, as_version=4).cells
-                for number, cell in enumerate(cells, 1):
-                    if any(e.ename == KERNEL_LOST for e in errors(cell)):
-                        text = f"cell {number} was left out: {last_error(cell)}"
-                        remarks.append((student, name, text))
-                marked = {cell.metadata.get("nbgrader", {}).get("grade_id"): cell for cell in cells}
-                for exercise in exercises_of(name, source):
-                    got = gradebook.find_grade(check_id(exercise.id), name, ASSIGNMENT, student)
-                    why = "" if got.score == got.max_score else reason(exercise, marked)
-                    rows.append(Row(student, name, exercise.id, got.score, got.max_score, why))
-    return rows, remarks
+    result = _worker.api.generate_feedback(ASSIGNMENT, student)
+    folder = out / "feedback" / student / ASSIGNMENT
+    improve_all(folder, {name: exercises_of(name, source) for name in names})
+    return result

@@ -6,61 +6,39 @@ are dropped, the checks are those that were handed out, and a lost one is put ba
 
 from __future__ import annotations
 
+import codecs
 import copy
 import re
-from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
 
-from minitxl.course import EXERCISES, Exercise
+from minitxl.course import EXERCISES
+from minitxl.course.grading.feedback import SAME
 from minitxl.course.notebooks import check_id, check_sources
 from minitxl.errors import MinitxlError
 
-LARGEST = 50_000_000  # bytes of a notebook file
-SAFE = re.compile(r"[^\w.@-]+")  # what a student's id must not have: nbgrader writes it into CSV
+LONGEST = 1_000_000  # characters of all cells, without outputs
 
 
-def students(folder: Path) -> dict[str, Path]:
-    """Return id and folder of each student: the folders in a folder, in order of their names."""
-    if not folder.is_dir():
-        raise MinitxlError(f"{folder} is no folder; give one that holds a folder for each student")
-    found: dict[str, Path] = {}
-    for path in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        name = SAFE.sub("_", path.name).strip("_.") or "student"
-        if name in found:
-            raise MinitxlError(f"{found[name].name!r} and {path.name!r} look alike: rename one")
-        found[name] = path
-    if not found:
-        raise MinitxlError(f"{folder} holds no folders; it must hold one for each student")
-    return found
+def received(
+    data: bytes | None, name: str, released: NotebookNode
+) -> tuple[NotebookNode | None, list[str]]:
+    """Return a submission in order, and remarks; None for the notebook if there is none to judge.
 
-
-def find(folder: Path, name: str) -> Path | None:
-    """Return a student's notebook, be it in a folder below or with something added to its name."""
-    files = sorted(
-        path
-        for path in folder.rglob("*.ipynb")
-        if ".ipynb_checkpoints" not in path.parts and not path.is_symlink() and path.is_file()
-    )
-    exact = [path for path in files if path.stem == name]
-    return next(iter(exact or [path for path in files if name in path.stem]), None)
-
-
-def received(path: Path | None, released: NotebookNode) -> tuple[NotebookNode | None, list[str]]:
-    """Return a submission in order, and remarks; None for the notebook if there is none to run.
-
-    released: the notebook as it was handed out, with nbgrader's metadata.
+    data, name: of its file; None for one that is missing. released: the notebook as it was handed
+    out, with nbgrader's metadata.
     """
-    if path is None:
+    if data is None:
         return None, ["no notebook was handed in"]
+    remarks: list[str] = []
     try:
-        book = _read(path)
+        book = _read(data, name, remarks)
     except MinitxlError as error:
         return None, [str(error)]
-    remarks: list[str] = []
     ours = {_grade_id(cell): cell for cell in released.cells if _grade_id(cell)}
     marks = _marks(book, ours)
+    handed_out = {cell.source.strip() for cell in released.cells if not _grade_id(cell)}
     out = copy.deepcopy(released)
     out.cells = []
     for number, cell in enumerate(book.cells):
@@ -68,34 +46,45 @@ def received(path: Path | None, released: NotebookNode) -> tuple[NotebookNode | 
         kind = original.cell_type if original else cell["cell_type"]
         source = cell["source"]
         if original and original.metadata.nbgrader.locked:
-            if source.strip() not in check_sources(_exercise(_grade_id(original))):
+            if source.strip() not in check_sources(EXERCISES[_exercise_id(original)]):
                 remarks.append(f"{_grade_id(original)}: the check was edited; the original counts")
             source = original.source
         new = nbformat.v4.new_code_cell if kind == "code" else nbformat.v4.new_markdown_cell
         out.cells.append(new(source, id=f"submitted-{number}"))
         if original:
             out.cells[-1].metadata = copy.deepcopy(original.metadata)
+        elif source.strip() in handed_out:
+            out.cells[-1].metadata[SAME] = True
     for grade_id, original in ours.items():
         if original.metadata.nbgrader.grade and grade_id not in marks.values():
-            remarks.append(f"{grade_id}: the check was deleted; it is put back at the end")
+            if original.metadata.nbgrader.locked:
+                remarks.append(f"{grade_id}: the check was deleted; it is put back at the end")
             out.cells.append(copy.deepcopy(original))
     return out, remarks
 
 
-def _read(path: Path) -> NotebookNode:
+def _read(data: bytes, name: str, remarks: list[str]) -> NotebookNode:
     """Read a notebook of whatever version; MinitxlError says why not."""
-    size = path.stat().st_size
-    if size == 0:
-        raise MinitxlError(f"{path.name} is an empty file")
-    if size > LARGEST:
-        raise MinitxlError(f"{path.name} has {size / 1e6:.0f} MB, at most {LARGEST / 1e6:.0f}")
+    if not data.strip():
+        raise MinitxlError(f"{name} is an empty file")
     try:
-        book = nbformat.read(path, as_version=4)
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            text = data.decode("utf-16")
+            remarks.append(f"{name} was saved as UTF-16, is read all the same")
+        else:
+            text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise MinitxlError(f"{name} is no text in UTF-8: save it by Jupyter") from error
+    if text.lstrip()[:1] != "{":
+        what = "a web page" if text.lstrip()[:1] == "<" else "no notebook, which begins with {"
+        raise MinitxlError(f"{name} is no readable notebook: it is {what}")
+    try:
+        book = nbformat.reads(text, as_version=4)
         cells = [
             NotebookNode(
                 id=str(cell.get("id", "")),
                 cell_type="code" if cell["cell_type"] == "code" else "markdown",
-                source="".join(cell["source"]),
+                source=plain("".join(cell["source"])),
                 mark=_grade_id(cell),
             )
             for cell in book["cells"]
@@ -103,8 +92,17 @@ def _read(path: Path) -> NotebookNode:
     except Exception as error:  # whatever a broken file makes of the reader
         text = " ".join(str(error).split())[:80]
         what = type(error).__name__
-        raise MinitxlError(f"{path.name} is no readable notebook ({what}: {text})") from error
+        raise MinitxlError(f"{name} is no readable notebook ({what}: {text})") from error
+    size = sum(len(cell.source) for cell in cells)
+    if size > LONGEST:
+        raise MinitxlError(f"{name} has {size:,} characters in its cells, at most {LONGEST:,}")
     return NotebookNode(cells=cells)
+
+
+def plain(text: str) -> str:
+    """Return a text that every file takes: whole characters, none that steer a terminal."""
+    text = text.encode("utf-8", "replace").decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
 
 
 def _grade_id(cell: NotebookNode) -> str | None:
@@ -112,9 +110,10 @@ def _grade_id(cell: NotebookNode) -> str | None:
     return mark.get("grade_id") if isinstance(mark, dict) else None
 
 
-def _exercise(grade_id: str) -> Exercise:
-    """Return the exercise to which a cell of ours belongs."""
-    return next(e for e in EXERCISES.values() if grade_id in (e.id, check_id(e.id)))
+def _exercise_id(cell: NotebookNode) -> str:
+    """Return the exercise to which a cell of ours belongs; a question's cell belongs to none."""
+    grade_id = _grade_id(cell)
+    return next((e.id for e in EXERCISES.values() if grade_id in (e.id, check_id(e.id))), "")
 
 
 def _marks(book: NotebookNode, ours: dict[str, NotebookNode]) -> dict[int, str]:
@@ -124,8 +123,8 @@ def _marks(book: NotebookNode, ours: dict[str, NotebookNode]) -> dict[int, str]:
     """
     marks: dict[int, str] = {}
     for grade_id, original in ours.items():
-        exercise = _exercise(grade_id)
-        says = rf"^def {exercise.name}\("
+        exercise = EXERCISES.get(_exercise_id(original))
+        says = rf"^def {exercise.name}\(" if exercise else r"(?!)"
         if original.metadata.nbgrader.locked:
             says = rf"\bcheck\(\s*[\"']{re.escape(exercise.id)}[\"']"
         tests = (

@@ -22,7 +22,7 @@ from minitxl.files import write_atomically
 from minitxl.viz.attention import AttentionFigure
 from minitxl.viz.in_browser.gradient import gradient_numbers
 from minitxl.viz.in_browser.pack import THEMES, packed, weights_of, why_not
-from minitxl.viz.theme import DPI, Picture, spoken
+from minitxl.viz.theme import DPI, Picture, shown_as, spoken
 
 HERE = Path(__file__).parent
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -124,8 +124,8 @@ class Live:
             data[VIEW] = {"version_major": 2, "version_minor": 1, "model_id": model_id}
         except MinitxlError as error:
             warnings.warn(f"only a picture: {error}", stacklevel=2)
-        width = round(picture.figure.get_figwidth() * DPI)
-        return data, {"image/png": {"width": width, "alt": picture.caption}}
+        width = picture.figure.get_figwidth() * DPI
+        return data, shown_as(width, picture.caption)
 
 
 def _file(name: str) -> str:

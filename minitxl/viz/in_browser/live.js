@@ -5,17 +5,16 @@
 /** Draw the component into `el`; returns a function that ends it. `data`: what Python packed;
  *  `weights`: a safetensors file; `gradientOf`: asks Python, where one listens. */
 export async function mount(el, data, weights, { gradientOf = null, saved = null, save = null } = {}) {
-  const world = { ...data, unit: data.unit };
+  const world = data; // what stays as it is; `state`: what does not
   const code = new Map(data.shown.map((_, token) => [data.symbols[token], token]));
   const { config } = data;
   const state = {
     tokens: [], bits: [], otherBits: [], starts: [], pending: [],
     start: 0, memoryStart: 0, compare: "none",
     setting: { at: 0, T: data.T, M: data.M, wiped: false }, changes: [],
-    chosen: [], pinned: false, pointed: null,
+    chosen: [], pinned: false,
     layer: data.start.layer, head: data.start.head, terms: [true, true, true, true],
-    temperature: 0.8, speed: 12, busy: null, passage: 0, gradient: null, changed: Infinity, slides: false,
-    ...data.passages[0].start,
+    temperature: 0.8, speed: 16, busy: null, passage: 0, gradient: null, changed: Infinity, slides: false,
   };
   let look = null; // what the worker says of what is chosen
   let frame = 0;
@@ -50,7 +49,6 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
   const plot = make("div", { class: "txl-plot" });
   const strongest = make("div", { class: "txl-strongest" });
   const lower = make("h3", {}, "Strongest keys");
-  const title = make("p", { class: "txl-title" });
   const sentence = make("p", { class: "txl-sentence" });
   const note = make("p", { class: "txl-note", role: "status", "aria-live": "polite" });
   const spoken = make("p", { class: "txl-spoken", role: "status", "aria-live": "polite" });
@@ -73,7 +71,7 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
     act({ kind: "change", wiped: true }));
   const learn = button("learn from this segment", "Where does the gradient go?", showGradient);
   const memory = slider("memory M", { min: 0, max: data.longest, step: data.step, value: state.setting.M },
-    (M) => plural(M, world.unit), (M) => act({ kind: "change", M }));
+    (M) => plural(M, world.unit), remember);
   const lengths = choice("segment T", data.lengths.map((T) => [T, `${T}`]), (T) => act({ kind: "change", T: Number(T) }));
   const heat = slider("temperature", { min: 0, max: 1.5, step: 0.1, value: state.temperature },
     (x) => x.toFixed(1), (x) => (state.temperature = x));
@@ -94,9 +92,9 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
       make("span", { class: "txl-group" }, write, heat.whole)),
     make("div", { class: "txl-controls" },
       make("label", {}, "segment T ", lengths), memory.whole, wipe, learn, through,
-      make("span", { class: "txl-group txl-links-out" },
+      ...(save ? [make("span", { class: "txl-group txl-links-out" },
         button("link", "Keep this state in the page's address", link),
-        ...(save ? [button("save", "Save this page, as it is now", () => save(stateText()))] : []))),
+        button("save", "Save this page, as it is now", () => save(stateText())))] : [])),
     note, text.grid,
     make("div", { class: "txl-typing" }, box, sentence),
     make("div", { class: "txl-panels" }, next.whole,
@@ -117,8 +115,7 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
     state.changed = Math.min(state.changed, from); // drawn once a frame, however much is told
     state.slides ||= ended && state.speed > 0;
     state.swept = false;
-    for (const [mine, theirs] of [["tokens", "tokens"], ["bits", "bits"], ["otherBits", "otherBits"],
-      ["starts", "starts"]]) state[mine].splice(from, Infinity, ...news[theirs]);
+    for (const name of ["tokens", "bits", "otherBits", "starts"]) state[name].splice(from, Infinity, ...news[name]);
     for (const name of ["start", "memoryStart", "setting", "changes", "compare"]) state[name] = news[name];
     if (state.taking) state.pending.splice(0, news.tokens.length);
     if (!state.pinned) state.chosen = state.tokens.length ? [state.tokens.length - 1] : [];
@@ -139,6 +136,7 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
       look = null;
       return draw();
     }
+    el.setAttribute("aria-busy", "true");
     const answer = await engine.ask({ kind: "look", at, layer, head, terms });
     if (answer.kind !== "look" || String(at) !== String(state.chosen)) return;
     look = answer;
@@ -184,6 +182,7 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
       next.show(shown, tail(t), came, names);
     }
     if (!state.gradient) describe(shown);
+    el.setAttribute("aria-busy", engine.waiting.size > 0);
   }
 
   const tail = (t) => state.tokens.slice(Math.max(0, t - 11), t + 1).map((x) => world.shown[x]).join(world.unit === "character" ? "" : " ");
@@ -221,6 +220,7 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
 
   async function act(message) {
     state.taking = false;
+    el.setAttribute("aria-busy", "true");
     try {
       await engine.ask(message);
     } catch (error) {
@@ -229,13 +229,33 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
     draw();
   }
 
+  let wanted = null; // the memory's length, while another one is being tried
+
+  /** Another length of memory: what is in it shows at once, what it is worth once that was read. */
+  async function remember(M) {
+    state.memoryStart = Math.max(state.setting.wiped ? state.start : 0, state.start - M);
+    Object.assign(state, { changed: state.tokens.length, setting: { ...state.setting, M } });
+    draw();
+    const trying = wanted !== null;
+    wanted = M;
+    while (!trying && wanted !== null) {
+      const now = wanted;
+      await act({ kind: "change", M: now });
+      if (wanted === now) wanted = null;
+    }
+  }
+
   async function long(busy, message) {
     Object.assign(state, { busy, taking: message.taking });
     draw();
-    const { speed } = await engine.ask(message);
-    if (busy === "write" && speed) el.dataset.speed = speed.toFixed(0);
+    const [begun, n] = [performance.now(), state.tokens.length];
+    await engine.ask(message);
+    const [ms, more] = [performance.now() - begun, state.tokens.length - n];
+    if (busy === "write" && more > 1) {
+      note.textContent = `${plural(more, world.unit)} written, ${((1000 * more) / ms).toFixed(0)} a second.`;
+    }
     Object.assign(state, { busy: null, taking: false });
-    draw();
+    ask(); // the last news may have been passed over
   }
 
   const read = (delay = state.speed ? 1000 / state.speed : 0, count = Infinity) =>

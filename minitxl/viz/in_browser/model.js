@@ -87,7 +87,7 @@ export function whyNot(config) {
   if (c.attn_type !== 0 && c.attn_type !== 1) {
     return `Its positions are absolute (attn_type ${shown(c.attn_type)}): no key can be kept.`;
   }
-  if (c.attn_type === 0 && c.d_model % 2) return "Its d_model is odd, R half sines.";
+  if (c.attn_type === 0 && c.d_model % 2) return "Its d_model is odd, but half of R is sines.";
   if (c.cutoffs?.length !== 0 || c.div_val !== 1) return "Its softmax is adaptive (cutoffs).";
   if (c.d_embed !== 0 && c.d_embed !== c.d_model) return "Its embedding is projected (d_embed).";
   if (c.ext_len !== 0) return "It reads the end of each segment twice (ext_len).";
@@ -121,6 +121,8 @@ export class Model {
     this.softmaxBias = take(`out_bias${end}`, V);
     const w = Float64Array.from({ length: D / 2 }, (_, k) => 10000 ** ((-2 * k) / D));
     this.frequencies = tensors.get("constants.inv_freq")?.data ?? w;
+    const right = this.frequencies.length === w.length && this.frequencies.every(Number.isFinite);
+    if (!right) throw new Error(`constants.inv_freq are not ${D / 2} numbers: of another model`);
     this.layers = [];
     for (let n = 0; n < c.n_layer; n++) {
       const p = `layers.${n}.`, own = c.untie_r || c.attn_type === 1 ? p : ""; // or all layers'

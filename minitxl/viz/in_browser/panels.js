@@ -48,6 +48,9 @@ function choice(name, options, act) {
   return select;
 }
 
+/** A percentage for narrow columns. */
+const short = (p) => (p < 0.0005 ? "0" : (100 * p).toFixed(p < 0.0995 ? 1 : 0)) + " %";
+
 /** The likeliest next characters: a full bar as it is read, a hollow one as it is compared with. */
 class NextPanel {
   constructor(world, take) {
@@ -80,7 +83,7 @@ class NextPanel {
       row.sign.textContent = this.world.shown[token];
       row.main.style.width = `${(100 * p) / most}%`;
       row.other.style.width = `${(100 * q) / most}%`;
-      row.text.textContent = `${percent(p)} · ${percent(q)}${token === came ? " ✓" : ""}`;
+      row.text.textContent = `${short(p)} · ${short(q)}${token === came ? " ✓" : ""}`;
       const says = `${this.world.spoken[token]}: ${percent(p)} ${names[0]}, ${percent(q)} ${names[1]}`;
       row.whole.setAttribute("aria-label", `${says}${token === came ? "; it came" : ""}. Press to read it.`);
     });

@@ -113,12 +113,12 @@ export class Session {
   }
 
   /** Draw the next token: p ~ exp(log p / temperature); 0 takes the likeliest. */
-  draw(temperature, random = Math.random) {
+  draw(temperature) {
     const logP = this.main.logProbs(this.length - 1);
     if (temperature <= 0) return logP.indexOf(Math.max(...logP));
     const top = Math.max(...logP);
     const weights = Array.from(logP, (x) => Math.exp((x - top) / temperature));
-    let left = random() * weights.reduce((sum, w) => sum + w, 0);
+    let left = Math.random() * weights.reduce((sum, w) => sum + w, 0);
     for (let token = 0; token < weights.length; token++) {
       left -= weights[token];
       if (left <= 0) return token;

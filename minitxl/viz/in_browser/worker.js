@@ -6,6 +6,7 @@ export function serve(post) {
   let session = null;
   let model = null;
   let running = 0; // the long deed that goes on; 0: none
+  let told = 0; // the tokens of it that the page knows of
 
   const breath = () => {
     const { port1, port2 } = new MessageChannel();
@@ -21,10 +22,8 @@ export function serve(post) {
   /** Read what `next` gives, token by token; tells the page at most every 30 ms. */
   async function long(id, next, delay = 0) {
     running = id;
-    let told = session.length;
+    told = session.length;
     let last = performance.now();
-    let begun = last;
-    const first = told;
     for (let token = next(); token !== null && running === id; token = next()) {
       session.read(token);
       const now = performance.now();
@@ -36,8 +35,7 @@ export function serve(post) {
       if (running !== id) return; // whoever stopped it has told the rest
     }
     running = 0;
-    const speed = (1000 * (session.length - first)) / (performance.now() - begun);
-    post({ id, kind: "done", speed, ...session.news(told) });
+    post({ id, kind: "done", ...session.news(told) });
   }
 
   const deeds = {
@@ -52,10 +50,9 @@ export function serve(post) {
       let at = 0;
       return long(id, () => (at < tokens.length ? tokens[at++] : null), delay);
     },
-    write: ({ id, count, temperature, delay, seed }) => {
-      const random = seed === undefined ? Math.random : generator(seed);
+    write: ({ id, count, temperature, delay }) => {
       let left = count;
-      return long(id, () => (left-- > 0 ? session.draw(temperature, random) : null), delay);
+      return long(id, () => (left-- > 0 ? session.draw(temperature) : null), delay);
     },
     stop: () => ({ kind: "news", ...session.news(session.length) }),
     takeBack({ n }) {
@@ -72,13 +69,13 @@ export function serve(post) {
     },
     /** Begin anew; `tokens` are read in one go, and what they cost without memory is given. */
     async restart({ id, T, M, tokens = [], otherBits = [] }) {
-      session = new Session(model, { T, M });
-      running = id;
-      for (let t = 0; t < tokens.length && running === id; t++) {
-        session.readKnown(tokens[t], otherBits[t]);
+      const mine = (session = new Session(model, { T, M }));
+      [running, told] = [id, 0];
+      for (let t = 0; t < tokens.length; t++) {
+        mine.readKnown(tokens[t], otherBits[t]);
         if (t % 4 === 0) await breath();
+        if (running !== id) return null; // whoever stopped it has told
       }
-      if (running !== id) return { kind: "news", ...session.news(0) };
       running = 0;
       session.compareWith("none");
       return { kind: "news", ...session.news(0) };
@@ -94,7 +91,7 @@ export function serve(post) {
   return async (message) => {
     try {
       if (message.kind !== "look") {
-        if (running) post({ id: running, kind: "done", ...session.news(0) });
+        if (running) post({ id: running, kind: "done", ...session.news(told) });
         running = 0;
       }
       const answer = await deeds[message.kind](message); // a long deed answers itself
@@ -102,16 +99,5 @@ export function serve(post) {
     } catch (error) {
       post({ id: message.id, kind: "error", text: error.message });
     }
-  };
-}
-
-/** Random numbers in [0, 1) from a seed (Marsaglia 2003, xorshift): a text can be written again. */
-function generator(seed) {
-  let x = seed | 0 || 1;
-  return () => {
-    x ^= x << 13;
-    x ^= x >>> 17;
-    x ^= x << 5;
-    return (x >>> 0) / 2 ** 32;
   };
 }

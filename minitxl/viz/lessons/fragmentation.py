@@ -25,7 +25,7 @@ from minitxl.viz.theme import (
 
 ORANGE, BLUE, GREEN, PURPLE, *_ = SEGMENT_COLOURS
 FULL = 8.0  # bits from which a cell is fully coloured
-GROUP = {  # members of the ablation's group: label, colour, line, marker
+GROUP = {  # arms of the ablation: label, colour, line, marker
     "abs-alone": ("vanilla: absolute positions, no memory", GREEN, "--", "^"),
     "xl-alone": ("relative positions, no memory", ORANGE, "--", "s"),
     "xl": ("Transformer-XL: relative, with memory", BLUE, "-", "o"),
@@ -101,7 +101,7 @@ def draw_group_by_position(results: dict) -> Picture:
     results: what `minitxl.experiments.ablation.run` returned, as JSON has it.
     """
     cells = {c["member"]: np.array(c["by_position"]) for c in results["cells"]}  # (seeds, T)
-    s, shape = results["settings"], results["settings"]["shape"]
+    s = results["settings"]
     with styled():
         figure = new_figure(10.4, 4.5)
         ax = figure.add_axes((0.075, 0.21, 0.9, 0.64))
@@ -111,7 +111,7 @@ def draw_group_by_position(results: dict) -> Picture:
             mean = cells[name].mean(axis=0)
             label = f"{label}: {mean.mean():.2f} bits on average"
             ax.plot(*_binned(mean), line, color=colour, lw=2.4, marker=marker, ms=6, label=label)
-        _position_axis(ax, shape["tgt_len"])
+        _position_axis(ax, s["tgt_len"])
         ax.legend(loc="upper right", handlelength=3.2, fontsize=9.5)
         lost = cells["xl-alone"].mean(axis=0) - cells["xl"].mean(axis=0)
         title = (
@@ -119,9 +119,10 @@ def draw_group_by_position(results: dict) -> Picture:
             f"character, {lost[-1]:.2f} at the last"
         )
         note = (
-            f"{shape['n_layer']} layers, D = {shape['d_model']}, segments and memory of "
-            f"{shape['tgt_len']}, {shape['steps']:,} steps, {s['seeds']} seed(s) (thin lines; "
-            f"thick: means); {results['n_predicted']:,} characters of unseen text."
+            f"{s['n_layer']} layers, D = {s['d_model']}, segments and memory of "
+            f"{s['tgt_len']}, {s['steps']:,} steps, {s['seeds']} seed(s) (thin lines; thick: "
+            f"means); {results['cells'][0]['n_predicted']:,} characters of unseen text, read as in "
+            "training."
         )
         return titled(figure, title, note, top=0.93, bottom=0.03, size=9.5, color=MUTED)
 

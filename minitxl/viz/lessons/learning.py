@@ -20,6 +20,7 @@ from minitxl.viz.theme import (
     level_lines,
     new_figure,
     segment_colour,
+    shown_as,
     styled,
     titled,
 )
@@ -189,6 +190,6 @@ class LiveCurves:
         with styled():
             picture.figure.canvas.draw()
         png = base64.b64encode(encode(picture.figure)).decode("ascii")
-        width = {"image/png": {"width": round(picture.figure.get_figwidth() * DPI)}}
+        shown = shown_as(picture.figure.get_figwidth() * DPI, repr(picture))
         data = {"image/png": png, "text/plain": repr(picture)}
-        self._handle.update(data, metadata=width, raw=True)
+        self._handle.update(data, metadata=shown, raw=True)

@@ -8,39 +8,21 @@ T - 1 numbers in place of T: the same result, and the last steps drawn here are 
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.collections import Collection, PolyCollection
-from matplotlib.colors import to_rgb
-from matplotlib.font_manager import FontProperties
-from matplotlib.path import Path
-from matplotlib.textpath import TextPath
-from matplotlib.transforms import Affine2D
 
 from minitxl.errors import MinitxlError
 from minitxl.model.attention import attention_mask
 from minitxl.model.ops import rel_shift_backward, rel_shift_forward
-from minitxl.viz.theme import (
-    HIDDEN,
-    INK,
-    MUTED,
-    PAPER,
-    SEGMENT_COLOURS,
-    LiveFigure,
-    encode,
-    new_figure,
-    shade,
-    styled,
-)
-from minitxl.viz.widgets.explorers import Explorer, _buttons, _ipywidgets, _looks, _slider
+from minitxl.viz.widgets.explorers import Explorer, buttons, numbers, slider
+from minitxl.viz.widgets.scene import Scene, segment_pair
 
 N_STEP = 6
 LOW, HIGH = 2, 6  # ends of the sliders of T and M
 ZERO = 0  # the label of a padded zero, and of a gradient that is exactly 0
 DIRECTIONS = {"forward": False, "adjoint": True}
-FONT = FontProperties(family="DejaVu Sans")
+WIDTH, HEIGHT = 1040, 490
 
 
 class Step(NamedTuple):
@@ -96,149 +78,101 @@ def meaning(label, tgt_len: int, mem_len: int):
     return query, distance, distance <= query + mem_len
 
 
-class RelShiftFigure(LiveFigure):
-    """The numbers before a step on the left, after it on the right."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        with styled():
-            self.figure = new_figure(10.4, 4.9)
-
-    def png(self) -> bytes:
-        """PNG bytes of the present state: another T or M has other cells, so all is drawn anew."""
-        with styled():
-            self.figure.canvas.draw()
-        return encode(self.figure)
-
-    def update(self, *, tgt_len: int, mem_len: int, step: int, backward: bool) -> None:
-        """Show step 1 ... 6 for T queries and a memory of M."""
-        if not 1 <= step <= N_STEP:
-            raise MinitxlError(f"step={step} must be 1 ... {N_STEP}")
-        known = steps(tgt_len, mem_len, backward=backward)
-        shape = (tgt_len, mem_len, backward)
-        title, note, operation = _words(tgt_len, mem_len, step, backward, known)
-        self.figure.clear()
-        with styled():
-            if step > 1:
-                dropped = known[step - 2].kind == ("padded" if backward else "view")
-                crossed = dropped and known[step - 1].kind == ("distance" if backward else "cut")
-                self._matrix(0.03, known[step - 2], *shape, crossed=crossed, earlier=True)
-                self._arrow(operation)
-                self._matrix(0.535, known[step - 1], *shape)
-            else:
-                self._matrix(0.28, known[0], *shape)
-            self.figure.text(0.016, 0.935, title, size=13, weight="bold")
-            self.figure.text(0.016, 0.03, note, size=10, linespacing=1.45)
-        self.caption = f"{title}. {note}".replace("\n", " ")
-
-    def _arrow(self, operation: str) -> None:
-        ax = self.figure.add_axes((0.462, 0.35, 0.076, 0.3))
-        ax.axis("off")
-        ax.set_xlim(0, 1)
-        ax.set_ylim(0, 1)
-        style = dict(arrowstyle="-|>", color=INK, lw=1.8, shrinkA=0, shrinkB=0, mutation_scale=16)
-        ax.annotate("", (0.98, 0.5), (0.02, 0.5), arrowprops=style)
-        ax.text(0.5, 0.58, operation, size=9.5, weight="bold", ha="center", va="bottom")
-
-    def _matrix(self, left, step: Step, t, m, backward, *, crossed=False, earlier=False) -> None:
-        """Cells with their labels; crossed: strike out what the next step leaves out."""
-        wide, high = 0.42, 0.70
-        rows, columns = step.labels.shape
-        width, height = self.figure.get_size_inches()
-        # cells are squares; there is room left for the names outside
-        size = min(wide * width / (columns + 1.2), high * height / (rows + 2.1), 0.48)
-        w, h = (columns + 1.2) * size / width, (rows + 2.1) * size / height
-        ax = self.figure.add_axes((left + (wide - w) / 2, 0.175 + (high - h) / 2, w, h))
-        ax.set_xlim(-1.1, columns + 0.1)
-        ax.set_ylim(rows + 0.6, -1.5)
-        ax.axis("off")
-        self._cells(ax, step, t, m, backward, size)
-        self._outside(ax, step, t, m, backward)
-        if crossed:
-            x, y = (
-                ([0.5, 0.5], [0.1, rows - 0.1]) if backward else ([0.1, columns - 0.1], [0.5] * 2)
-            )
-            ax.plot(x, y, color=INK, lw=2.2, zorder=5)
-        if earlier:
-            shade_ = dict(fc=PAPER, alpha=0.25, lw=0, zorder=6)
-            ax.fill([0, columns, columns, 0], [0, 0, rows, rows], **shade_)
-
-    def _cells(self, ax, step: Step, t, m, backward, size: float) -> None:
-        labels = step.labels.ravel()
-        row, column = np.indices(step.labels.shape).reshape(2, -1)
-        query, distance, exists = meaning(labels, t, m)
-        zero = labels == ZERO
-        covered = np.zeros(len(labels), bool)
-        if step.hidden:
-            covered = hidden_keys(t, m).ravel()
-        hues = np.array([to_rgb(c) for c in SEGMENT_COLOURS])[query % len(SEGMENT_COLOURS)]
-        fill = shade(hues, np.full(len(labels), 0.30))
-        fill[zero] = to_rgb(PAPER)
-        fill[covered] = to_rgb(HIDDEN)
-        corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) + np.stack([column, row], 1)[:, None]
-        style = dict(edgecolors=MUTED, linewidths=0.6)
-        ax.add_collection(PolyCollection(corners, facecolors=fill, **style, zorder=2))
-        far = ~exists & ~zero & ~covered
-        hatch = dict(hatch="////", facecolors="none", linewidths=0, zorder=2.5)
-        ax.add_collection(PolyCollection(corners[far], edgecolors="#8F8B80", **hatch))
-        big, small = [], []
-        for n in range(len(labels)):
-            masked = covered[n] and not backward
-            big.append("-∞" if masked else "0" if zero[n] else str(distance[n]))
-            filler = "zero" if backward else "pad"
-            small.append("" if masked else filler if zero[n] else f"q{query[n]}")
-        centre = np.stack([column + 0.5, row + 0.5], axis=1)
-        points = 72 * size
-        _write(ax, centre - 0.06, big, min(12.5, 0.42 * points))
-        _write(ax, centre + np.array([0.45, 0.31]), small, min(7.5, 0.25 * points), right=True)
-
-    def _outside(self, ax, step: Step, t: int, m: int, backward: bool) -> None:
-        """Names of rows and columns, the shape, and a line around what the mask hides."""
-        rows, columns = step.labels.shape
-        names = {"padded": "T, K+1", "view": "K+1, T", "cut": "K, T"}
-        shape = f"({names.get(step.kind, 'T, K')}) = ({rows}, {columns})"
-        kept = dict(size=9.5, color=MUTED, ha="center", va="bottom")
-        if step.kind == "key":
-            for j in range(columns):
-                ax.text(j + 0.5, -0.12, f"{j - m}".replace("-", "\u2212"), size=8.5, ha="center")
-            ax.plot([m, m], [-0.75, rows], color=INK, lw=2.4, zorder=4)
-            stairs = [(m + i + 1, i + down) for i in range(t - 1) for down in (0, 1)]
-            x, y = zip(*stairs, (columns, t - 1), (columns, 0), (m + 1, 0), strict=True)
-            ax.plot(x, y, color=INK, lw=1.8, ls=(0, (3, 1.5)), zorder=4)
-            name = "exactly 0" if backward else "hidden" if step.hidden else "garbage"
-            style = dict(size=9, ha="right", va="top", weight="bold")
-            ax.text(columns, rows + 0.1, f"dashed: {name}", **style)
-            ax.text(-0.12, -0.12, "key", size=8.5, color=MUTED, ha="right")
-        if rows == t and step.kind != "cut":
-            for i in range(rows):
-                style = dict(size=9, ha="right", va="center", weight="bold")
-                ax.text(-0.15, i + 0.5, f"q{i}", color=SEGMENT_COLOURS[i], **style)
-        said = {"distance": "by distance", "key": "by key"}.get(step.kind, "")
-        if step.hidden:
-            said += ", masked"
-        ax.text(columns / 2, -0.95, f"{said}  {shape}".strip(), **kept)
+def shift_scene(*, tgt_len: int, mem_len: int, step: int, backward: bool) -> Scene:
+    """Step 1 ... 6 for T queries and a memory of M: the numbers before it, and after it."""
+    if not 1 <= step <= N_STEP:
+        raise MinitxlError(f"step={step} must be 1 ... {N_STEP}")
+    known = steps(tgt_len, mem_len, backward=backward)
+    shape = (tgt_len, mem_len, backward)
+    title, note, operation = _words(tgt_len, mem_len, step, backward, known)
+    scene = Scene(WIDTH, HEIGHT)
+    if step > 1:
+        dropped = known[step - 2].kind == ("padded" if backward else "view")
+        crossed = dropped and known[step - 1].kind == ("distance" if backward else "cut")
+        _matrix(scene, 30, known[step - 2], *shape, crossed=crossed)
+        _matrix(scene, 556, known[step - 1], *shape)
+        scene.lines([[(482, 245), (554, 245)], [(545, 238), (554, 245), (545, 252)]], stroke="ink",
+                    width=2.5)  # fmt: skip
+        for n, word in enumerate(operation.split("\n")[::-1]):
+            scene.text(518, 225 - 18 * n, word, size=13, bold=True, anchor="middle")
+    else:
+        _matrix(scene, 290, known[0], *shape)
+    return scene.headed(title, note)
 
 
-@lru_cache(maxsize=256)
-def _outline(text: str, right: bool) -> Path:
-    """Outline of a short text at size 1; the origin is in its middle, or at its right end."""
-    path = TextPath((0.0, 0.0), text, size=1.0, prop=FONT)
-    box = path.get_extents()
-    x = box.x1 if right else (box.x0 + box.x1) / 2
-    return path.transformed(Affine2D().translate(-x, -0.36))
+def _matrix(scene: Scene, left: float, step: Step, t, m, backward, *, crossed=False) -> None:
+    """Cells with their labels; crossed: strike out what the next step leaves out."""
+    rows, columns = step.labels.shape
+    size = min(437 / (columns + 1.2), 343 / (rows + 2.1), 48)  # cells are squares
+    # there is room left for the names outside
+    x0 = left + 0.85 * size + (437 - (columns + 1.2) * size) / 2
+    y0 = 62 + 1.35 * size + (343 - (rows + 2.1) * size) / 2
+
+    def place(column, row):
+        return x0 + column * size, y0 + row * size
+
+    _cells(scene, step, t, m, backward, place, size)
+    _outside(scene, step, t, m, backward, place, size)
+    if crossed and backward:
+        scene.lines([[place(0.5, -0.1), place(0.5, rows + 0.1)]], stroke="ink", width=2)
+    elif crossed:
+        scene.lines([[place(-0.1, 0.5), place(columns + 0.1, 0.5)]], stroke="ink", width=2)
 
 
-def _write(ax, places, texts, size: float, right: bool = False) -> None:
-    """Write texts at places (n, 2), all in one collection: a hundred cost a few milliseconds."""
-    some = [i for i, text in enumerate(texts) if text]
-    if some:
-        glyphs = Collection(
-            offsets=places[some], offset_transform=ax.transData, linewidths=0, zorder=3
-        )
-        glyphs.set_paths([_outline(texts[i], right) for i in some])
-        glyphs.set_transform(Affine2D().scale(size / 72.0) + ax.figure.dpi_scale_trans)
-        glyphs.set_facecolor(INK)
-        ax.add_collection(glyphs, autolim=False)
+def _cells(scene: Scene, step: Step, t, m, backward, place, size) -> None:
+    """A score shows its distance, as d3, and its query; a padded zero 0: no cell could be both."""
+    labels = step.labels
+    query, distance, exists = meaning(labels, t, m)
+    zero, covered = labels == ZERO, np.zeros(labels.shape, bool)
+    if step.hidden:
+        covered = hidden_keys(t, m)
+
+    def boxes(where):
+        return [(*place(column, row), size, size) for row, column in np.argwhere(where)]
+
+    scene.boxes(boxes(zero & ~covered), fill="paper")
+    for i in range(t):
+        scene.boxes(boxes(~zero & ~covered & (query == i)), fill=segment_pair(i), alpha=0.3)
+    scene.boxes(boxes(covered), fill="hidden")
+    scene.boxes(boxes(~exists & ~zero & ~covered), hatch=True)
+    scene.boxes(boxes(labels >= 0), stroke="muted", width=0.8)
+    big, small = min(17, 0.4 * size), min(10, 0.25 * size)
+    filler = "exactly" if backward else "pad"
+    for (row, column), label in np.ndenumerate(labels):
+        x, y = place(column, row)
+        masked = covered[row, column] and not backward
+        word = "\u2212∞" if masked else "0" if label == ZERO else f"d{distance[row, column]}"
+        below = "" if masked else filler if label == ZERO else f"q{query[row, column]}"
+        scene.text(x + size / 2, y + 0.42 * size, word, size=big, anchor="middle")
+        if below:
+            scene.text(x + 0.94 * size, y + 0.81 * size, below, size=small, anchor="end")
+
+
+def _outside(scene: Scene, step: Step, t, m, backward, place, size) -> None:
+    """Names of rows and columns, the shape, and a line around what the mask hides."""
+    rows, columns = step.labels.shape
+    names = {"padded": "T, K+1", "view": "K+1, T", "cut": "K, T"}
+    shape = f"({names.get(step.kind, 'T, K')}) = ({rows}, {columns})"
+    if step.kind == "key":
+        for j in range(columns):
+            scene.text(*place(j + 0.5, -0.3), j, size=12, anchor="middle")
+        scene.lines([[place(m, -0.6), place(m, rows)]], stroke="ink", width=3.2)
+        stairs = [(m + i + 1, i + down) for i in range(t - 1) for down in (0, 1)]
+        corner = [*stairs, (columns, t - 1), (columns, 0), (m + 1, 0)]
+        scene.lines([[place(*at) for at in corner]], stroke="ink", width=2.4, dash=(7, 4))
+        name = "exactly 0" if backward else "hidden" if step.hidden else "garbage"
+        x, y = place(columns, rows)
+        scene.text(x, y + 13, f"dashed: {name}", size=12.5, anchor="end", bold=True)
+        scene.text(*place(-0.12, -0.3), "key j", size=12, colour="muted", anchor="end")
+    if rows == t and step.kind != "cut":
+        for i in range(rows):
+            style = dict(size=12.5, anchor="end", bold=True, colour=segment_pair(i))
+            scene.text(*place(-0.15, i + 0.5), f"q{i}", **style)
+    said = {"distance": "by distance", "key": "by key"}.get(step.kind, "")
+    if step.hidden:
+        said += ", masked"
+    x, y = place(columns / 2, -0.95 if step.kind == "key" else -0.4)
+    scene.text(x, y, f"{said}  {shape}".strip(), size=13, colour="muted", anchor="middle")
 
 
 def _words(t: int, m: int, step: int, backward: bool, known: list[Step]) -> tuple[str, str, str]:
@@ -296,8 +230,8 @@ def _words(t: int, m: int, step: int, backward: bool, known: list[Step]) -> tupl
         words = [
             (
                 "Scores by distance: one product with all distances, for every query alike",
-                "A cell shows its distance d = K - 1 - c, the same in a column; the score there is "
-                "(q + v) · r_d.\nHatched: farther back than this query has keys.",
+                "d3 is the score at distance 3, (q + v) · r_d; a column has one d = K - 1 - c.\n"
+                "Hatched: farther back than this query has keys.",
                 "",
             ),
             (
@@ -350,29 +284,23 @@ def rel_shift_explorer(*, tgt_len: int = 3, mem_len: int = 3, step: int = 1) -> 
     tgt_len and mem_len 2 ... 6, step 1 ... 6: where the sliders begin. The static pictures show
     the steps that matter. Raises `MinitxlError` for a value that is no stop of its slider.
     """
-    widgets = _ipywidgets()
-    for name, value, low, high in (
-        ("tgt_len", tgt_len, LOW, HIGH),
-        ("mem_len", mem_len, LOW, HIGH),
-        ("step", step, 1, N_STEP),
-    ):
-        if not low <= value <= high:
-            raise MinitxlError(f"{name}={value} must be {low} ... {high}, its slider's ends")
-    lengths = dict(min=LOW, max=HIGH, **_looks(widgets))
-    controls = {
-        "step": _slider(widgets, "step", [(str(n), n) for n in range(1, N_STEP + 1)], step),
-        "direction": _buttons(
-            widgets, "direction", list(DIRECTIONS), next(iter(DIRECTIONS)), "135px"
-        ),
-        "tgt_len": widgets.IntSlider(value=tgt_len, description="segment T", **lengths),
-        "mem_len": widgets.IntSlider(value=mem_len, description="memory M", **lengths),
-    }
-    figure = RelShiftFigure()
-
-    def draw(*, direction: str, **state) -> None:
-        figure.update(**state, backward=DIRECTIONS[direction])
-
     forward, backward = DIRECTIONS
+    if not 1 <= step <= N_STEP:
+        raise MinitxlError(f"step={step} must be 1 ... {N_STEP}")
+    controls = {
+        "step": slider("step", [(str(n), n) for n in range(1, N_STEP + 1)], step),
+        "direction": buttons("direction", list(DIRECTIONS), forward, "135px"),
+        "tgt_len": numbers("segment T", "tgt_len", tgt_len, LOW, HIGH),
+        "mem_len": numbers("memory M", "mem_len", mem_len, LOW, HIGH),
+    }
+
+    def draw(*, direction: str, **state) -> Scene:
+        return shift_scene(**state, backward=DIRECTIONS[direction])
+
+    def begin(_) -> None:  # each way is walked from its own first step
+        controls["step"].value = 1
+
+    controls["direction"].observe(begin, names="value")
     states = [{"direction": forward, "step": n} for n in (2, 3, 4, 5, 6)]
     states += [{"direction": backward, "step": n} for n in (4, 6)]
-    return Explorer(figure, controls, draw, states=states)
+    return Explorer(controls, draw, states=states)

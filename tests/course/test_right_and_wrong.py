@@ -1,0 +1,181 @@
+"""Right answers pass in every style; wrong ones, made by mutation, do not: for every exercise."""
+
+import inspect
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from helpers.course_answers import ANSWERS
+from helpers.mutants import mutants
+from helpers.other_answers import OTHERS
+from minitxl.course import EXERCISES, generator
+
+IDS = sorted(EXERCISES)
+STYLES = [(e, f) for e in IDS for f in (ANSWERS[e], *OTHERS[e])]
+
+# Mutants that are as right as what they were made of: what is printed, shapes (-2 for -1 in a
+# reshape), orders of a sum, conditions that never decide, a base of 10001, which nobody can see.
+_WIDE = "column[None, None] + np.zeros((*q.shape[:2], 1, 1), dtype=int)"
+# fmt: off
+EQUIVALENT = {
+    "lengths_by_tile": ["1 -> 2"],
+    "culprits_by_table": ["0 -> -1", "0 -> 1"],
+    "softmax_backward_by_jacobian": ["0 -> -1"],
+    "softmax_backward_aloud": ["0 -> -1", ":3 -> :", "3 -> 4", "3 -> 2"],
+    "layer_norm_backward": ["(0, 1) -> (1, 0)", "(0, 1) -> (1, 0)"],
+    "layer_norm_backward_by_jacobian": ["1 -> 2"],
+    "layer_norm_backward_by_steps": ["0 -> 1"],
+    "attend_by_masked_array": ["0 -> 1", "0 -> -1"],
+    "relative_positions": ["10000 -> 10001", "10000 -> 9999"],
+    "positions_by_outer": ["10000 -> 10001", "10000 -> 9999"],
+    "positions_by_complex": ["d_model // 2 -> d_model / 2"],
+    "shift_by_index": ["1 -> 2"],
+    "shift_by_loop": [
+        "i + 1 < t -> i + 1 <= t",
+        "i + 1 -> i - 1",
+        "i + 1 -> i",
+        "1 -> 2",
+        "1 -> 0",
+        "2 -> 3",
+    ],
+    "unshift_by_matrix": ["(t * k, t * k) -> (t * k, t * k)", "1 -> 2"],
+    "unshift_by_scatter": ["t:t + t * k -> t:"],
+    "four_terms": ["-1 -> 1"],
+    "terms_by_index": [
+        "0 -> -1",
+        f"{_WIDE} -> {_WIDE.replace(' + ', ' - ')}",
+        f"{_WIDE} -> column[None, None]",
+        "c + 0 * a -> c - 0 * a",
+        "d[None] + 0 * a -> d[None] - 0 * a",
+        "(None, None) -> (None, None)",
+        "0 * a -> 0 / a",
+        "0 * a -> 0 / a",
+    ],
+    "terms_by_shift": ["-2 -> 2", "(0, 0) -> (0, 0)", "(0, 0) -> (0, 0)"],
+    "contiguous_batch": ["1 -> 2", "1 -> 2"],
+    "batch_by_split": ["b * per_row:(b + 1) * per_row + 1 -> b * per_row:", "1 -> 2", "1 -> 2"],
+    "mask_by_lists": ["0 -> -1"],
+    "stop_by_loop": [
+        "(np.zeros_like(w_k), np.zeros_like(w_v)) -> (np.zeros_like(w_v), np.zeros_like(w_k))"
+    ],
+    "stop_by_reshape": ["1 -> 2", "1 -> 2"],
+    "loss_gradient_by_logsumexp": ["-1 -> 1", "-1 -> 1", "0 -> -1"],
+    "bits_by_loop": ["(0.0, 0) -> (0, 0.0)"],
+    "speed_by_parts": ["2 -> 3", "2 -> 1"],
+    "affordable_memory": ["flops // n_layer -> flops / n_layer"],
+    "affordable_by_search": ["30 -> 31", "30 -> 29", "10 -> 11", "10 -> 9", "7 -> 8", "7 -> 6"],
+}
+# fmt: on
+
+
+def score(exercise_id, answer, seed=0):
+    return EXERCISES[exercise_id].judge(answer, generator(exercise_id, seed))
+
+
+@pytest.mark.parametrize(("exercise_id", "answer"), STYLES, ids=lambda x: getattr(x, "__name__", x))
+def test_right_answers_in_other_styles(exercise_id, answer):
+    for seed in range(6):
+        verdict = score(exercise_id, answer, seed)
+        assert verdict.passed, f"seed {seed}: {verdict.message}"
+
+
+def low(x):
+    """What is of float64, in float32."""
+    if isinstance(x, list | tuple):
+        return type(x)(map(low, x))
+    return np.float32(x) if isinstance(x, np.ndarray) and x.dtype == float else x
+
+
+def in_float32(answer):
+    return lambda *args: low(answer(*map(low, args)))
+
+
+def aloud(answer):
+    def f(*args):
+        print("called with", *args)
+        result = answer(*args)
+        print(result)
+        return result
+
+    return f
+
+
+def as_list(answer):
+    def f(*args):
+        result = answer(*args)
+        if isinstance(result, tuple):
+            return list(result)
+        return np.asarray(result).tolist() if np.size(result) else result
+
+    return f
+
+
+def by_torch(answer):
+    """Tensors out, which is what PyTorch returns."""
+    torch = pytest.importorskip("torch")
+
+    def tensors(x):
+        if isinstance(x, list | tuple):
+            return type(x)(map(tensors, x))
+        return torch.tensor(x, requires_grad=np.asarray(x).dtype.kind == "f")
+
+    return lambda *args: tensors(answer(*args))
+
+
+@pytest.mark.parametrize("style", [in_float32, aloud, as_list, by_torch])
+@pytest.mark.parametrize("exercise_id", IDS)
+def test_harmless_things_cost_nothing(exercise_id, style, capsys):
+    for seed in range(2):
+        verdict = score(exercise_id, style(ANSWERS[exercise_id]), seed)
+        assert verdict.passed, f"seed {seed}: {verdict.message}"
+
+
+@pytest.mark.parametrize("exercise_id", IDS)
+def test_wrong_answers_are_found(exercise_id, capsys):
+    wrong, passed = 0, Counter()
+    for answer in (ANSWERS[exercise_id], *OTHERS[exercise_id]):
+        for what, source in mutants(inspect.getsource(answer)):
+            names = {"np": np, "math": math}
+            exec(source, names)
+            if score(exercise_id, names[answer.__name__]).passed:
+                passed[answer.__name__, what] += 1
+            else:
+                wrong += 1
+    known = Counter((name, what) for name, all in EQUIVALENT.items() for what in all)
+    names = {f.__name__ for f in (ANSWERS[exercise_id], *OTHERS[exercise_id])}
+    assert passed == Counter({k: n for k, n in known.items() if k[0] in names})
+    assert wrong >= 20
+
+
+def with_half(x):
+    return round(x)
+
+
+WRONG = [  # that passed once, or that mutation does not make
+    ("reach", lambda n, t, m: (n - 1) * t * with_half(m / t) + m),
+    ("reach", lambda n, t, m: (n - 1) * t * ((m + t // 2) // t) + m),
+    ("influence", lambda n, t, m, o: (n - 1) * t * with_half(m / t) + m + o + 1),
+    ("context-lengths", lambda n, t: np.tile(np.arange(1, t + 1), n // t)),
+    ("contiguous-batch", lambda text, b, t, n: _batch(text, b, t, n, len(text) // (b * t))),
+    ("recl-gain", lambda near, far, r: _gain(near, far, int(r * near.shape[1]))),
+    ("recl-gain", lambda near, far, r: _gain(near, far, max(1, int(r * near.shape[1])))),
+    ("recl-gain", lambda near, far, r: _gain(near, far, math.ceil(r * near.shape[1]))),
+]
+
+
+def _batch(text, b, t, n, steps):
+    at = np.arange(b)[:, None] * steps * t + n * t + np.arange(t)
+    return text[at], text[at + 1]
+
+
+def _gain(near, far, n):
+    best = near.min(0)
+    hard = np.argsort(best)[::-1][:n]
+    return 1 - np.exp(np.minimum(best, far)[:, hard].mean(1) - best[hard].mean())
+
+
+@pytest.mark.parametrize(("exercise_id", "answer"), WRONG)
+def test_wrong_answers_that_once_passed(exercise_id, answer):
+    assert all(not score(exercise_id, answer, seed).passed for seed in range(20))

@@ -1,0 +1,66 @@
+"""Pictures of the experiments: their words follow from the results, and stay inside."""
+
+import numpy as np
+import pytest
+
+from minitxl.experiments import draw, stored
+from minitxl.experiments.ablation import difference
+from minitxl.experiments.coherence import known
+from minitxl.experiments.context_figure import middle
+from minitxl.experiments.stop_gradient import median_updates, of_way, stalled
+
+
+def context(r) -> list:
+    of = {(a["arm"], x["reading"]): x for a in r["arms"] for x in a["readings"]}
+    keys = (("xl-112", "memory"), ("xl-112", "longer memory"), ("vanilla-16", "sliding"))
+    far, farther, vanilla = (f"{middle(of[key]):.0f}" for key in keys)
+    return [f"from {far} characters back", f"from {farther}; vanilla from {vanilla}", "2 of 5"]
+
+
+def ablation(r) -> list:
+    chunks, window = (
+        difference(r, f"XL: no recurrence, {how}")["mean"] for how in ("in chunks", "by a window")
+    )
+    return [f"{chunks:.3f} bits against fixed chunks, {window:.3f} against a window"]
+
+
+def stop_gradient(r) -> list:
+    stopped, full = (of_way(r, way) for way in ("stopped", "full"))
+    n, (low, high) = stalled(stopped)
+    return [
+        f"{median_updates(stopped):g} updates in the median, not {median_updates(full):g}",
+        f"{n} of {len(stopped['learned_after'])} stall",
+        f"[{low:.0%}, {high:.0%}]",
+    ]
+
+
+def memory_ladder(r) -> list:
+    twice = [
+        p["minus_trained"]["mean"]
+        for m in r["models"]
+        for p in m["points"]
+        if (p["option"], p["mem_len"]) == ("plain", 2 * m["tgt_len"])
+    ]
+    return [", ".join(f"{x:+.3f}" for x in twice)]
+
+
+def coherence(r) -> list:
+    by = {w["writer"]: np.mean(known(w, "quotations")) for w in r["writers"]}
+    return [f"{by['memory 0']:.0%} of the paragraphs", f"{by['memory 512']:.0%} with 512"]
+
+
+@pytest.mark.parametrize(
+    "said", [context, ablation, stop_gradient, memory_ladder, coherence], ids=lambda f: f.__name__
+)
+def test_pictures_say_what_the_results_say_and_stay_inside(said):
+    results = stored(said.__name__)
+    picture = draw(said.__name__)
+    assert all(words in picture.caption for words in said(results)), picture.caption
+    figure = picture.figure
+    figure.canvas.draw()
+    texts = [t for ax in figure.axes for t in (*ax.texts, ax.xaxis.label, ax.yaxis.label, ax.title)]
+    texts += [t for ax in figure.axes for t in ax.get_yticklabels()]
+    for text in (*texts, *figure.texts):
+        box = text.get_window_extent()
+        inside = box.x0 >= -1 and box.y0 >= 0 and box.y1 <= figure.bbox.y1
+        assert inside and box.x1 <= figure.bbox.x1, text.get_text()
