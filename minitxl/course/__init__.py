@@ -21,8 +21,18 @@ from types import MappingProxyType
 
 import numpy as np
 
+from minitxl.course import hunt
 from minitxl.course.exercise import Exercise, Verdict
-from minitxl.course.exercises import attention, beyond, measure, memory, ops, position, stream
+from minitxl.course.exercises import (
+    attention,
+    beyond,
+    bugs,
+    measure,
+    memory,
+    ops,
+    position,
+    stream,
+)
 from minitxl.course.running import library_use
 from minitxl.course.trial import capstone, parts, run_with
 from minitxl.course.yours import PARTS, install
@@ -36,6 +46,7 @@ __all__ = [
     "capstone",
     "check",
     "generator",
+    "hunt",
     "install",
     "line",
     "parts",
@@ -52,6 +63,7 @@ GROUPS = (
     attention,
     position,
     memory,
+    bugs,
     measure,
     beyond,
 )

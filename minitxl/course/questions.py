@@ -81,6 +81,10 @@ _RUBRICS = {
         ("6.2", "it gains at a segment's first characters", "and pays from the ninth on, and why"),
         ("6.3", "half of the training signal is thrown away",
          "absolute positions cannot read what was never trained, with which effect of more steps"),
+        ("6.4", "no: it gains only where the memory is short, which training hardly ever showed",
+         "once the memory is full it is the sound model"),
+        ("6.5", "mask and positions, and stream by a segment's first characters; not zeros, keys",
+         "a test that fails for the broken model and passes for the sound one"),
     ),
     "07_evaluation": (
         ("7.1", "with 16 characters it is sure of a wrong name; with none it spreads its bets"),

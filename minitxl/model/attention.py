@@ -213,6 +213,7 @@ class HeadsCache(NamedTuple):
     n_head: int
 
 
+@has_twin
 def heads_forward(x, h, w_q, w_k, w_v, *, n_head, xp):
     """Return q (B, H, T, Dh) of the segment x (B, T, D), and k, v (B, H, K, Dh) of h (B, K, D).
 

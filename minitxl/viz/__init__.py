@@ -14,6 +14,7 @@ from minitxl.viz.lessons.beyond import (
     draw_reading_cost,
     draw_recall,
 )
+from minitxl.viz.lessons.bugs import draw_symptoms
 from minitxl.viz.lessons.by_hand import draw_checks, draw_ledger, draw_memory_rows
 from minitxl.viz.lessons.four_terms import draw_four_terms, draw_leak
 from minitxl.viz.lessons.fragmentation import (
@@ -60,6 +61,7 @@ __all__ = [
     "draw_sliding",
     "draw_stale_states",
     "draw_surprise",
+    "draw_symptoms",
     "gradient_explorer",
     "gradient_norms",
     "live",

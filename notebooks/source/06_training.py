@@ -4,15 +4,24 @@
 # **You will be able to** write the gradient that every training step starts from; read a step of
 # training line by line; see, while two models learn, what only the one with a memory can learn;
 # say, from experiments with several seeds, what recurrence, encoding and the stopped gradient are
-# worth, and how sure that is.
+# worth, and how sure that is; tell a broken model from a sound one by what it shows.
 #
-# **You need** notebooks 2 (backward passes) and 4 (memory). **Time:** 30 minutes, of which the
-# computer takes less than one. **Exercises:** 1.
+# **You need** notebooks 2 (backward passes) and 4 (memory). **Time:** 40 minutes, of which the
+# computer takes one. **Exercises:** 2.
 
 # %%
 import numpy as np
 
-from minitxl import Config, Stream, TrainConfig, TransformerXL, course, load_corpus, viz
+from minitxl import (
+    Config,
+    Stream,
+    TrainConfig,
+    TransformerXL,
+    course,
+    load_corpus,
+    load_pretrained,
+    viz,
+)
 from minitxl.experiments import draw, stored  # results that are kept with the package
 from minitxl.training.optim import Adam, clip_by_norm, learning_rate
 
@@ -225,6 +234,51 @@ course.capstone(mine)
 # %% [markdown]
 # > **Try this.** Spoil one: `course.capstone(mine | {"softmax_backward": lambda dp, p: p * dp})`.
 # > Does the model still learn? Would you have noticed without the other curve?
+
+# %% [markdown]
+# ## 6.7 A bug hunt
+#
+# A wrong model seldom stops. It runs, it learns something, and its text looks like text. Here are
+# five: each is the shipped model with a mistake that people do make in the code around it.
+#
+# | word | what is wrong |
+# |---|---|
+# | `stream` | the batches do not continue: rows get the text's segments in another order |
+# | `keys` | keys and values are cached, while in training the weights change |
+# | `mask` | the mask ignores $M$: query $i$ is taken to stand in column $i$ of the keys |
+# | `zeros` | a memory that is not full yet is filled up with zeros |
+# | `positions` | positions restart at every segment |
+#
+# And here is what they show. (Each reads 16 rows of the test text, $T = 32$, $M = 64$; $dW_k$ is
+# the gradient of the last segment, as in notebook 2.)
+
+# %%
+text = corpus.test
+shown = course.hunt.symptoms(load_pretrained("war-and-peace").model, text)
+curves = ("by_segment", "by_place", "seen", "share")
+viz.draw_symptoms(*({name: getattr(x, what) for name, x in shown.items()} for what in curves))
+
+# %% [markdown]
+# **Exercise.** Which is which? For each one say first what it *must* show: where along the stream,
+# where in a segment, in the picture, in the gradient. One of them looks as sound as the sound one.
+
+# %% exercise bug-hunt
+
+# %% check bug-hunt
+
+# %% [markdown]
+# When you have found one, look at its code: what it does in place of `Sound` in
+# `minitxl/course/hunt.py`.
+
+# %%
+course.hunt.reveal()
+
+# %% [markdown]
+# > **Question 4.** One of the five pays *less* than the sound model at the stream's start. Is it
+# > the better model? (What did the shipped model hardly ever see in training?)
+#
+# > **Question 5.** Which of the five would you find by the learning curve alone? For the others:
+# > write down a test of a few lines that fails for the broken model and passes for the sound one.
 #
 # ## Where to go
 #

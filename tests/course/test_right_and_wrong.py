@@ -21,6 +21,7 @@ _WIDE = "column[None, None] + np.zeros((*q.shape[:2], 1, 1), dtype=int)"
 # fmt: off
 EQUIVALENT = {
     "lengths_by_tile": ["1 -> 2"],
+    "culprits_by_table": ["0 -> -1", "0 -> 1"],
     "softmax_backward_by_jacobian": ["0 -> -1"],
     "softmax_backward_aloud": ["0 -> -1", ":3 -> :", "3 -> 4", "3 -> 2"],
     "layer_norm_backward": ["(0, 1) -> (1, 0)", "(0, 1) -> (1, 0)"],

@@ -146,7 +146,12 @@ def affordable_memory(n_layer, d_model, d_inner, segment_len, flops):
     return max(0, left // (6 * d_model) - segment_len)
 
 
+def culprits(bugs):
+    return [bugs.index(bug) for bug in ("zeros", "positions", "keys", "stream", "mask")]
+
+
 ANSWERS = {
+    "bug-hunt": culprits,
     "context-lengths": context_lengths,
     "contiguous-batch": contiguous_batch,
     "softmax-backward": softmax_backward,
@@ -186,6 +191,11 @@ MISTAKES = {
     "softmax-backward": ("(p * dp).sum", "dp.sum", "must be weighted by p"),
     "layer-norm-backward": ("g.mean(axis=-1, keepdims=True) -", "0 -", "it lacks - mean(g)"),
     "cross-entropy-gradient": (" / len(targets)", "", "divide by N"),
+    "bug-hunt": (
+        '"zeros", "positions"',
+        '"positions", "zeros"',
+        "not 'positions': its gradient is",
+    ),
     "attention-forward": (" / np.sqrt(q.shape[-1])", "", "forgot to divide the scores"),
     "attention-backward": ("dp - (p * dp).sum(axis=-1, keepdims=True)", "dp", "lacks its sum"),
     "relative-positions": ("(n_key - 1 - row)", "row", "the distances rise"),

@@ -343,7 +343,38 @@ def affordable_by_steps(n_layer, d_model, d_inner, segment_len, flops):
     return max(keys - segment_len, 0)
 
 
+def culprits_by_table(bugs):
+    model = {"mask": 4, "stream": 3, "keys": 2, "positions": 1, "zeros": 0}
+    places = [0] * 5
+    for n in range(len(bugs)):
+        if bugs[n] in model:
+            places[model[bugs[n]]] = n
+    return tuple(places)
+
+
+def culprits_by_array(bugs):
+    wanted = np.array(["zeros", "positions", "keys", "stream", "mask"])
+    return list((np.array(bugs) == wanted[:, None]).argmax(axis=1))
+
+
+def culprits_by_search(bugs):
+    model = [None] * 5
+    for n in range(len(bugs)):
+        if bugs[n] == "zeros":
+            model[0] = n
+        if bugs[n] == "positions":
+            model[1] = n
+        if bugs[n] == "keys":
+            model[2] = n
+        if bugs[n] == "stream":
+            model[3] = n
+        if bugs[n] == "mask":
+            model[4] = n
+    return model
+
+
 OTHERS = {
+    "bug-hunt": (culprits_by_table, culprits_by_array, culprits_by_search),
     "context-lengths": (lengths_by_counting, lengths_by_tile),
     "contiguous-batch": (batch_by_loop, batch_by_split),
     "softmax-backward": (softmax_backward_by_jacobian, softmax_backward_aloud),

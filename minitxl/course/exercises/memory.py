@@ -136,7 +136,7 @@ def _mask(t, m, keys, *, late=0, early=0, use_mem=True, use_keys=True):
 MASK = Exercise(
     id="same-length-mask",
     title="Which keys a query sees",
-    points=5,
+    points=4,
     notebook="04_memory",
     head='''
 def attention_mask(n_query, n_mem, max_keys):
@@ -245,7 +245,7 @@ def _zeroed(*a):
 STOP = Exercise(
     id="the-stop",
     title="The gradient stops at the memory",
-    points=7,
+    points=6,
     notebook="04_memory",
     head='''
 def key_value_backward(dk, dv, h, w_k, w_v, n_mem):

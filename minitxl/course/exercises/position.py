@@ -34,7 +34,7 @@ def _positions(n_key, d_model, distances=None, step=2, sign=-1, interleaved=Fals
 POSITIONS = Exercise(
     id="relative-positions",
     title="Sinusoids of distances",
-    points=4,
+    points=3,
     notebook="03_relative_positions",
     head='''
 def relative_positions(n_key, d_model):
@@ -204,7 +204,7 @@ def rel_shift(x):
 REL_SHIFT_BACKWARD = Exercise(
     id="rel-shift-backward",
     title="The adjoint of rel-shift",
-    points=6,
+    points=5,
     notebook="03_relative_positions",
     head='''
 def rel_shift_backward(dy):
@@ -294,7 +294,7 @@ def _future(q, k, r, u, v):
 FOUR_TERMS = Exercise(
     id="four-terms",
     title="The four terms of a score",
-    points=7,
+    points=6,
     notebook="03_relative_positions",
     head='''
 def four_terms(q, k, r, u, v):
