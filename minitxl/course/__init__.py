@@ -50,11 +50,13 @@ __all__ = [
     "install",
     "line",
     "parts",
+    "reveal",
     "run_with",
-    "show",
 ]
 
 _LEFT_OUT = object()
+TRIES = 3  # honest ones, after which the answer is shown
+_TRIES: dict[str, set] = {}  # exercise -> wrong answers that were checked in this kernel
 SEED = 0  # of the shapes and numbers while learning: the same at every try
 
 GROUPS = (
@@ -103,25 +105,47 @@ def check(exercise_id: str, answer=_LEFT_OUT) -> None:
         verdict = Verdict(True, 1.0, text)
     elif verdict.solved and answer is not _LEFT_OUT and (name := library_use(answer)):
         verdict = Verdict(False, 0.0, f"it calls {name}: write it yourself")
+    if verdict.solved and not verdict.passed:
+        _count_try(exercise_id, answer)
     text = line(asked, verdict)
     print(text)
     if execution == "validate" and not verdict.passed:
         raise AssertionError(text)
 
 
-def show(exercise_id: str) -> None:
-    """Print the library's own answer to an exercise, once it is solved where show is called."""
+def reveal(exercise_id: str) -> None:
+    """Print the answer to an exercise in steps: one more for each honest try, all after three.
+
+    A try is a wrong answer that `check` was given in this kernel, each counted once. Once the
+    answer is right where reveal is called, the library's own is printed, too. What has no steps
+    shows its docstring's equation already; there the library's own comes after three tries.
+    """
     if exercise_id not in EXERCISES:
         raise MinitxlError(
             f"there is no exercise {exercise_id!r}; there are {', '.join(EXERCISES)}"
         )
-    asked = EXERCISES[exercise_id]
+    asked, tries = EXERCISES[exercise_id], len(_TRIES.get(exercise_id, ()))
     answer = sys._getframe(1).f_globals.get(asked.name)
-    if not asked.judge(answer, generator(exercise_id, SEED)).passed:
-        print(f"… the library's own {asked.name} is shown here once yours is right")
-        return
-    for shown in asked.shown:
-        print(textwrap.dedent(inspect.getsource(shown)))
+    passed = asked.judge(answer, generator(exercise_id, SEED)).passed
+    over = passed or tries >= TRIES
+    for step in asked.steps if over else asked.steps[:-1][:tries]:
+        print(f"- {step}")
+    if passed or (over and not asked.steps):
+        for shown in asked.shown:
+            print(textwrap.dedent(inspect.getsource(shown)))
+    elif not over:
+        print(
+            f"… {tries} of {TRIES} tries: try {asked.name}, check it, and more is shown here; all "
+            "once it is right"
+        )
+
+
+def _count_try(exercise_id: str, answer) -> None:
+    """Remember a wrong answer, as long as the kernel lives; the same once more is no other try."""
+    code = getattr(answer, "__code__", None)
+    if code is not None:
+        same = (code.co_code, repr(code.co_consts), code.co_names)
+        _TRIES.setdefault(exercise_id, set()).add(same)
 
 
 def line(asked: Exercise, verdict: Verdict) -> str:

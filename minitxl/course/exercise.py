@@ -63,7 +63,7 @@ class Exercise:
     cases: Callable  # rng -> list of Case, at least one of them no edge case
     mistakes: tuple[Mistake, ...]
     unseen: Callable | None = None  # args -> bool array, True where outputs are not compared
-    spelled: str = ""  # lines of the head that give the answer away: a release leaves them out
+    steps: tuple[str, ...] = ()  # to the answer, the last one is its formula; see `course.reveal`
 
     @property
     def name(self) -> str:
@@ -74,11 +74,6 @@ class Exercise:
     def stub(self) -> str:
         """Source with which the learner begins."""
         return f"{_clean(self.head)}    raise NotImplementedError\n"
-
-    @property
-    def riddle(self) -> str:
-        """The stub without the lines that give the answer away."""
-        return self.stub.replace(self.spelled, "") if self.spelled else self.stub
 
     @property
     def solution(self) -> str:

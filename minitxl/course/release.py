@@ -8,11 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nbformat
-from nbformat import NotebookNode
-
 from minitxl import __version__
-from minitxl.course import EXERCISES, Exercise
 from minitxl.course.notebooks import SOURCE, exercises_of, known, notebook_from, write
 from minitxl.course.questions import QUESTIONS
 from minitxl.errors import MinitxlError
@@ -37,7 +33,8 @@ Texts and models come with it; no GPU is needed.
   mistake it looks like. It gives no points: these are given later, for other shapes and numbers.
 - Write it yourself, in NumPy or PyTorch. Where points are given the library is not to be had: an
   answer that calls `minitxl` is worth nothing. Helpers of your own may stand in other cells.
-- The library's own answer is shown once yours is right.
+- `course.reveal` shows an answer in steps, one for each try, and the library's own once yours is
+  right.
 - The library is open, so its answers can be found. Two answers that are the same but for names and
   comments are seen.
 - Hand in the notebooks, as files or in one zip. They need not have been run. Of several the latest
@@ -55,33 +52,12 @@ def release(out: Path, names=(), source: Path = SOURCE, *, questions: bool = Fal
         raise MinitxlError(f"{out} is not empty: give a new folder, or an answer may be left")
     names = list(names) or known(source)
     books = {name: notebook_from(name, source, questions=questions) for name in names}
-    books = {name: without_answers(book, name, source) for name, book in books.items()}
     out.mkdir(parents=True, exist_ok=True)
     for name, book in books.items():
         write(book, out / f"{name}.ipynb")
     page = out / "INSTRUCTIONS.md"
     write_atomically(page, _page(names, source, questions).encode("utf-8"))
     return [page, *(out / f"{name}.ipynb" for name in names)]
-
-
-def without_answers(book: NotebookNode, name: str, source: Path = SOURCE) -> NotebookNode:
-    """Return a notebook in which what gives an answer away waits until it is solved."""
-    exercises = exercises_of(name, source)
-    for cell in book.cells:
-        mark = cell.metadata.get("nbgrader", {})
-        if mark.get("grade_id") in EXERCISES:
-            cell.source = EXERCISES[mark["grade_id"]].riddle.strip("\n")
-        elif cell.cell_type == "code" and "getsource(" in cell.source:
-            asked = [e.id for e in exercises if any(s in cell.source for s in _shown(e))]
-            lines = [f'course.show("{one}")' for one in asked]
-            cell.source = "\n".join(["from minitxl import course", "", *lines])
-    nbformat.validate(book)
-    return book
-
-
-def _shown(exercise: Exercise) -> list[str]:
-    """How a cell names the library's objects that answer an exercise: "ops.softmax_backward"."""
-    return [f"{s.__module__.rsplit('.', 1)[-1]}.{s.__qualname__}" for s in exercise.shown]
 
 
 def _page(names: list[str], source: Path, questions: bool) -> str:

@@ -17,8 +17,6 @@
 # `xp` is the array library, here NumPy; the cache holds what the way back needs, and no more.
 
 # %%
-import inspect
-
 import numpy as np
 
 import minitxl
@@ -48,13 +46,10 @@ print(64 * jacobian)
 
 # %% [markdown]
 # Every row and every column adds up to 0: the probabilities sum to 1 whatever the scores do, and
-# the same number added to all scores changes nothing. The backward pass applies this matrix without
-# ever writing it down (a row of $K$ keys would need $K^2$ numbers):
-#
-# $$ds_j = \sum_k dp_k \frac{\partial p_k}{\partial s_j} = p_j \Big(dp_j - \sum_k dp_k\, p_k\Big)$$
-#
-# By eye, with $dp = (8, 0, 0)$: the sum is $8 \cdot \tfrac18 = 1$, so
-# $ds = (\tfrac18 \cdot 7,\; \tfrac28 \cdot (-1),\; \tfrac58 \cdot (-1))$.
+# the same number added to all scores changes nothing. The backward pass applies this matrix,
+# $ds_j = \sum_k dp_k\, \partial p_k / \partial s_j$, without ever writing it down (a row of $K$
+# keys would need $K^2$ numbers): put the derivative in, multiply out, and one sum over $k$ is left.
+# That is your first exercise. By eye, with $dp = (8, 0, 0)$: $ds = (7, -2, -5)/8$.
 
 # %%
 dp = np.array([8.0, 0.0, 0.0])
@@ -65,8 +60,9 @@ print("the library ", ops.softmax_backward(dp, softmax_cache, xp=np))
 # %% [markdown]
 # ### Exercise: softmax backwards
 #
-# Write it for arrays $(B, T, K)$, a softmax along the last axis. It is the heart of attention's
-# backward pass, and of the loss's.
+# Write it for arrays $(B, T, K)$, a softmax along the last axis, without a $K \times K$ matrix. It
+# is the heart of attention's backward pass, and of the loss's. If you are stuck,
+# `course.reveal("softmax-backward")` shows the way in steps: one more for each try.
 
 # %% exercise softmax-backward
 
@@ -93,13 +89,18 @@ course.run_with("softmax-backward")
 # this with a random `dy`, in float64. Many people take ones for `dy`, that is $\mathrm{loss} =
 # \sum y$. Here are five ways to run the softmax backwards, four of them wrong:
 
+
 # %%
+def library(dp, p):
+    return ops.softmax_backward(dp, softmax_cache._replace(p=p), xp=np)
+
+
 versions = {
-    "right: p (dp - sum(dp p))": lambda dp, p: p * (dp - np.sum(dp * p, -1, keepdims=True)),
-    "without the factor p": lambda dp, p: dp - np.sum(dp * p, -1, keepdims=True),
-    "twice as large": lambda dp, p: 2 * p * (dp - np.sum(dp * p, -1, keepdims=True)),
+    "right": library,
+    "a factor p is missing": lambda dp, p: library(dp, p) / p,
+    "twice as large": lambda dp, p: 2 * library(dp, p),
     "nothing comes back": lambda dp, p: 0 * dp,
-    "without the sum: p dp": lambda dp, p: p * dp,
+    "the sum is missing": lambda dp, p: p * dp,
 }
 x = np.random.default_rng(0).normal(size=(2, 3, 5))
 direction = np.random.default_rng(1).normal(size=x.shape)
@@ -146,14 +147,11 @@ for name, value in norm_cache._asdict().items():
     print(f"{name:6} {value}")
 
 # %% [markdown]
-# Mean and variance depend on $x$ as well. The result is a projection: with $g = dy\,\gamma$,
-#
-# $$dx = \mathrm{rstd}\,\big(g - \mathrm{mean}(g) - \hat x\; \mathrm{mean}(g\,\hat x)\big)$$
-#
-# What LayerNorm cannot see is taken out of $g$: a shift of $x$ (the part along the ones) and a
-# stretch of $x$ (the part along $\hat x$). By eye, with $dy = (4, 0, 0, 0)$:
-# $\mathrm{mean}(g) = 1$, $\mathrm{mean}(g \hat x) = -1$, so
-# $dx = \tfrac12 \big((3, -1, -1, -1) + (-1, -1, 1, 1)\big) = (1, -1, 0, 0)$.
+# Mean and variance depend on $x$ as well. The result is a projection: of $g = dy\,\gamma$ all is
+# taken out that LayerNorm cannot see, a shift of $x$ (the part along the ones) and a stretch of $x$
+# (the part along $\hat x$); what is left is scaled by $\mathrm{rstd}$. By eye, with
+# $dy = g = (4, 0, 0, 0)$: along the ones it has $(1, 1, 1, 1)$, along $\hat x$ it has
+# $(1, 1, -1, -1)$, so $dx = \tfrac12 (2, -2, 0, 0) = (1, -1, 0, 0)$.
 
 # %%
 dy = np.array([4.0, 0.0, 0.0, 0.0])
@@ -206,7 +204,7 @@ print("8 p =", 8 * attended.p.ravel(), "  o =", o.ravel())
 # | forward | backward |
 # |---|---|
 # | $o = p\,v$ | $dv = p^\top do$, $\quad dp = do\,v^\top$ |
-# | $p = \mathrm{softmax}(s)$ | $ds = p\,(dp - \sum dp\,p)$ |
+# | $p = \mathrm{softmax}(s)$ | $ds$: the softmax backwards, of $dp$ |
 # | $s = c\,q\,k^\top$, $c = d_\mathrm{head}^{-1/2}$ | $dq = c\,ds\,k$, $\quad dk = c\,ds^\top q$ |
 # | $k = \tilde h\,W_k$ | $dW_k = \tilde h^\top dk$, $\quad d\tilde h \mathrel{+}= dk\,W_k^\top$ |
 # | $v = \tilde h\,W_v$ | $dW_v = \tilde h^\top dv$, $\quad d\tilde h \mathrel{+}= dv\,W_v^\top$ |
@@ -233,7 +231,7 @@ forward = [
 backward = [
     ("$dv$", r"$p^T\, do$", dv.ravel()),
     ("$dp$", r"$do\; v^T$", (do @ np.swapaxes(v, -1, -2)).ravel()),
-    ("$ds$", r"$p\,(dp - \Sigma\, dp\, p)$", ds.ravel()),
+    ("$ds$", "softmax backwards of dp", ds.ravel()),
     ("$dk$", r"$ds^T q$", dk.ravel()),
     ("$dW_k$", r"its share, 2nd entry: $\tilde h_{j2}\, dk_j$", h[0, :, 1] * dk.ravel()),
     ("$dW_v$", r"its share, 2nd entry: $\tilde h_{j2}\, dv_j$", h[0, :, 1] * dv.ravel()),
@@ -295,12 +293,12 @@ course.run_with("attention-backward")
 # %% [markdown]
 # ## 2.5 The library's own
 #
-# The library's answer to the exercises: a hidden key comes in with the score $-\infty$, so its $p$
-# is 0, and the softmax's backward pass needs no mask to give $ds = 0$.
+# A hidden key comes in with the score $-\infty$, so its $p$ is 0, and the softmax's backward pass
+# needs no mask to give $ds = 0$. Once your answers are right, the library's are shown here:
 
 # %%
-for function in (ops.softmax_backward, attention.attend_forward, attention.attend_backward):
-    print(inspect.getsource(function))
+for exercise in ("softmax-backward", "attention-forward", "attention-backward"):
+    course.reveal(exercise)
 
 # %% [markdown]
 # ## 2.6 The whole block, checked

@@ -235,12 +235,8 @@ for T in (16, 32, 64, 128):
 viz.rel_shift_explorer(tgt_len=3, mem_len=3)
 
 # %% [markdown]
-# The library pads behind the rows, drops $T-1$ numbers in place of $T$, and gets the same. It is
-# three lines:
-#
-#     column = xp.zeros((*lead, t, 1))
-#     line = xp.reshape(xp.concat([x, column], axis=-1), (*lead, t * (k + 1)))
-#     return xp.reshape(line[..., t - 1 : t - 1 + t * k], (*lead, t, k))
+# The library pads behind the rows, drops $T-1$ numbers in place of $T$, and gets the same, in three
+# lines. (`course.reveal("rel-shift")` shows them once you have yours.)
 #
 # ### Exercise: rel-shift, by hand
 #

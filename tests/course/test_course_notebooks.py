@@ -1,15 +1,18 @@
 """From script to notebook: the student's version, the lecturer's, and nbgrader's metadata."""
 
 import ast
+import math
 import re
 import textwrap
 from collections import Counter
 
+import numpy as np
 import pytest
 
 nbformat = pytest.importorskip("nbformat")
 
 from helpers.course_answers import ANSWERS  # noqa: E402
+from minitxl import course  # noqa: E402
 from minitxl.course import EXERCISES  # noqa: E402
 from minitxl.course import notebooks as nb  # noqa: E402
 from minitxl.course.questions import QUESTIONS, rubric_page  # noqa: E402
@@ -164,14 +167,13 @@ def test_a_release_has_no_answers(tmp_path):
     page = paths[0].read_text(encoding="utf-8")
     for exercise in EXERCISES.values():
         assert textwrap.indent(exercise.body.strip(), "    ") not in text
-        assert not exercise.spelled or exercise.spelled.strip().splitlines()[-1] not in text
+        assert not any(step in text for step in exercise.steps)
         assert f"| {exercise.title} | {exercise.points} |" in page
         names = {}
-        exec(exercise.riddle, names)  # still a function with a docstring
-        assert names[exercise.name].__doc__ and len(exercise.riddle) > 100
-        assert exercise.riddle == exercise.stub or exercise.spelled
+        exec(exercise.stub, names)  # still a function with a docstring
+        assert names[exercise.name].__doc__ and len(exercise.stub) > 100
     assert "getsource(" not in text and "with 100 points" in page
-    assert 'course.show("softmax-backward")' in text
+    assert 'course.reveal("softmax-backward")' in text
     with pytest.raises(MinitxlError, match="is not empty"):
         release(tmp_path / "out")
 
@@ -199,15 +201,75 @@ def test_questions_have_cells_and_rubrics(tmp_path):
 
 
 def test_the_librarys_own_is_shown_once_it_is_solved(capsys):
-    code = 'from minitxl import course\ncourse.show("softmax-backward")'
+    code = 'from minitxl import course\ncourse.reveal("softmax-backward")'
     exec(code, {})
-    assert capsys.readouterr().out == (
-        "… the library's own softmax_backward is shown here once yours is right\n"
-    )
+    assert capsys.readouterr().out.startswith("… 0 of 3 tries: try softmax_backward, check it")
     exec(code, {"softmax_backward": ANSWERS["softmax-backward"]})
     assert "def softmax_backward(" in capsys.readouterr().out
     with pytest.raises(MinitxlError, match="there is no exercise 'softmax'"):
-        exec('from minitxl import course\ncourse.show("softmax")', {})
+        exec('from minitxl import course\ncourse.reveal("softmax")', {})
+
+
+def test_an_answer_comes_in_steps_one_for_each_honest_try(capsys, monkeypatch):
+    monkeypatch.setattr(course, "_TRIES", {})
+    tries = [
+        lambda dp, p: dp,
+        lambda dp, p: dp,  # the same once more
+        ANSWERS["softmax-backward"],  # none of the wrong ones
+        lambda *a: None,  # not begun
+        lambda dp, p: dp * p,
+        lambda dp, p: 2 * dp,
+    ]
+    for answer, steps in zip(tries, (1, 1, 1, 1, 2, 3), strict=True):
+        course.check("softmax-backward", answer)
+        capsys.readouterr()
+        exec("reveal('softmax-backward')", {"reveal": course.reveal})
+        out = capsys.readouterr().out
+        shown = [step in out for step in EXERCISES["softmax-backward"].steps]
+        assert shown == [n < steps for n in range(3)]
+    assert "tries" not in out and "def softmax_backward" not in out
+
+
+def pasted(name):
+    """What of a notebook's code could be pasted as an answer: expressions, and functions."""
+    for kind, text in nb.cells_of((nb.SOURCE / f"{name}.py").read_text(encoding="utf-8")):
+        for node in ast.walk(ast.parse(text)) if kind == "code" else ():
+            if isinstance(node, ast.BinOp | ast.Call | ast.Subscript | ast.Tuple | ast.Compare):
+                if not any(isinstance(part, ast.Slice) for part in ast.iter_child_nodes(node)):
+                    yield ast.unparse(node)  # (None, :) stands by itself nowhere
+            elif isinstance(node, ast.FunctionDef):
+                yield node
+
+
+def pasting_scores(exercise, candidates):
+    """The best score of an expression as what is returned, or of a function under its name."""
+    best = 0.0
+    for code in candidates:
+        names = {"np": np, "math": math}
+        if isinstance(code, str):
+            args = ", ".join(exercise.arguments)
+            source = f"def {exercise.name}({args}):\n    return {code}\n"
+        else:
+            source = ast.unparse(code).replace(f"def {code.name}(", f"def {exercise.name}(", 1)
+        exec(compile(source, "<pasted>", "exec"), names)
+        score = exercise.judge(names[exercise.name], np.random.default_rng(0)).score
+        best = max(best, score)
+    return best
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=lambda e: e.id)
+def test_no_answer_can_be_pasted_from_its_notebook(exercise):
+    assert pasting_scores(exercise, pasted(exercise.notebook)) < 1.0
+    text = (nb.SOURCE / f"{exercise.notebook}.py").read_text(encoding="utf-8")
+    assert "getsource(" not in text and not any(step in text for step in exercise.steps)
+    assert not any(step in exercise.stub for step in exercise.steps)
+
+
+def test_pasting_finds_what_can_be_pasted():
+    softmax = EXERCISES["softmax-backward"]
+    line = "versions = {'right': lambda dp, p: p * (dp - np.sum(dp * p, -1, keepdims=True))}"
+    code = [ast.unparse(n) for n in ast.walk(ast.parse(line)) if isinstance(n, ast.BinOp)]
+    assert pasting_scores(softmax, code) == 1.0
 
 
 # --- the course ----------------------------------------------------------------------------------

@@ -202,8 +202,6 @@ def attention_backward(do, q, k, v, p):
     """Return dq (B, H, T, Dh), dk and dv (B, H, K, Dh) of o = p v, p = softmax(q k^T / sqrt(Dh)).
 
     do, q (B, H, T, Dh); k, v (B, H, K, Dh); p (B, H, T, K), the probabilities of the forward pass.
-    dv = p^T do,  dp = do v^T,  ds = softmax backwards of dp,
-    dq = ds k / sqrt(Dh),  dk = ds^T q / sqrt(Dh)
     """
 ''',
     imports="""
@@ -220,8 +218,11 @@ ds = ds / math.sqrt(q.shape[-1])
 return ds @ k, np.swapaxes(ds, -1, -2) @ q, dv
 """,
     shown=(attention.attend_backward, attention.core_backward),
-    spelled="    dv = p^T do,  dp = do v^T,  ds = softmax backwards of dp,\n"
-    "    dq = ds k / sqrt(Dh),  dk = ds^T q / sqrt(Dh)\n",
+    steps=(
+        "dv = p^T do, dp = do v^T",
+        "ds is the softmax backwards of dp, with your softmax_backward",
+        "dq = ds k / sqrt(Dh), dk = ds^T q / sqrt(Dh)",
+    ),
     outputs=("dq", "dk", "dv"),
     cases=_backward_cases,
     mistakes=(

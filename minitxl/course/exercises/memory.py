@@ -271,6 +271,11 @@ _, dh, _, dw_k, dw_v = heads_backward(
 return dh, dw_k, dw_v
 """,
     shown=(attention.heads_backward,),
+    steps=(
+        "dw_k = h^T dk and dw_v = h^T dv, summed over B and all K rows",
+        "the gradient of h has two parts, by k and by v: dk w_k^T and dv w_v^T",
+        "dh is the sum of both without the first n_mem rows",
+    ),
     outputs=("dh", "dw_k", "dw_v"),
     cases=_stop_cases,
     mistakes=(

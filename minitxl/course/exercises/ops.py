@@ -46,6 +46,11 @@ def softmax_backward(dp, p):
     imports="import numpy as np\n\nfrom minitxl import ops\n",
     body="return ops.softmax_backward(dp, ops.SoftmaxCache(p), xp=np)",
     shown=(ops.softmax_backward,),
+    steps=(
+        "ds_j = sum_k dp_k (dp_k / ds_j): put the derivative in, and multiply out",
+        "of the first part one k is left, k = j; in the second p_j stands before a sum",
+        "ds = p (dp - sum(dp p)), the sum over the last axis",
+    ),
     outputs=("ds",),
     cases=_softmax_cases,
     mistakes=(
@@ -149,8 +154,7 @@ def layer_norm_backward(dy, x, gamma, eps):
     """Return dx (B, T, D), dgamma (D,) and dbeta (D,) of y = gamma x^ + beta.
 
     x^ = (x - mean) / sqrt(var + eps), mean and var over the last axis; dy, x (B, T, D), gamma (D,).
-    mean and var depend on x too: with g = dy gamma and rstd = 1 / sqrt(var + eps),
-    dx = rstd (g - mean(g) - x^ mean(g x^))
+    mean and var depend on x too.
     """
 ''',
     imports="import numpy as np\n\nfrom minitxl import ops\n",
@@ -159,8 +163,14 @@ _, cache = ops.layer_norm_forward(x, gamma, np.zeros_like(gamma), eps=eps, xp=np
 return ops.layer_norm_backward(dy, cache, xp=np)
 """,
     shown=(ops.layer_norm_forward, ops.layer_norm_backward),
-    spelled=": with g = dy gamma and rstd = 1 / sqrt(var + eps),\n"
-    "    dx = rstd (g - mean(g) - x^ mean(g x^))",
+    steps=(
+        "with g = dy gamma and rstd = 1 / sqrt(var + eps), rstd g would be dx, were mean and "
+        "variance constants",
+        "dgamma = sum dy x^ and dbeta = sum dy, over B and T",
+        "what LayerNorm cannot see is taken off g: its part along the ones, mean(g), and its part "
+        "along x^, x^ mean(g x^)",
+        "dx = rstd (g - mean(g) - x^ mean(g x^))",
+    ),
     outputs=("dx", "dgamma", "dbeta"),
     cases=_norm_cases,
     mistakes=(

@@ -217,6 +217,11 @@ def rel_shift_backward(dy):
     imports="import numpy as np\n\nfrom minitxl import ops\n",
     body="return ops.rel_shift_backward(dy, xp=np)",
     shown=(ops.rel_shift_backward,),
+    steps=(
+        "undo the steps of rel_shift in the opposite order; each is a view, or its adjoint a pad",
+        "what was dropped comes back as zeros, the column that was padded is dropped",
+        "view dy as one line, put T zeros before it, view it as T rows of K + 1, drop column 0",
+    ),
     outputs=("dx",),
     cases=_shift_cases,
     mistakes=(
