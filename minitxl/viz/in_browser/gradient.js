@@ -3,7 +3,7 @@
 
 const SCALES = [ // cividis and its reverse: on a light and on a dark page large numbers stand out
   [[240, 228, 130], [122, 122, 120], [0, 34, 78]],
-  [[36, 48, 84], [124, 123, 120], [255, 233, 69]],
+  [[66, 84, 132], [124, 123, 120], [255, 233, 69]],
 ];
 
 /** The segments since the last wipe, the one that is read last: [[from, to], ...]. */
@@ -76,7 +76,8 @@ function rowWords(view, { segments }, found) {
     const [from, to] = [row.parts[0].from, Math.min(row.parts.at(-1).to, segments.at(-1)[1])];
     const numbers = found.norms.flatMap((layer) => layer.slice(from - first, to - first));
     const zeros = numbers.filter((x) => x === 0).length;
-    share.textContent = zeros === numbers.length ? "exactly 0" : `${numbers.length - zeros} not 0`;
+    const words = zeros === numbers.length ? "exactly 0" : `${numbers.length - zeros} not 0`;
+    share.textContent = numbers.length ? words : "";
   }
 }
 

@@ -94,7 +94,8 @@ def _sentence(name: str, zeros, values, before: int, share) -> str:
     count, size = zeros
     if not size:
         return "There is no memory yet: nothing lies beyond its edge."
-    known = "" if share is None else f" {percent(share)} of dW_k comes from the memory's rows."
+    known = f" {percent(share)} of dW_k, the keys' weights', comes from the memory's rows."
+    known = known if share is not None else ""
     if name == "stopped":
         return (
             f"Stopped at the edge: {count:,} of {size:,} states before it get a gradient of "
@@ -103,5 +104,6 @@ def _sentence(name: str, zeros, values, before: int, share) -> str:
     ratio = percent(values[:, :before].max() / values[:, before:].max())
     return (
         f"Let through: {size - count:,} of {size:,} states before the edge get a gradient; the "
-        f"largest is {ratio} of the largest in the segment. Transformer-XL leaves this out."
+        f"largest is {ratio} of the largest in the segment. Transformer-XL leaves this out: a step "
+        "then costs one segment's work."
     )

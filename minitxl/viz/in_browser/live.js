@@ -30,7 +30,8 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
       closeGradient();
       const again = state.pinned && state.chosen.length === 1 && state.chosen[0] === t;
       const list = more ? [...new Set([...state.chosen, t])] : [t];
-      Object.assign(state, { pinned: !again });
+      state.pinned = !again;
+      say(again ? "" : "Kept: click it again, or press Escape, to let it go.");
       choose(list);
     },
     range(a, b) {
@@ -51,6 +52,10 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
   const lower = make("h3", {}, "Strongest keys");
   const sentence = make("p", { class: "txl-sentence" });
   const note = make("p", { class: "txl-note", role: "status", "aria-live": "polite" });
+  /** A word above the text; without one, how to use it. */
+  const say = (words = "") => note.replaceChildren(...(words ? [words] : [
+    make("b", {}, `Point at a ${world.unit}:`), " arcs show what it attends to. Click keeps it, ",
+    "dragging chooses several, arrow keys move. Type below and go on."]));
   const spoken = make("p", { class: "txl-spoken", role: "status", "aria-live": "polite" });
   const box = make("textarea", { class: "txl-box", rows: 1, spellcheck: "false", autocomplete: "off",
     autocapitalize: "off", "aria-label": "Type or paste; Backspace takes back", "data-lm-suppress-shortcuts": "",
@@ -61,7 +66,7 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
       state.terms[i] = check.checked;
       ask();
     });
-    return make("label", { title: MEANING[name] }, check, make("b", {}, name));
+    return make("label", { title: MEANING[name] }, check, make("b", {}, name), make("small", {}, NAMES[name]));
   });
 
   const passages = choice("passage", data.passages.map((p, i) => [i, p.title]), (i) => open(Number(i)));
@@ -99,7 +104,7 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
     make("div", { class: "txl-typing" }, box, sentence),
     make("div", { class: "txl-panels" }, next.whole,
       make("div", { class: "txl-column" }, heads.whole, make("fieldset", { class: "txl-terms" },
-        make("legend", { class: "txl-spoken" }, "terms of the score"), "terms ", ...terms)),
+        make("legend", {}, "terms of the score"), ...terms)),
       make("section", { class: "txl-panel" }, make("h3", {}, `Weight by distance (${world.unit}s back)`), plot),
       make("div", { class: "txl-column" }, worth.whole,
         make("section", { class: "txl-panel" }, lower, strongest))),
@@ -168,13 +173,16 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
     const shown = look && look.at.every((t) => t < state.tokens.length) ? look : null;
     if (!state.gradient) text.paint(state, state.busy === "read" && !state.pinned ? null : shown);
     heads.show(shown?.shares, state.layer, state.head);
-    worth.show(state, world.unit);
+    worth.show(state, world, state.pinned && state.chosen.length > 1 ? state.chosen : null);
+    worth.sweep.setAttribute("aria-pressed", Boolean(state.swept));
     memory.set(state.setting.M);
     lengths.value = state.setting.T;
-    play.textContent = state.busy ? "■ stop" : "▶ read";
-    play.disabled = !state.busy && !state.pending.length;
+    play.textContent = state.busy === "read" ? "■ stop" : "▶ read";
+    play.disabled = state.busy === "write" || (!state.busy && !state.pending.length);
+    write.textContent = state.busy === "write" ? "■ stop" : "✎ write";
     write.disabled = state.busy === "read";
     wipe.disabled = state.start === state.memoryStart;
+    next.whole.classList.toggle("txl-faint", Boolean(shown && !shown.next));
     if (shown?.next) {
       const t = shown.at[0];
       const came = t + 1 < state.tokens.length ? state.tokens[t + 1] : state.pending[0];
@@ -197,7 +205,8 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
     const one = shown.at.length === 1;
     const where = `layer ${state.layer + 1}, ${state.head < 0 ? `mean of ${config.n_head} heads` : `head ${state.head + 1}`}`;
     const share = shown.weights.subarray(0, shown.start).reduce((sum, w) => sum + w, 0);
-    let words = shown.start === shown.first ? "nothing is in memory" : `${percent(share)} of the weight crosses the memory’s edge`;
+    const then = shown.at.every((t) => t >= state.start) ? "nothing is in memory" : "when it was read, the memory was empty";
+    let words = shown.start === shown.first ? then : `${percent(share)} of the weight crosses the memory’s edge`;
     if (one) {
       const found = spansOf(shown);
       words += `; 90 % lies within ${plural(found.span, world.unit)}`;
@@ -208,6 +217,7 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
     } else {
       plot.replaceChildren(make("p", { class: "txl-small" }, `The mean of ${shown.at.length} ${world.unit}s is shown in the text.`));
       strongest.replaceChildren();
+      lower.textContent = "";
     }
     const name = one ? world.spoken[state.tokens[shown.at[0]]] : plural(shown.at.length, world.unit);
     const off = state.terms.every(Boolean) ? "" : ` Without ${[..."abcd"].filter((_, i) => !state.terms[i]).join(", ")} for this ${world.unit}, in all layers.`;
@@ -224,7 +234,7 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
     try {
       await engine.ask(message);
     } catch (error) {
-      note.textContent = error.message;
+      say(error.message);
     }
     draw();
   }
@@ -252,7 +262,7 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
     await engine.ask(message);
     const [ms, more] = [performance.now() - begun, state.tokens.length - n];
     if (busy === "write" && more > 1) {
-      note.textContent = `${plural(more, world.unit)} written, ${((1000 * more) / ms).toFixed(0)} a second.`;
+      say(`${plural(more, world.unit)} written, ${((1000 * more) / ms).toFixed(0)} a second.`);
     }
     Object.assign(state, { busy: null, taking: false });
     ask(); // the last news may have been passed over
@@ -279,8 +289,11 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
     await act({ kind: "takeBack", n: to });
   }
 
+  /** Read what was typed; another continuation of the passage is dropped. */
   async function type(tokens) {
     state.pinned = false;
+    const follows = tokens.every((t, i) => state.pending[i] === t);
+    state.pending = follows ? state.pending.slice(tokens.length) : [];
     await long("read", { kind: "read", tokens, delay: 0, taking: false });
   }
 
@@ -290,6 +303,7 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
     const [bits, otherBits] = [stored.bits, stored.otherBits].map((list) => list.map((x) => x ?? NaN));
     const opening = tokens.slice(0, n);
     Object.assign(state, { passage: i, pinned: false, chosen: [], pending: tokens.slice(n), taking: false });
+    say();
     passages.value = i;
     const start = n - (n % data.T);
     const setting = { at: 0, T: data.T, M: data.M, wiped: false };
@@ -304,7 +318,7 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
     if (event.isComposing) return;
     const { tokens, rest, unknown } = encoded(box.value, code, world.unit);
     box.value = rest;
-    note.textContent = unknown.length ? `The model has no ${unknown.map((x) => `“${x}”`).join(", ")}: left out.` : "";
+    say(unknown.length ? `The model has no ${unknown.map((x) => `“${x}”`).join(", ")}: left out.` : "");
     if (tokens.length) type(tokens);
   });
   box.addEventListener("keydown", (event) => {
@@ -326,6 +340,7 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
       text.cells[t]?.focus();
     } else if (event.key === "Escape") {
       state.pinned = false;
+      say();
       choose(state.tokens.length ? [state.tokens.length - 1] : []);
     } else return;
     event.preventDefault();
@@ -334,7 +349,11 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
   /** What would this segment cost with each length of memory? In place of the strongest keys. */
   async function sweep() {
     const { length } = state.tokens;
-    if (!length) return void (note.textContent = `Read a ${world.unit} first.`);
+    if (!length) return say(`Read a ${world.unit} first.`);
+    if (state.swept) {
+      state.swept = false;
+      return ask();
+    }
     const points = [];
     state.swept = true;
     for (let M = 0; M <= Math.min(512, 2 * Math.max(8, state.start)); M = M ? 2 * M : 8) {
@@ -352,15 +371,15 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
     const segments = segmentsRead(state);
     const stored = data.passages[state.passage].gradient;
     const [from, to] = segments.at(-1) ?? [0, 0];
-    note.textContent = "";
+    say();
     if (from !== state.start || to - from < 2) {
-      note.textContent = `Read two ${world.unit}s of a segment or more: then there is something to learn.`;
+      say(`Read two ${world.unit}s of a segment or more: then there is something to learn.`);
     } else if (gradientOf) {
-      note.textContent = "Python computes the gradient ...";
+      say("Python computes the gradient ...");
       state.gradient = await gradientOf({ tokens: state.tokens, segments, M: state.setting.M });
-      note.textContent = "";
+      say();
     } else if (stored && sameSegments(stored, state, segments)) state.gradient = stored;
-    else note.textContent = "In a page the gradient is known where the passage opens (↺); in a notebook for any text.";
+    else say("In a page the gradient is known where the passage opens (↺); in a notebook for any text.");
     if (!state.gradient) return;
     through.hidden = false;
     learn.hidden = wipe.hidden = true;
@@ -371,7 +390,7 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
     const found = (state.gradient.shown = state.gradient[open ? "through" : "stopped"]);
     [...through.children].slice(0, 2).forEach((b, i) => b.setAttribute("aria-pressed", (i === 1) === open));
     showPulse(text, state, state.gradient, found);
-    note.textContent = "Boxes: the size of d loss / d h, by layer and character: the stronger the colour, the larger; hatched is exactly 0.";
+    say("Boxes: the size of d loss / d h, by layer and character: the stronger the colour, the larger; hatched is exactly 0.");
     sentence.textContent = spoken.textContent = found.sentence;
   }
 
@@ -380,7 +399,7 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
     state.gradient = null;
     through.hidden = true;
     learn.hidden = wipe.hidden = false;
-    note.textContent = "";
+    say();
     endPulse(text);
     draw();
   }
@@ -395,7 +414,7 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
   async function link() {
     const bytes = new TextEncoder().encode(stateText());
     location.hash = `s=${btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_")}`;
-    note.textContent = "This page’s address now holds the text and what you did to its memory.";
+    say("This page’s address now holds the text and what you did to its memory.");
     await navigator.clipboard?.writeText(location.href).catch(() => {});
   }
 
@@ -433,14 +452,13 @@ export async function mount(el, data, weights, { gradientOf = null, saved = null
     draw();
   });
   watcher.observe(el);
-  note.append(make("b", {}, `Point at a ${world.unit}:`), " arcs show what it attends to. Click keeps it, ",
-    "dragging chooses several, arrow keys move. Type below and go on.");
+  say();
   if (!saved) showOpening(0); // before the weights are unpacked
   await started;
   try {
     if (saved) await restore(saved);
   } catch (error) {
-    note.textContent = `The kept state cannot be opened (${error.message}); this is the first passage.`;
+    say(`The kept state cannot be opened (${error.message}); this is the first passage.`);
     saved = null;
   }
   if (!saved) await open(0);

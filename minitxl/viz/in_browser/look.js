@@ -173,24 +173,13 @@ function distancePlot(world, { at: [query], weights, mean, first, start }, found
   }
   add("polyline", { class: "txl-mean", points: path.join(" ") });
   const inside = query - start + 0.5;
-  add("line", {
-    class: "txl-edgeline",
-    x1: x(inside),
-    x2: x(inside),
-    y1: TOP - 4,
-    y2: HIGH - BOTTOM,
-  });
-  const right = x(inside) > WIDE - 112;
-  add(
-    "text",
-    {
-      class: "txl-bold",
-      x: x(inside) + (right ? -3 : 3),
-      y: TOP - 8,
-      "text-anchor": right ? "end" : "start",
-    },
-    "memory's edge",
-  );
+  if (start > first) { // when it was read, there was a memory
+    const end = { x1: x(inside), x2: x(inside), y1: TOP - 4, y2: HIGH - BOTTOM };
+    const right = x(inside) > WIDE - 112;
+    const place = { x: x(inside) + (right ? -3 : 3), y: TOP - 8, "text-anchor": right ? "end" : "start" };
+    add("line", { class: "txl-edgeline", ...end });
+    add("text", { class: "txl-bold", ...place }, "memory's edge");
+  }
   add("line", {
     class: "txl-spanline",
     x1: x(found.span),

@@ -1,5 +1,6 @@
 // The parts around the text: controls, what comes next, layers and heads, what the memory was worth.
 
+const NAMES = { a: "query, key", b: "query, distance", c: "key", d: "distance" }; // of the terms
 const MEANING = {
   a: "query and key: what is sought, what is there",
   b: "query and distance: what is sought, how far back",
@@ -127,8 +128,7 @@ class HeadsPanel {
       event.preventDefault();
     });
     this.world = world;
-    const note = make("p", { class: "txl-small" }, "% of the weight that falls on the memory");
-    this.whole = make("section", { class: "txl-panel" }, make("h3", {}, "Layer and head: choose"), table, note);
+    this.whole = make("section", { class: "txl-panel" }, make("h3", {}, "% of weight on the memory"), table);
   }
 
   show(shares, layer, head) {
@@ -151,21 +151,26 @@ class WorthPanel {
     this.number = make("p", { class: "txl-number" });
     this.sentence = make("p", {});
     this.compare = choice("compare with", [["none", "no memory"], ["before", "before the change"]], compareWith);
+    this.most = make("p", {});
+    this.sweep = button("every M", "Read this segment with memories of every length", sweep);
     this.whole = make("section", { class: "txl-panel txl-worth" }, make("h3", {}, "What it was worth here"),
-      this.number, this.sentence, make("div", { class: "txl-controls" },
-        make("label", {}, "against ", this.compare), button("every M", "Read this segment with memories of every length", sweep)));
+      this.number, this.sentence, this.most, make("div", { class: "txl-controls" },
+        make("label", {}, "against ", this.compare), this.sweep));
   }
 
-  show(state, unit) {
+  /** `chosen`: these tokens alone; null: the segment's. */
+  show(state, world, chosen) {
+    const { unit } = world;
     const last = state.setting;
     const before = state.compare === "before";
     this.compare.options[1].disabled = !last.previous;
     this.compare.value = state.compare;
     let from = before ? last.at : state.start;
     if (!before && from === state.tokens.length && from > 0) from = state.starts[from - 1];
-    const sum = (list) => list.slice(from).reduce((total, x) => total + (x || 0), 0);
+    const places = chosen ?? Array.from({ length: state.tokens.length - from }, (_, i) => from + i);
+    const sum = (list) => places.reduce((total, t) => total + (list[t] || 0), 0);
     const [now, other] = [sum(state.bits), sum(state.otherBits)];
-    const n = state.tokens.length - from;
+    const n = places.length;
     const gain = other - now;
     const sign = gain >= 0 ? "saves" : "costs";
     const what = before ? changed(last) : "the memory";
@@ -173,6 +178,13 @@ class WorthPanel {
     this.sentence.textContent = n
       ? `${plural(n, unit)}: ${now.toFixed(1)} bits ${before ? "now" : "with it"}, ${other.toFixed(1)} ` +
         `${before ? "before" : "without"}; ${(Math.abs(gain) / n).toFixed(2)} a ${unit}.`
+      : "";
+    const change = (t) => Math.abs(state.bits[t] - state.otherBits[t]) || 0;
+    const most = places.reduce((a, b) => (change(b) > change(a) ? b : a), places[0]);
+    const shown = (t) => world.shown[state.tokens[t]] ?? "";
+    this.most.textContent = n && change(most) > 0.05
+      ? `Most for “${shown(most)}” after “${[-3, -2, -1].map((d) => shown(most + d)).join("")}”: ` +
+        `${short(2 ** -state.bits[most])}, not ${short(2 ** -state.otherBits[most])}.`
       : "";
   }
 }

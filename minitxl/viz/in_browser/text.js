@@ -82,7 +82,7 @@ class TextView {
     const all = rowsOf(starts, start, setting.T, columns);
     const held = all.filter((row) => row.current || row.parts.at(-1).to > memoryStart);
     const lost = all.length - held.length;
-    const shown = all.slice(Math.max(0, Math.min(lost, all.length - 1) - (lost ? 1 : 0)));
+    const shown = all.slice(Math.max(0, lost - Math.max(1, 4 - held.length))); // some of what is lost
     const current = shown.filter((row) => row.current);
     const above = shown.filter((row) => !row.current);
     const hidden = Math.max(0, above.length - SHOWN / columns);
@@ -164,7 +164,7 @@ class TextView {
     const lost = !row.current && near !== undefined && row.parts.at(-1).to <= memoryStart;
     view.lost = lost;
     view.name.textContent = row.current
-      ? row.parts[0].from === start ? "this segment" : ""
+      ? row.parts[0].from === start ? "this segment" : "" // a long one takes more rows
       : lost ? "fallen out" : far === near ? segmentName(far) : `${far} … ${segmentName(near)}`;
     view.name.style.color = lost ? "" : segmentColour(this.world, row.current ? 0 : near);
     view.bar.style.background = segmentColour(this.world, row.current ? 0 : near);
@@ -201,7 +201,8 @@ class TextView {
       const cell = this.#cell(t);
       const [main, other] = [state.bits[t], state.otherBits[t]];
       [main, other].forEach((x, i) => cell.pair[i].style.setProperty("--bits", Math.min(1, (x || 0) / 8)));
-      const says = Number.isNaN(main) ? "the first" : `${main.toFixed(1)} bits, ${other.toFixed(1)} compared`;
+      const says = Number.isNaN(main) ? "the first" : `it cost ${main.toFixed(1)} bits; compared, ${other.toFixed(1)}`;
+      cell.pair[0].parentNode.title = says;
       cell.setAttribute("aria-label", `${this.world.spoken[state.tokens[t]]}, ${says}`);
     }
   }
