@@ -87,7 +87,7 @@ def run_with(*exercises: str, **functions: Callable) -> None:
         if name not in functions and _judged(PARTS[name], function).passed:
             own[name] = function
     print(
-        f"{len(own)} of its {len(PARTS)} parts are yours: {', '.join(n for n in PARTS if n in own)}"
+        f"yours are {len(own)} of its {len(PARTS)} parts: {', '.join(n for n in PARTS if n in own)}"
     )
     try:
         with (

@@ -144,7 +144,7 @@ def unsolved(*args):
 def test_a_right_function_keeps_the_bits_and_writes(quick, capsys):
     course.run_with(rel_shift=RIGHT["rel_shift"])
     out = capsys.readouterr().out
-    assert "✓ your rel_shift is right" in out and "1 of its 12 parts are yours: rel_shift" in out
+    assert "✓ your rel_shift is right" in out and "yours are 1 of its 12 parts: rel_shift" in out
     library, yours = re.search(r"300 char.* library (\S+), yours (\S+) bits", out).groups()
     assert library == yours and float(yours) < 3
     assert len(out.split("It writes:\n")[1]) == len(trial.PROMPT) + 5 + 1
@@ -181,7 +181,7 @@ def test_what_is_right_here_runs_with_it(quick, capsys):
     names |= {"attention_mask": len, "softmax_backward": RIGHT["softmax_backward"]}
     exec("run_with('softmax-backward', 'the-stop')", names)
     out = capsys.readouterr().out
-    assert "2 of its 12 parts are yours: rel_shift, softmax_backward" in out
+    assert "yours are 2 of its 12 parts: rel_shift, softmax_backward" in out
     assert "… key_value_backward: it is not there, run its cell" in out
     with pytest.raises(MinitxlError, match="'reach' is no part of the model; these are: relat"):
         course.run_with("reach")
