@@ -33,12 +33,11 @@ viz.span_explorer(n_layer=2, tgt_len=4, mem_len=4)
 # > With recurrence on, take $T = 4$ and let $M$ go from 4 to 8 in steps of one. When does the reach
 # > make a leap? Follow the first output, then the last: does the left end move?
 #
-# **Exercise.** How many tokens before the segment's start can change an output in it? A formula
-# stands under the picture; do not copy it, count. Begin at layer $N$ and the present segment. In
-# which segment was the oldest state of its memory computed, and where does *that* segment begin? Go
-# there, one layer down, and ask again, as far as layer 1, which has embeddings in its memory: a
-# loop over the layers. Try it with $M = T$ and $M = T + 1$: your count tells where the formula's
-# ceiling comes from, and why it multiplies $N - 1$, not $N$.
+# **Exercise.** How many tokens before the segment's start can change an output in it? The picture
+# counts; find the rule. Begin at layer $N$ and the present segment. In which segment was the oldest
+# state of its memory computed, and where does *that* segment begin? Go there, one layer down, and
+# ask again, as far as layer 1, which has embeddings in its memory: a loop over the layers. Try it
+# with $M = T$ and $M = T + 1$. (`course.reveal("reach")` shows the way in steps.)
 
 # %% exercise reach
 
@@ -46,6 +45,8 @@ viz.span_explorer(n_layer=2, tgt_len=4, mem_len=4)
 
 # %% [markdown]
 # ## 5.2 The formula
+#
+# <details><summary>The rule, and why: open it once you have yours.</summary>
 #
 # With the memory full, and without options that move its edge (`same_length`, `ext_len`): layer 1
 # reads $M$ cached embeddings, and an embedding has seen its own token only: that is $M$ tokens.
@@ -57,6 +58,8 @@ viz.span_explorer(n_layer=2, tgt_len=4, mem_len=4)
 #
 # If $T$ divides $M$, this is $N M$. If not, it is more, and with $M$ far below $T$ far more: a
 # segment of which the memory holds a part has still read the whole of *its* memory.
+#
+# </details>
 #
 # Do not take our word. Below, the tokens of a text are changed one by one, and the outputs of an
 # untrained float64 model compared bit by bit (`perturbed_reach`).

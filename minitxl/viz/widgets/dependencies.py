@@ -199,7 +199,7 @@ class _Panel:
 
 
 def _words(n_layer, tgt_len, mem_len, offset, output, reached) -> tuple[str, str]:
-    """Title and note: the count from the picture beside the formula with its numbers filled in."""
+    """Title and note: the count from the picture, and whether it is N M; the rule is asked for."""
     layers = "1 layer" if n_layer == 1 else f"{n_layer} layers"
     if True not in reached:
         title = (
@@ -216,11 +216,7 @@ def _words(n_layer, tgt_len, mem_len, offset, output, reached) -> tuple[str, str
         f"{layers}, T = {tgt_len}, M = {mem_len}"
     )
     reach, simple = exact_reach(n_layer, tgt_len, mem_len), n_layer * mem_len
-    note = (
-        f"reach = (N - 1) T ⌈M/T⌉ + M = ({n_layer} - 1) · {tgt_len} · ⌈{mem_len}/{tgt_len}⌉ + "
-        f"{mem_len} = {n_layer - 1} · {tgt_len} · {-(-mem_len // tgt_len)} + {mem_len} = "
-        f"{_tokens(reach)} before the segment"
-    )
+    note = f"The reach is {_tokens(reach)} before the segment"
     note += f"; N M = {simple} falls short." if simple < reach else ", here N M as well."
     own = f" ({reach} + {offset} in its own segment)" if offset else ""
     return title, (
