@@ -54,9 +54,8 @@ def reach(n_layer, tgt_len, mem_len):
     shown=(reach.exact_reach,),
     steps=(
         "layer 1 has M embeddings in its memory, which have seen nothing but their own token: M",
-        "a layer above reads M states; the oldest was computed in a segment that began T ceil(M/T) "
-        "tokens before this one",
-        "each of the N - 1 layers above the first adds that",
+        "each layer above reads M states; the oldest was computed in a segment that began T "
+        "ceil(M/T) tokens before this one, which is added",
         "(N - 1) T ceil(M / T) + M, and 0 without a memory",
     ),
     outputs=("reach",),
