@@ -106,30 +106,33 @@ class AttentionFigure(LiveFigure):
         ax = self.figure.add_axes((0.116, 0.544, 0.747, 0.347))
         self.passage = Passage(ax, self.symbols, tgt_len=self.tgt_len, size=12)
         columns = self.passage.columns
+        self.unit = unit = columns / 64  # of what stands beside the text, whatever its width
         self.share_bars, self.share_texts = [], []
         for age, top, bottom in self.passage.rows:
             middle, colour = (top + bottom) / 2, segment_colour(age)
             label = {"color": colour, "weight": "bold", "va": "center"}
-            ax.text(-0.7, middle, segment_name(age), ha="right", **label)
+            ax.text(-0.7 * unit, middle, segment_name(age), ha="right", **label)
             (bar,) = ax.plot([], [], color=colour, lw=9, solid_capstyle="butt", clip_on=False)
             self.share_bars.append(bar)
             self.share_texts.append(ax.text(0, middle, "", va="center"))
-        ax.text(columns + 0.8, -0.3, "share of its weight", size=9, color=MUTED, va="bottom")
+        ax.text(columns + 0.8 * unit, -0.3, "share of its weight", size=9, color=MUTED, va="bottom")
         self._draw_scale(ax, columns)
         if self.passage.edge is not None:
             edge = self.passage.edge
-            ax.plot([-8.6, columns], [edge, edge], color=INK, lw=2.2, clip_on=False)
-            ax.text(columns + 0.8, edge, "memory's edge", weight="bold", va="center")
+            ax.plot([-8.6 * unit, columns], [edge, edge], color=INK, lw=2.2, clip_on=False)
+            ax.text(columns + 0.8 * unit, edge, "memory's edge", weight="bold", va="center")
 
     def _draw_scale(self, ax, columns: int) -> None:
         """Legend of the depth of colour, above the text."""
-        ax.text(columns - 16.4, -0.3, "weight", size=9, color=MUTED, ha="right", va="bottom")
+        ax.text(
+            columns - 16.4 * self.unit, -0.3, "weight", size=9, color=MUTED, ha="right", va="bottom"
+        )
         ink = np.array(to_rgb(INK))
         for step, weight in enumerate((0.005, 0.02, 0.1, 0.5)):
             fill = shade(ink, strength(weight))
             dark = strength(weight) > 0.5
             ax.text(
-                columns - 14.0 + 4.0 * step,
+                columns + (4.0 * step - 14.0) * self.unit,
                 -0.3,
                 f"{percent(weight):^8}",
                 size=8,
@@ -216,9 +219,10 @@ class AttentionFigure(LiveFigure):
         rows = zip(self.passage.rows, self.share_bars, self.share_texts, strict=True)
         for (row_age, top, bottom), bar, label in rows:
             share = weights[age == row_age].sum()
-            x, middle = self.passage.columns + 0.8, (top + bottom) / 2
-            bar.set_data([x, x + BAR * share], [middle, middle])
-            label.set_x(x + BAR * share + 0.6)
+            x, middle = self.passage.columns + 0.8 * self.unit, (top + bottom) / 2
+            end = x + BAR * self.unit * share
+            bar.set_data([x, end], [middle, middle])
+            label.set_x(end + 0.6 * self.unit)
             inside = visible[age == row_age].any()
             label.set_text(percent(share) if inside else "not in memory")
             label.set_color(INK if inside else MUTED)

@@ -17,12 +17,14 @@ import warnings
 from functools import cache
 from pathlib import Path
 
+from PIL import Image
+
 from minitxl.errors import MinitxlError
 from minitxl.files import write_atomically
 from minitxl.viz.attention import AttentionFigure
 from minitxl.viz.in_browser.gradient import gradient_numbers
 from minitxl.viz.in_browser.pack import THEMES, packed, weights_of, why_not
-from minitxl.viz.theme import DPI, Picture, shown_as, spoken
+from minitxl.viz.theme import DPI, Picture, shown_as, spoken, stored
 
 HERE = Path(__file__).parent
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -118,7 +120,8 @@ class Live:
     def _repr_mimebundle_(self, include=None, exclude=None):
         picture = self.picture()
         data = {"text/plain": picture.caption}
-        data["image/png"] = base64.b64encode(picture.png()).decode("ascii")
+        small = picture.image().quantize(128, dither=Image.Dither.NONE)  # and looks the same
+        data["image/png"] = base64.b64encode(stored(small)).decode("ascii")
         try:
             model_id = self.widget().model_id
             data[VIEW] = {"version_major": 2, "version_minor": 1, "model_id": model_id}

@@ -109,7 +109,7 @@ def _passage(model, tokens, title: str, tgt_len: int, mem_len: int, start: dict)
     start.pop("read", None)
     if read is not None and not 1 <= read <= len(tokens):
         raise MinitxlError(f"read={read} must be 1 ... {len(tokens)}, as {title} is long")
-    whole, back = (len(tokens) - 1) // tgt_len, max(1, -(-mem_len // tgt_len))
+    whole, back = (len(tokens) - 1) // tgt_len, min(3, max(1, -(-mem_len // tgt_len)))
     last = min(back if read is None else (read - 1) // tgt_len, whole - 1)  # segment that is read
     first = max(0, last - back)
     if first == last:
