@@ -25,8 +25,8 @@ from minitxl import cli
 HERE = Path(__file__).parent
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)  # None: Playwright's own
-WIDE, HIGH = 1140, 690  # pixels
-MOVE, LOOK = 90, 1900  # milliseconds: a frame of a movement; a picture to be read
+WIDE, HIGH = 1125, 665  # pixels of the page; the film shows four fifths
+MOVE, LOOK = 90, 1500  # milliseconds: a frame of a movement; a picture to be read
 STYLE = ".txl-lead, .txl-links-out { display: none !important }"  # of no use in a film
 CURSOR = """
 const cursor = document.createElement("div");
@@ -124,8 +124,8 @@ def play(film: Film) -> Image.Image:
         page.keyboard.type(letter)
         page.locator(f".txl-cell[data-at='{n + i}']").wait_for()
         page.wait_for_timeout(200)
-        if i % 2:
-            film.shoot(240)
+        if i % 3 == 2:
+            film.shoot(330)
 
     film.say("Let it write: a full segment slides up into the memory")
     page.get_by_label("temperature").fill("0")
@@ -133,10 +133,10 @@ def play(film: Film) -> Image.Image:
     film.go(named("✎ write"), 3)
     film.click()
     n = count(page)
-    for i in range(0, 36, 3):
+    for i in range(0, 36, 4):
         page.locator(f".txl-cell[data-at='{n + i}']").wait_for()
         page.wait_for_timeout(60)
-        film.shoot(240)
+        film.shoot(300)
     film.go(named("■ stop"), 2)
     film.click()
     page.wait_for_timeout(400)
@@ -161,7 +161,7 @@ def save(film: Film, path: Path) -> None:
     colours, counts = np.unique(pixels, axis=0, return_counts=True)
     # by the root of how often they are: a segment's colour counts beside so much paper
     sample = np.repeat(colours, np.ceil(counts**0.5).astype(int), axis=0)[None]
-    palette = Image.fromarray(sample).quantize(95, method=Image.Quantize.MEDIANCUT, kmeans=2)
+    palette = Image.fromarray(sample).quantize(47, method=Image.Quantize.MEDIANCUT, kmeans=2)
     first, *rest = (f.quantize(palette=palette, dither=Image.Dither.NONE) for f in film.frames)
     first.save(path, save_all=True, append_images=rest, duration=film.times, loop=0, optimize=False)
 

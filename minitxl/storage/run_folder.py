@@ -219,11 +219,12 @@ def check_size(folder: Path, info: dict, config: Config) -> None:
             "parameters; the file was changed or is damaged"
         )
     names = (NEWEST, OLDER, BEST)
-    sizes = [(folder / name).stat().st_size for name in names if (folder / name).is_file()]
-    if sizes and 2 * n > max(sizes):  # the shipped ones are in float16
+    files = [folder / name for name in names if (folder / name).is_file()]
+    largest = max(files, key=lambda file: file.stat().st_size, default=None)
+    if largest and 2 * n > largest.stat().st_size:  # the shipped ones are in float16
         raise MinitxlError(
-            f"the checkpoints in {folder} have up to {max(sizes):,} bytes, too few for the {n:,} "
-            "parameters of run.json; one of them was cut off, changed or is damaged"
+            f"{largest} has {largest.stat().st_size:,} bytes, too few for the {n:,} parameters of "
+            "run.json; one of them was cut off, changed or is damaged"
         )
 
 

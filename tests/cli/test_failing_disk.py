@@ -96,7 +96,7 @@ def fresh(tmp_path, files=()):
 
 @pytest.mark.parametrize("old", [(), [("x.html", b"a good page")]])
 def test_explore(home, tmp_path, monkeypatch, capsys, old):
-    words = ["--tgt-len", 8, "--segments", 2, "--device", "cpu"]
+    words = ["--tgt-len", 8, "--device", "cpu"]
 
     def argv(root):
         return ["explore", home / "char", "--out", root / "x.html", *words]

@@ -58,7 +58,7 @@ def test_a_figure_that_is_gone_is_named():
 
 
 def test_the_film_is_small_and_short():
-    """Light and dark, a still of each; about ten seconds, in a loop."""
+    """Light and dark, a still of each; a quarter of a minute at most, in a loop."""
     for ending in ("", "_dark"):
         path = ROOT / "figures" / f"explorer{ending}.gif"
         assert path.stat().st_size < 1_500_000 and f"figures/{path.name}" in README
@@ -68,5 +68,5 @@ def test_the_film_is_small_and_short():
             for frame in range(film.n_frames):
                 film.seek(frame)
                 seconds += film.info["duration"] / 1000
-            assert 8 < seconds < 13
+            assert 8 < seconds < 16
         assert f"figures/explorer{ending}.png" in README
