@@ -6,6 +6,8 @@
 // A change holds from the segment that is being read: that segment is read again, from its start.
 
 export class Session {
+  #means = null; // what #meanByDistance keeps while nothing is read again
+
   constructor(model, { T, M }) {
     this.model = model;
     this.tokens = [];
@@ -46,6 +48,7 @@ export class Session {
   /** Forget the tokens n ... ; what they had changed is as it was. */
   takeBack(n) {
     this.tokens.length = this.bits.main.length = this.bits.other.length = n;
+    this.#means = null;
     this.main.truncate(n);
     this.other.truncate(n);
     const undone = this.setting.at > n;
@@ -64,6 +67,7 @@ export class Session {
     if (again) this.changes.pop();
     this.changes.push(next);
     this.compare = "before";
+    this.#means = null;
     this.#readAgain(this.main, next, at);
     this.#measure(at);
   }
@@ -142,23 +146,23 @@ export class Session {
       });
       return sum;
     };
-    const inMemory = (l, h) => {
-      let share = 0;
-      views.forEach((view, i) => {
-        const rows = view.attention(l, h);
-        const cached = this.main.segmentStart(at[i]) - this.main.firstKey(at[i]);
-        for (let j = 0; j < cached; j++) share += rows[j] / at.length;
-      });
-      return share;
-    };
-    const shares = [];
+    const shares = []; // of every layer: the mean of its heads, then each of them
     for (let l = 0; l < nLayer; l++) {
-      for (let h = -1; h < nHead; h++) shares.push(inMemory(l, h));
+      const inMemory = Array.from({ length: nHead }, (_, h) => {
+        let share = 0;
+        views.forEach((view, i) => {
+          const row = view.attention(l, h);
+          const cached = this.main.segmentStart(at[i]) - this.main.firstKey(at[i]);
+          for (let j = 0; j < cached; j++) share += row[j] / at.length;
+        });
+        return share;
+      });
+      shares.push(inMemory.reduce((sum, x) => sum + x, 0) / nHead, ...inMemory);
     }
     const one = at.length === 1;
     return {
       weights: mean(layer, head),
-      shares, // of every layer and head (-1: their mean) in the memory
+      shares,
       mean: one ? this.#meanByDistance(at[0], layer, head) : null,
       next: one ? views[0].logProbs : null,
       nextOther: one ? this.other.logProbs(at[0]) : null,
@@ -168,18 +172,22 @@ export class Session {
     };
   }
 
-  /** Mean weight at distance 0, 1, ... over the tokens of t's segment. */
+  /** Mean weight at distance 0, 1, ... over the tokens of t's segment; what was added up is kept. */
   #meanByDistance(t, layer, head) {
     const start = this.main.segmentStart(t);
-    const total = new Float64Array(this.length);
-    const seen = new Float64Array(this.length);
-    for (let i = start; i < this.length && this.main.segmentStart(i) === start; i++) {
+    const key = `${start},${layer},${head}`;
+    if (this.#means?.key !== key) this.#means = { key, next: start, total: [], seen: [] };
+    const { total, seen } = this.#means;
+    for (let i = this.#means.next; i < this.length && this.main.segmentStart(i) === start; i++) {
       const row = this.main.attention(i, layer, head);
       const far = i - this.main.firstKey(i);
-      row.forEach((weight, j) => (total[far - j] += weight));
-      row.forEach((_, j) => (seen[far - j] += 1));
+      row.forEach((weight, j) => {
+        total[far - j] = (total[far - j] ?? 0) + weight;
+        seen[far - j] = (seen[far - j] ?? 0) + 1;
+      });
+      this.#means.next = i + 1;
     }
-    return total.map((sum, d) => (seen[d] ? sum / seen[d] : NaN));
+    return Float64Array.from(total, (sum, d) => (seen[d] ? sum / seen[d] : NaN));
   }
 
   /** What the page needs to know of the tokens from `from` on. */
