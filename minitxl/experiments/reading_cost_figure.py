@@ -37,10 +37,11 @@ def draw_reading_cost(results: dict) -> Picture:
                 said = f"stride {p['stride']}" if way == "window" else f"M = {p['mem_len']}"
                 if way == "window" and p["stride"] == results["window"]:
                     said = "fixed chunks"
-                up = 9 if way == "window" else -15
+                above = said.startswith("stride")  # these lie on one line, the others do not
                 ax.annotate(
-                    said, (p["ms"], p["bpc"]), (0, up), textcoords="offset points",
-                    ha="center", size=9, color=colour,
+                    said, (p["ms" if above else "ms_max"], p["bpc"]), (0, 9) if above else (7, 0),
+                    textcoords="offset points", ha="center" if above else "left",
+                    va="baseline" if above else "center", size=9, color=colour,
                 )  # fmt: skip
         level_lines(ax)
         ax.margins(0.09, 0.16)
