@@ -199,8 +199,8 @@ def test_it_writes_and_stops_and_its_text_can_be_gone_on_with(page):
     press(page, "✎ write")
     page.locator(f".txl-cell[data-at='{n + 40}']").wait_for()
     press(page, "■ stop")
-    press_read = page.get_by_role("button", name="▶ read")
-    press_read.wait_for()
+    page.get_by_role("button", name="✎ write", exact=True).wait_for()
+    page.wait_for_timeout(200)  # the frame in which the last of it is drawn
     m = n_read(page)
     page.wait_for_timeout(200)
     assert n_read(page) == m
