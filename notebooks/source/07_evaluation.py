@@ -3,8 +3,8 @@
 #
 # **You will be able to** turn losses into bits and compare them with compressors; say what a longer
 # memory than in training does to a model; look at its attention over cached segments; compute the
-# Relative Effective Context Length (RECL), and distrust it; derive why evaluation with a memory is
-# a thousand times faster than with a sliding window.
+# Relative Effective Context Length (RECL), and distrust it; derive what a memory saves against a
+# window that is moved by one token, and what against one that is moved by half its length.
 #
 # **You need** notebooks 4 and 5. **Time:** 40 minutes. **Exercises:** 3.
 
@@ -166,7 +166,7 @@ draw("context")
 # > this made of, and why can the lower one not be more than 128?
 
 # %% [markdown]
-# ## 7.5 A thousand times faster
+# ## 7.5 Faster, than which window?
 #
 # A vanilla Transformer that is to predict every token from $A$ tokens has to read its window anew
 # for every token. With a memory, a token is computed once.

@@ -61,8 +61,8 @@ def test_a_folder_for_each_student(tmp_path, source):
 
 def test_zips_in_all_places(tmp_path, source):
     with zipfile.ZipFile(tmp_path / "ann.zip", "w") as archive:
-        archive.writestr(f"work/{NAME}.ipynb", text_of(source))
-        archive.writestr(f"__MACOSX/work/._{NAME}.ipynb", "x")
+        archive.writestr(f"handed/{NAME}.ipynb", text_of(source))
+        archive.writestr(f"__MACOSX/handed/._{NAME}.ipynb", "x")
     put(tmp_path / "bob" / "x.ipynb", source)
     with zipfile.ZipFile(tmp_path / "inner.zip", "w") as archive:
         archive.writestr("a.ipynb", text_of(source))
@@ -73,7 +73,7 @@ def test_zips_in_all_places(tmp_path, source):
     (tmp_path / "cat" / "x.zip").write_bytes(b"PK no zip")
     found, _ = collect(tmp_path, NOTEBOOKS)
     assert list(found) == ["ann", "bob", "cat"]
-    assert found["ann"].files[NAME].name == f"ann.zip/work/{NAME}.ipynb"
+    assert found["ann"].files[NAME].name == f"ann.zip/handed/{NAME}.ipynb"
     assert nbformat.reads(found["ann"].files[NAME].read(), 4).cells[1].source == RIGHT
     assert "handed in 2 times" in found["bob"].remarks[0][1]
     assert "cat/x.zip is no readable zip" in found["cat"].remarks[0][1]
