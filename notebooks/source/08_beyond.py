@@ -6,7 +6,7 @@
 # encodings of position fit with recurrence.
 #
 # **You need** notebooks 4 and 5, and some linear algebra (rank, least squares). **Time:** 30
-# minutes. **Exercises:** 1.
+# minutes. **Exercises:** 5.
 #
 # The later models of this notebook are not part of the library. What is said of them are their
 # equations, and what follows from these; what is measured is measured here.
@@ -106,26 +106,6 @@ viz.draw_break_evens(d_model=D, d_head=DH)
 # Layers attend to both. With $n_m$ fine and $n_{cm}$ compressed slots, a layer sees
 # $n_m + c\,n_{cm}$ tokens for the work of $n_m + n_{cm}$ keys; all $N$ layers together reach
 # $N\,(n_m + c\,n_{cm})$.
-#
-# Here is the update, with the mean, in the way of notebook 4. For states we take the positions of
-# the tokens, to see what each slot is made of.
-
-
-# %%
-def compressive_update(coarse, fine, h, *, n_fine, n_coarse, rate):
-    """One layer's memories for the next segment: fine (<= n_m, D), coarse (<= n_cm, D)."""
-    both = np.concatenate([fine, h])  # (M + T, D)
-    n_out = max(0, len(both) - n_fine) // rate * rate  # whole groups only
-    squeezed = both[:n_out].reshape(-1, rate, h.shape[1]).mean(axis=1)  # -> (n_out / c, D)
-    coarse = np.concatenate([coarse, squeezed])
-    return coarse[max(0, len(coarse) - n_coarse) :], both[n_out:]
-
-
-coarse = fine = np.zeros((0, 1))
-for start in range(0, 24, 4):
-    h = np.arange(start, start + 4.0)[:, None]
-    coarse, fine = compressive_update(coarse, fine, h, n_fine=4, n_coarse=3, rate=4)
-    print(f"after token {start + 3:2}: compressed {coarse[:, 0]}, fine {fine[:, 0]}")
 
 # %%
 viz.draw_compression(n_fine=24, n_coarse=24, rate=4)
@@ -140,7 +120,16 @@ viz.draw_compression(n_fine=24, n_coarse=24, rate=4)
 #
 # It spans more tokens with as many slots. What the span is worth depends on what survives: the mean
 # of four states is not four states.
-#
+
+# %% exercise compressive-update
+
+# %% check compressive-update
+
+# %% exercise compression-gradient
+
+# %% check compression-gradient
+
+# %% [markdown]
 # ## 8.4 One matrix for everything
 #
 # Take the softmax away. With a map $\phi$ that makes features positive, such as
@@ -244,7 +233,12 @@ viz.draw_recall(PAIRS, recall, error, width=WIDTH)
 # > 0)))`, and divide by their length. Positive features all point the same way: what happens to the
 # > sum, and what to the best matrix? And why does the delta rule fall below the sum when the matrix
 # > is overfull? (Which pairs does it recall: the first, or the last?)
-#
+
+# %% exercise delta-backward
+
+# %% check delta-backward
+
+# %% [markdown]
 # ## 8.5 Learning to write
 #
 # In most of these, what is far away was written by states that got no gradient for it (notebook 4).
@@ -259,7 +253,12 @@ viz.draw_recall(PAIRS, recall, error, width=WIDTH)
 # | Compressive | $N (n_m + n_{cm}) D$ | $\propto n_m + n_{cm}$ | the compression, by its own loss |
 # | linear, delta | $N D (d_\mathrm{head} + 1)$ | $\propto d_\mathrm{head}$ | as it is built |
 # | Recurrent Memory | its tokens | $\propto$ its tokens | yes, through segments |
-#
+
+# %% exercise memory-tokens-gradient
+
+# %% check memory-tokens-gradient
+
+# %% [markdown]
 # ## 8.6 Other encodings that recurrence can use
 #
 # Reuse needs a score that depends on the distance alone: moved together, query and key must score
