@@ -209,7 +209,7 @@ viz.overfull_explorer()
 # %% [markdown]
 # ## 8.6 Which one, and when?
 #
-# WINNER
+# (the map)
 #
 # ## 8.7 What would you build for a million tokens?
 #
