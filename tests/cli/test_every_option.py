@@ -75,6 +75,7 @@ LINES = (
     ("course release released --notebook 05_reach --source scripts --questions", 0),
     ("course release released", 2),
     ("course gradescope scope.zip --notebook 05_reach --source scripts --seed 3", 0),
+    ("course site site --notebooks none", 2),  # there are none; tests/course/test_site.py writes it
     ("course solutions --notebook 05_reach --out solved --source scripts --run --questions", 0),
     (
         "course grade nobody --notebook 05_reach --out graded --source scripts --timeout 5 "
