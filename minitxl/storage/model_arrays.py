@@ -39,7 +39,7 @@ def memory_arrays(mems: list, prefix: str) -> dict:
 
     A state of several arrays (`model/family/memories/`) has "<prefix>.<layer>.<field>".
     """
-    arrays = {}
+    arrays: dict = {}
     for n, state in enumerate(mems):
         fields = state._asdict() if hasattr(state, "_asdict") else {"": state}
         arrays |= {f"{prefix}.{n}.{name}".rstrip("."): a for name, a in fields.items()}

@@ -130,10 +130,30 @@ class MemoryCache(NamedTuple):
     b: Array  # (B, H, T, 1)
     s: Array  # (B, H, Dh, Dh or Dh + 1), that was found
     u: Array  # (B, H, T, Dh or Dh + 1)
-    seen: Array  # (T, T): 1 where a query reads a write
-    left: Array | None  # (B, H, T, T): I + tril(B K K^T, -1) of the delta rule
+    scores: Array | None  # (B, H, T, T): tril(Q K^T); None where no query reads its segment
+    below: Array | None  # (B, H, T, T): tril(K K^T, -1), of the delta rule
     read: Array | None  # (B, H, T, Dh + 1): numerator and denominator
     features: tuple
+
+
+def substitute_forward(below, y, *, xp):
+    """Solve (I + below) u = y for u, below (..., T, T) strictly lower, y (..., T, n), row by row.
+
+    u_i = y_i - sum_{j < i} below_ij u_j. Five times as fast here as `xp.linalg.solve`, which looks
+    for pivots.
+    """
+    u = xp.asarray(y, copy=True)
+    for i in range(1, y.shape[-2]):
+        u[..., i : i + 1, :] -= xp.matmul(below[..., i : i + 1, :i], u[..., :i, :])
+    return u
+
+
+def substitute_backward(du, below, *, xp):
+    """Return dy, which solves (I + below)^T dy = du, from the last row up."""
+    dy, above = xp.asarray(du, copy=True), xp.matrix_transpose(below)
+    for i in reversed(range(du.shape[-2] - 1)):
+        dy[..., i : i + 1, :] -= xp.matmul(above[..., i : i + 1, i + 1 :], dy[..., i + 1 :, :])
+    return dy
 
 
 def memory_forward(q, k, v, b, s, m: MemorySettings, *, xp):
@@ -145,23 +165,19 @@ def memory_forward(q, k, v, b, s, m: MemorySettings, *, xp):
     k, k_cache = feature_forward(k, m, xp=xp)
     if has_denominator(m):
         v = xp.concat([v, xp.ones_like(v[..., :1])], axis=-1)  # z is what a value of 1 adds up to
-    t = q.shape[2]
-    lower = xp.tril(xp.ones((t, t), dtype=q.dtype, device=q.device))
-    seen = lower if m.reads == "all" else xp.zeros_like(lower)
-
-    left = None
+    t_, below = xp.matrix_transpose, None
     if m.rule == "sum":
         u = b * v
     else:  # what is stored under a key already is taken away, the segment's own writes too
-        below = lower - xp.eye(t, dtype=q.dtype, device=q.device)
-        left = b * xp.matmul(k, xp.matrix_transpose(k)) * below  # (B, H, T, T)
-        left = left + xp.eye(t, dtype=q.dtype, device=q.device)
-        u = xp.linalg.solve(left, b * (v - xp.matmul(k, s)))
-    scores = xp.matmul(q, xp.matrix_transpose(k)) * seen  # (B, H, T, T)
-    read = xp.matmul(q, s) + xp.matmul(scores, u)
-    new = s + xp.matmul(xp.matrix_transpose(k), u)
+        below = xp.tril(xp.matmul(k, t_(k)), k=-1)  # (B, H, T, T)
+        u = substitute_forward(b * below, b * (v - xp.matmul(k, s)), xp=xp)
+    read, scores = xp.matmul(q, s), None
+    if m.reads == "all":
+        scores = xp.tril(xp.matmul(q, t_(k)))  # (B, H, T, T)
+        read = read + xp.matmul(scores, u)
+    new = s + xp.matmul(t_(k), u)
     cache = MemoryCache(
-        q, k, v, b, s, u, seen, left, read if has_denominator(m) else None, (q_cache, k_cache)
+        q, k, v, b, s, u, scores, below, read if has_denominator(m) else None, (q_cache, k_cache)
     )
     if has_denominator(m):
         read = read[..., :-1] / (read[..., -1:] + TINY)
@@ -170,39 +186,39 @@ def memory_forward(q, k, v, b, s, m: MemorySettings, *, xp):
 
 def memory_backward(do, dnew, cache: MemoryCache, *, xp):
     """Return dq, dk, dv, db, ds for do (B, H, T, Dh) and dnew = dLoss/dS' (or None)."""
-    q, k, v, b, s, u, seen, left, read, (q_cache, k_cache) = cache
+    q, k, v, b, s, u, scores, below, read, (q_cache, k_cache) = cache
     t_ = xp.matrix_transpose
     if read is not None:  # undo: numerator / denominator
-        below = read[..., -1:] + TINY
-        dbelow = -xp.sum(do * read[..., :-1], axis=-1, keepdims=True) / (below * below)
-        do = xp.concat([do / below, dbelow], axis=-1)
+        divisor = read[..., -1:] + TINY
+        ddivisor = -xp.sum(do * read[..., :-1], axis=-1, keepdims=True) / (divisor * divisor)
+        do = xp.concat([do / divisor, ddivisor], axis=-1)
     # undo: M = Q S + tril(Q K^T) U
-    scores = xp.matmul(q, t_(k)) * seen
-    dscores = xp.matmul(do, t_(u)) * seen  # (B, H, T, T)
-    dq = xp.matmul(do, t_(s)) + xp.matmul(dscores, k)
-    dk = xp.matmul(t_(dscores), q)
+    dq, dk, du = xp.matmul(do, t_(s)), xp.zeros_like(k), xp.zeros_like(u)
     ds = xp.matmul(t_(q), do)
-    du = xp.matmul(t_(scores), do)
+    if scores is not None:
+        dscores = xp.tril(xp.matmul(do, t_(u)))  # (B, H, T, T)
+        dq += xp.matmul(dscores, k)
+        dk += xp.matmul(t_(dscores), q)
+        du += xp.matmul(t_(scores), do)
     # undo: S' = S + K^T U
     if dnew is not None:
-        ds = ds + dnew
-        dk = dk + xp.matmul(u, t_(dnew))
-        du = du + xp.matmul(k, dnew)
-    if left is None:  # undo: U = B V
+        ds += dnew
+        dk += xp.matmul(u, t_(dnew))
+        du += xp.matmul(k, dnew)
+    if below is None:  # undo: U = B V
         dv = b * du
         db = xp.sum(du * v, axis=-1, keepdims=True)
-    else:  # undo: A U = B (V - K S), with A = I + tril(B K K^T, -1)
-        dy = xp.linalg.solve(t_(left), du)  # dLoss/d(A U)
-        below = 1.0 - xp.eye(left.shape[-1], dtype=left.dtype, device=left.device)
-        da = -xp.matmul(dy, t_(u)) * xp.tril(below)  # (B, H, T, T)
-        kk = xp.matmul(k, t_(k))
+    else:  # undo: (I + tril(B K K^T, -1)) U = B (V - K S)
+        dy = substitute_backward(du, b * below, xp=xp)
+        dbelow = -xp.tril(xp.matmul(dy, t_(u)), k=-1)  # of B K K^T
         missing = v - xp.matmul(k, s)  # what the memory does not say yet
-        db = xp.sum(dy * missing, axis=-1, keepdims=True) + xp.sum(da * kk, axis=-1, keepdims=True)
+        db = xp.sum(dy * missing, axis=-1, keepdims=True)
+        db += xp.sum(dbelow * below, axis=-1, keepdims=True)
         dv = b * dy
-        dk = dk - xp.matmul(dv, t_(s))
-        ds = ds - xp.matmul(t_(k), dv)
-        dkk = b * da
-        dk = dk + xp.matmul(dkk, k) + xp.matmul(t_(dkk), k)
+        dk -= xp.matmul(dv, t_(s))
+        ds -= xp.matmul(t_(k), dv)
+        dbelow *= b  # of K K^T
+        dk += xp.matmul(dbelow, k) + xp.matmul(t_(dbelow), k)
     if read is not None:
         dv = dv[..., :-1]  # the 1 in the last column is no parameter
     dq = feature_backward(dq, q_cache, xp=xp)
