@@ -132,7 +132,7 @@ class Live:
         except MinitxlError as error:
             warnings.warn(f"only a picture: {error}", stacklevel=2)
         width = picture.figure.get_figwidth() * DPI
-        return data, shown_as(width, picture.caption)
+        return data, shown_as(width, picture.caption, self._widget)
 
 
 def _file(name: str) -> str:
