@@ -45,6 +45,12 @@ def add(commands) -> None:
     )
     released.add_argument("out", type=Path, metavar="OUT", help="a new folder")
     _add_notebooks(released)
+    released.add_argument(
+        "--seed-by-student",
+        type=Path,
+        metavar="CSV",
+        help="the roster: each of it gets a variant, OUT/students/ID; OUT/lecturer has the key",
+    )
     scope = add_command(kinds, "gradescope", run, "write the zip of an autograder for Gradescope")
     scope.add_argument("out", type=Path, metavar="ZIP", help="a new file")
     scope.add_argument("--seed", type=int, default=0, help="of shapes and numbers (default: 0)")
@@ -59,6 +65,7 @@ def add(commands) -> None:
     add("--late", default="none", metavar="PENALTY", help="such as 10%%/day (default: none)")
     add("--only", nargs="+", default=[], metavar="STUDENT", help="grade these again")
     add("--resume", action="store_true", help="go on with DIR: what is new or was handed in again")
+    add("--seed-by-student", action="store_true", help="as released: variants, by --roster")
     add("--sandbox", choices=("auto", "bwrap", "docker", "none"), default="auto", help="see README")
     add("--timeout", type=int, default=60, metavar="S", help="seconds for a task (default: 60)")
     add("--total", type=int, default=900, metavar="S", help="for a notebook (default: 900)")
@@ -97,11 +104,13 @@ def _gradescope(options: argparse.Namespace) -> int:
 
 
 def _release(options: argparse.Namespace) -> int:
+    from minitxl.course.grading.roster import read_roster
     from minitxl.course.notebooks import SOURCE
     from minitxl.course.release import release
 
-    source = options.source or SOURCE
-    for path in release(options.out, options.notebook, source, questions=options.questions):
+    roster = read_roster(options.seed_by_student) if options.seed_by_student else None
+    source, asked = options.source or SOURCE, {"questions": options.questions, "roster": roster}
+    for path in release(options.out, options.notebook, source, **asked):
         print(path)
     return 0
 
@@ -154,6 +163,7 @@ def _grade(options: argparse.Namespace) -> int:
         only=tuple(options.only),
         resume=options.resume,
         questions=options.questions,
+        by_student=options.seed_by_student,
     )
     graded = grade(options.submissions, options.out, order, progress=say)
     tables.write_tables(graded, options.out)
