@@ -15,6 +15,8 @@ from minitxl import __version__
 from minitxl.course import hunt
 from minitxl.course.grading.roster import Roster
 from minitxl.course.notebooks import SOURCE, exercises_of, known, notebook_from, write
+from minitxl.course.project.claim import claim_of
+from minitxl.course.project.handout import hand_out
 from minitxl.course.questions import QUESTIONS
 from minitxl.course.variants import COMMON, key_of, word_of
 from minitxl.errors import MinitxlError
@@ -59,29 +61,32 @@ def release(
     *,
     questions: bool = False,
     roster: Roster | None = None,
+    project: bool = False,
 ) -> list[Path]:
     """Write notebooks and INSTRUCTIONS.md into a new folder; return their paths.
 
     names: of notebooks; default all. questions: with cells for their answers. roster: each of its
     students gets a variant, OUT/students/ID, and the lecturer OUT/lecturer/variants.csv, in which
-    is what each was asked. MinitxlError where the folder holds something.
+    is what each was asked. project: with the folder of projects. MinitxlError where the folder
+    holds something.
     """
     if out.exists() and any(out.iterdir()):
         raise MinitxlError(f"{out} is not empty: give a new folder, or an answer may be left")
     names = list(names) or known(source)
     if roster is None:
-        return _hand_out(out, names, source, questions, COMMON)
+        return _hand_out(out, names, source, questions, project, COMMON)
     words = {person.id: word_of(person.id) for person in roster.people}
     paths = []
     for student, word in words.items():
-        paths += _hand_out(out / "students" / student, names, source, questions, word)
+        whose = out / "students" / student
+        paths += _hand_out(whose, names, source, questions, project, word)
     key = out / "lecturer" / "variants.csv"
     key.parent.mkdir()
     write_atomically(key, _key(words, names, source).encode("utf-8"))
     return [key, *paths]
 
 
-def _hand_out(out: Path, names: list[str], source: Path, questions: bool, variant: str) -> list:
+def _hand_out(out, names, source, questions: bool, project: bool, variant: str) -> list[Path]:
     books = {
         name: notebook_from(name, source, questions=questions, variant=variant) for name in names
     }
@@ -91,7 +96,8 @@ def _hand_out(out: Path, names: list[str], source: Path, questions: bool, varian
     page = out / "INSTRUCTIONS.md"
     text = _page(names, source, questions, own=bool(variant))
     write_atomically(page, text.encode("utf-8"))
-    return [page, *(out / f"{name}.ipynb" for name in names)]
+    paths = [page, *(out / f"{name}.ipynb" for name in names)]
+    return paths + (hand_out(out / "project", variant) if project else [])
 
 
 def _key(words: dict[str, str], names: list[str], source: Path) -> str:
@@ -100,6 +106,7 @@ def _key(words: dict[str, str], names: list[str], source: Path) -> str:
     rows = []
     for student, word in words.items():
         rows.append({"student": student, "variant": word, **key_of(word, ids, names)})
+        rows[-1]["claim"] = claim_of(word)
         if "bug-hunt" in rows[-1]:
             rows[-1]["bug-hunt"] = ", ".join(f"{a} {bug}" for a, bug in hunt.order(word).items())
     file = io.StringIO(newline="")
