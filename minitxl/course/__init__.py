@@ -27,11 +27,13 @@ from minitxl.course.exercises import (
     attention,
     beyond,
     bugs,
+    compression,
     measure,
     memory,
     ops,
     position,
     stream,
+    writing,
 )
 from minitxl.course.running import library_use
 from minitxl.course.trial import capstone, parts, run_with
@@ -68,6 +70,8 @@ GROUPS = (
     bugs,
     measure,
     beyond,
+    compression,
+    writing,
 )
 EXERCISES = MappingProxyType(
     {e.id: e for e in sorted((e for g in GROUPS for e in g.EXERCISES), key=lambda e: e.notebook)}

@@ -9,6 +9,9 @@ import math
 
 import numpy as np
 
+from helpers.memory_answers import FIRST
+from helpers.memory_answers import MISTAKES as MEMORY_MISTAKES
+
 
 def context_lengths(n_target, tgt_len):
     return np.array([t % tgt_len + 1 for t in range(n_target)])
@@ -172,7 +175,7 @@ ANSWERS = {
     "recl-gain": recl_gain,
     "speed-up": speed_up,
     "affordable-memory": affordable_memory,
-}
+} | FIRST
 
 
 def source_of(exercise_id: str) -> str:
@@ -215,7 +218,7 @@ MISTAKES = {
     "recl-gain": ("np.minimum(best, x)[hard]", "x[hard]", "the minimum is missing"),
     "speed-up": (" / (memory / s)", " / memory", "divide its FLOPs by S"),
     "affordable-memory": (" - segment_len", "", "these are all the keys"),
-}
+} | MEMORY_MISTAKES
 
 
 def with_mistake(exercise_id: str) -> str:
