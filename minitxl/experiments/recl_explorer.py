@@ -10,7 +10,7 @@ from minitxl.viz.widgets.album import Album, Choice
 from minitxl.viz.widgets.scene import Scene, segment_pair
 
 COLOURS = {"xl": 1, "shaw": 0, "xl-alone": 3, "abs-alone": 2}  # as in the ablation's picture
-WIDTH, HEIGHT, TOP, FLOOR = 1040, 400, 92, 314
+WIDTH, HEIGHT, TOP, FLOOR = 1040, 412, 92, 314
 LEFT, RIGHT, FIRST, LAST = 84, 560, 800, 1010  # of the panels: gains, lengths
 LOWEST, HIGHEST = 3e-4, 0.12  # gains, on a logarithmic axis; what is below stands on its edge
 TICKS = (0.001, 0.003, 0.01, 0.03, 0.1)

@@ -58,6 +58,7 @@ function render({ model, el }) {
     }),
   );
   el.classList.add("txl-drawing", "txl-play");
+  el.dataset.lmSuppressShortcuts = "true"; // arrow keys are the slider's, not JupyterLab's
   el.replaceChildren(element("div", { className: "txl-bar" }, ...controls), picture, spoken);
   draw();
 }
