@@ -23,6 +23,7 @@ NAMES = {name: (LIGHT[name], DARK[name]) for name in ("paper", "ink", "muted", "
 NAMES |= {"faint": ("#DEDBD3", "#363B42"), "hatch": ("#BDB9AE", "#5A6069")}
 SIDES = {"start": "left", "middle": "center", "end": "right"}
 Colour = str | tuple[str, str]
+ADVANCE = 0.602  # width of a character of DejaVu Sans Mono, of its size; shapes.js has it too
 
 
 def segment_pair(age: int) -> tuple[str, str]:
@@ -62,12 +63,13 @@ class Scene:
 
     def text(
         self, x, y, words, *, size=14, anchor="start", bold=False, colour: Colour = "ink",
-        halo=False, turn=0,
+        halo=False, turn=0, mono=False,
     ) -> None:  # fmt: skip
         """Write at (x, y): left end, middle or right end of a line, at half its height; halo: a
-        ground of paper around the letters; turn: degrees, against the clock."""
+        ground of paper around the letters; turn: degrees, against the clock; mono: each character,
+        a space too, ADVANCE * size wide."""
         place = dict(x=round(float(x), 1), y=round(float(y), 1), words=str(words), turn=turn)
-        look = dict(size=size, anchor=anchor, bold=bold, fill=_pair(colour), halo=halo)
+        look = dict(size=size, anchor=anchor, bold=bold, fill=_pair(colour), halo=halo, mono=mono)
         self.shapes.append({"kind": "text", **place, **look})
 
     def headed(self, title: str, note: str = "") -> Scene:
@@ -103,10 +105,11 @@ def _pair(colour: Colour) -> tuple[str, str]:
     return NAMES[colour] if isinstance(colour, str) else colour
 
 
-def _write(ax, order, *, kind, x, y, words, turn, size, anchor, bold, fill, halo) -> None:
+def _write(ax, order, *, kind, x, y, words, turn, size, anchor, bold, fill, halo, mono) -> None:
     points = 72 / DPI
     effects = [withStroke(linewidth=6 * points, foreground=LIGHT["paper"])] if halo else []
     style = dict(color=fill[0], weight="bold" if bold else "normal", rotation=turn)
+    style["family"] = "DejaVu Sans Mono" if mono else "DejaVu Sans"
     place = dict(ha=SIDES[anchor], va="center_baseline", zorder=order, path_effects=effects)
     ax.text(x, y, words.replace("$", r"\$"), size=size * points, **style, **place)
 
