@@ -7,7 +7,7 @@
 # worth, and how sure that is; tell a broken model from a sound one by what it shows.
 #
 # **You need** notebooks 2 (backward passes) and 4 (memory). **Time:** 40 minutes, of which the
-# computer takes one. **Exercises:** 2.
+# computer takes one. **Exercises:** 4.
 
 # %%
 import numpy as np
@@ -45,6 +45,18 @@ from minitxl.training.optim import Adam, clip_by_norm, learning_rate
 
 # %%
 course.run_with("cross-entropy-gradient")
+
+# %% [markdown]
+# With words in place of characters $V$ is large (267,735 for WikiText-103), and most of it is rare.
+# The paper then cuts the words into clusters by how frequent they are (section 4.1): a first
+# softmax chooses a frequent word, or the tail as a whole; a second one, in a narrower space, is
+# needed only for words of the tail.
+#
+# **Exercise.** Write the losses for two clusters. (In the library: `model/family/adaptive.py`.)
+
+# %% exercise adaptive-softmax
+
+# %% check adaptive-softmax
 
 # %% [markdown]
 # ## 6.2 One step, line by line
@@ -126,6 +138,14 @@ print(f"{learner.model.n_params:,} parameters; a uniform guess among {config.n_t
 # > **Common misconception: “one could as well shuffle the segments.”** Then the memory would hold
 # > another page. Training with memory reads the text in order; what is random is only the
 # > beginning of the weights (and dropout).
+
+# %% [markdown]
+# **Exercise.** Write the loop yourself, with a small model that is given, in NumPy alone: memory,
+# clipping and Adam are yours. The check looks at the losses, at $\theta$ and at the memory.
+
+# %% exercise training-loop
+
+# %% check training-loop
 
 # %% [markdown]
 # ## 6.3 Watch it learn
@@ -220,10 +240,10 @@ draw("stop_gradient")
 # %% [markdown]
 # ## 6.6 Nothing but yours
 #
-# Twelve exercises are parts of the model, six on its way forward and six on its way back. `parts`
+# Thirteen exercises are parts of the model, six forward and seven on the way back. `parts`
 # collects those that you have solved, in the notebooks saved beside this one too; `capstone` has a
 # small model learn by them, beside the library's, from the same weights and the same text. With all
-# twelve, only linear maps, ReLU, the embedding and LayerNorm's forward pass are not yours.
+# of them, only linear maps, ReLU, the embedding and LayerNorm's forward pass are not yours.
 
 # %%
 mine = course.parts()
