@@ -53,8 +53,8 @@ class _Settings:
                     raise MinitxlError(f"{f.name} must be a finite number, got {value!r}")
             elif want == "tuple":
                 ok = isinstance(value, tuple) and all(isinstance(v, int) for v in value)
-            elif want == "Released":
-                ok = isinstance(value, Released)
+            elif want in ("Released", "Memory"):
+                ok = isinstance(value, {"Released": Released, "Memory": Memory}[want])
             else:
                 ok = isinstance(value, str)
             if not ok:
@@ -81,7 +81,7 @@ _LIMITS = dict(
 )
 
 
-RELATIVE, SHAW, SINUSOID, LEARNED = ATTN_TYPES = range(4)  # the numbers of the released code
+RELATIVE, SHAW, SINUSOID, LEARNED, ROPE, ALIBI = ATTN_TYPES = range(6)  # 0 to 3 as released
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +103,54 @@ class Released(_Settings):
         )
         orders = ("natural", "reversed")
         self._require("cluster_order", self.cluster_order in orders, "'natural' or 'reversed'")
+
+
+MEMORIES = ("xl", "compressive", "matrix", "tokens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory(_Settings):
+    """What is kept between segments, where it is not the paper's: see `model/family/memories/`.
+
+    "xl" keeps the last mem_len states; "compressive" (Rae et al. 2019) beside these n_coarse rows,
+    each for `rate` states that have left them; "matrix" (Katharopoulos et al. 2020, Schlag et al.
+    2021, Munkhdalai et al. 2024) one matrix a head; "tokens" (Bulatov et al. 2022) n_slot states
+    that are read before the segment and written after it.
+    """
+
+    kind: str = "xl"  # one of MEMORIES
+    # compressive
+    n_coarse: int = 0  # n_cm: rows of the coarse memory
+    rate: int = 4  # c: states for one coarse row
+    compress: str = "mean"  # "mean", "max", "conv"; controls: "every" c-th state, "random" ones
+    loss: str = "none"  # that trains "conv": "none", "attention" or "autoencode"
+    # matrix
+    rule: str = "delta"  # "sum", or "delta": what was stored under the key is taken away first
+    feature: str = "unit"  # phi: "unit", x / |x|; "elu", elu(x) + 1
+    reads: str = "all"  # "past": a token does not read what its own segment writes
+    # tokens
+    n_slot: int = 0  # m
+
+    def __post_init__(self) -> None:
+        self._check_types()
+        one_of = dict(
+            kind=MEMORIES,
+            compress=("mean", "max", "conv", "every", "random"),
+            loss=("none", "attention", "autoencode"),
+            rule=("sum", "delta"),
+            feature=("unit", "elu"),
+            reads=("all", "past"),
+        )
+        for name, values in one_of.items():
+            self._require(name, getattr(self, name) in values, f"one of {', '.join(values)}")
+        for name, least in dict(n_coarse=0, rate=1, n_slot=0).items():
+            rule = f"between {least} and {_LONG}"
+            self._require(name, least <= getattr(self, name) <= _LONG, rule)
+        if self.loss != "none" and self.compress != "conv":
+            raise MinitxlError(
+                f"loss={self.loss!r} trains a convolution, and compress={self.compress!r} has "
+                'nothing to learn; set compress="conv" or loss="none"'
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +181,8 @@ class Config(_Settings):
     layer_norm_epsilon: float = 1e-5  # added to the variance
     # --- the family: other encodings of position (sec. 4.2's ablation) ---
     # 0: relative, of this paper; 1: relative, learned (Shaw et al. 2018); 2: absolute sinusoid
-    # (Vaswani et al. 2017); 3: absolute, learned for every layer (Al-Rfou et al. 2018)
+    # (Vaswani et al. 2017); 3: absolute, learned for every layer (Al-Rfou et al. 2018); 4: rotary,
+    # RoPE (Su et al. 2021); 5: linear biases, ALiBi (Press et al. 2021)
     attn_type: int = RELATIVE
     ext_len: int = 0  # tokens of the segment before that are read again, with gradient
     max_klen: int = 0  # rows of a learned table (types 1, 3); 0: tgt_len + ext_len + mem_len
@@ -145,6 +194,7 @@ class Config(_Settings):
     tie_projs: tuple = ()  # and so are the projections, by cluster; (): all but the first
     proj_init_std: float = 0.01  # of the projections at the start
     start_mems: str = "empty"  # a stream's first memory: "empty", or "zeros" (TF, Hugging Face)
+    memory: Memory = Memory()  # another memory than the paper's
     released: Released = Released()  # what only imported models need
 
     @classmethod
@@ -158,6 +208,8 @@ class Config(_Settings):
                 values = {k: v for k, v in values.items() if k not in names}
             if beside or isinstance(within, dict):
                 values = values | {"released": Released.from_dict(beside or within)}
+            if isinstance(values.get("memory"), dict):
+                values = values | {"memory": Memory.from_dict(values["memory"])}
         return super().from_dict(values)
 
     @property
@@ -204,6 +256,9 @@ class Config(_Settings):
         self._require("clamp_len", self.clamp_len == -1 or self.clamp_len >= 1, "-1 (off) or >= 1")
         if self.attn_type in (RELATIVE, SINUSOID):
             self._require("d_model", self.d_model % 2 == 0, "even: R is half sines, half cosines")
+        if self.attn_type == ROPE:
+            self._require("d_head", self.d_head % 2 == 0, "even: RoPE turns pairs of numbers")
+            self._require("clamp_len", self.clamp_len == -1, "-1: RoPE turns by every distance")
         for name in ("dropout", "dropatt"):
             self._require(name, 0.0 <= getattr(self, name) < 1.0, "at least 0 and below 1")
         self._require("init_std", self.init_std > 0, "above 0")
@@ -214,12 +269,26 @@ class Config(_Settings):
                 f"same_length=True with mem_len={self.mem_len} would hide every key; set mem_len "
                 "to 1 or more"
             )
-        self._require("attn_type", self.attn_type in ATTN_TYPES, "0, 1, 2 or 3")
+        self._require("attn_type", self.attn_type in ATTN_TYPES, "0 to 5")
         for name in ("ext_len", "max_klen", "d_embed"):
             self._require(name, getattr(self, name) >= 0, "at least 0")
         self._require("proj_init_std", self.proj_init_std > 0, "above 0")
         self._require("start_mems", self.start_mems in ("empty", "zeros"), "'empty' or 'zeros'")
         self._check_words()
+        self._check_memory()
+
+    def _check_memory(self) -> None:
+        kind = self.memory.kind
+        if kind == "xl":
+            return
+        for name, plain in dict(
+            attn_type=RELATIVE, ext_len=0, same_length=False, start_mems="empty"
+        ).items():
+            self._require(name, getattr(self, name) == plain, f"{plain!r} with a {kind} memory")
+        if kind == "tokens":
+            self._require("mem_len", self.mem_len == 0, "0 with memory tokens, which replace it")
+            if self.memory.n_slot < 1:
+                raise MinitxlError("memory tokens need n_slot of 1 or more, it is 0")
 
     def _check_words(self) -> None:
         edges = (0, *self.cutoffs, self.n_token)

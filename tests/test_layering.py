@@ -110,6 +110,6 @@ def test_files_are_short():
         n
         for p, n in lines.items()
         if part(p) in ("errors", "config", "backend", "model") or p.stem == "optim"
-        if p.stem not in others | fast and p.parent.name != "family"
+        if p.stem not in others | fast and "family" not in p.parts
     ]
-    assert sum(model) <= 2410
+    assert sum(model) <= 2514

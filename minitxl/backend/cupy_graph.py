@@ -111,7 +111,8 @@ class Packed:
 def _mapped(function: Callable, x):
     """The same nested lists and tuples with function(leaf) for every leaf but None."""
     if isinstance(x, (list, tuple)):
-        return type(x)(_mapped(function, a) for a in x)
+        mapped = [_mapped(function, a) for a in x]
+        return type(x)(*mapped) if hasattr(x, "_fields") else type(x)(mapped)
     return None if x is None else function(x)
 
 

@@ -27,6 +27,7 @@ from minitxl.course.exercises import (
     attention,
     beyond,
     bugs,
+    compression,
     layer,
     learning,
     loss,
@@ -37,6 +38,7 @@ from minitxl.course.exercises import (
     reach,
     shift,
     stream,
+    writing,
 )
 from minitxl.course.running import library_use
 from minitxl.course.trial import capstone, parts, run_with
@@ -78,6 +80,8 @@ GROUPS = (
     bugs,
     measure,
     beyond,
+    compression,
+    writing,
 )
 EXERCISES = MappingProxyType(
     {e.id: e for e in sorted((e for g in GROUPS for e in g.EXERCISES), key=lambda e: e.notebook)}

@@ -20,7 +20,7 @@ from minitxl.backend.twins import Namespace
 from minitxl.model.attention import Inspection, heads_forward
 from minitxl.model.ops import sinusoid
 from minitxl.model.params import Params
-from minitxl.model.through_memory import without_memory_rows
+from minitxl.model.through_memory import memory_shares
 from minitxl.model.transformer_xl import TransformerXL
 
 TGT_LEN, MEM_LEN = 32, 64
@@ -132,7 +132,7 @@ class Symptoms:
     by_segment: np.ndarray  # (S,) bits per character of the stream's first, second ... segment
     by_place: np.ndarray  # (T,) bits of the characters of a segment, once the memory is full
     seen: np.ndarray  # (T, K) attention weights of the second segment, mean of heads, layers, rows
-    share: float  # of the gradient of all w_k that comes from the memory's rows: 0 ... 1
+    share: float  # of the gradient of w_k that comes from the memory's rows, mean of the layers
 
 
 def symptoms(model: TransformerXL, text: np.ndarray) -> dict[str, Symptoms]:
@@ -152,11 +152,7 @@ def _measured(reader: Sound, text) -> Symptoms:
         losses.append(nll / math.log(2))
     bits = np.array(losses)  # (S, B, T)
     full = -(-MEM_LEN // TGT_LEN)  # the first segment with a full memory
-    whole = reader.model.backward(cache)
-    part = reader.model.backward(without_memory_rows(cache, xp=reader.model.backend.xp))
-    names = [name for name in whole if name.endswith("attn.w_k")]
-    along = sum(float(((whole[n] - part[n]) * whole[n]).sum()) for n in names)
-    share = along / sum(float((whole[n] ** 2).sum()) for n in names)
+    share = float(np.mean(memory_shares(reader.model, cache)["w_k"]))
     maps = np.mean([p.mean(axis=(0, 1)) for p in seen.probs], axis=0)
     return Symptoms(bits.mean(axis=(1, 2)), bits[full:].mean(axis=(0, 1)), maps, share)
 

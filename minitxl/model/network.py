@@ -48,6 +48,15 @@ def update_mems(both, *, n_mem, config: Config, xp):
     return both[:, first:stop, :]
 
 
+def update_mems_backward(dkept, *, n_mem, n_new, config: Config, xp):
+    """Put the rows back where they were cut out: (B, <= mem_len, D) -> (B, M, D), (B, T, D)."""
+    first, stop = kept_rows(n_mem=n_mem, n_new=n_new, config=config)
+    (b, _, d), like = dkept.shape, dict(dtype=dkept.dtype, device=dkept.device)
+    rest = (xp.zeros((b, n, d), **like) for n in (first, n_mem + n_new - stop))  # forgotten: 0
+    both = xp.concat([next(rest), dkept, next(rest)], axis=1)  # -> (B, M + T, D)
+    return both[:, :n_mem, :], both[:, n_mem:, :]
+
+
 # --- forward ------------------------------------------------------------------------------------
 
 
@@ -58,7 +67,7 @@ class HiddenCache(NamedTuple):
     emb_dropout: DropoutCache
     layers: list[LayerCache]
     out_dropout: DropoutCache
-    added: list | None = None  # of positions added to the layers' inputs (family/network.py)
+    added: list | None = None  # what the family keeps beside: positions added, memories' updates
 
 
 class ModelCache(NamedTuple):
@@ -175,16 +184,20 @@ class Gradients(NamedTuple):
     mems: list  # N of (B, M, D), or None each where the gradient is stopped
 
 
-def hidden_backward(dh, cache: HiddenCache, grads, config, *, xp, later=None, through=False):
+def hidden_backward(dh, cache: HiddenCache, grads, config, *, xp, dleft=None, through=False):
     """Return dLoss/dh_0 ... dLoss/dh_N and the memories' gradients, for dh = dLoss/dh_N.
 
-    Adds the layers' gradients to `grads`. later, through: see `backward`.
+    Adds the layers' gradients to `grads`. dleft, through: see `backward`.
     """
     dhidden, dmems = [dh], []
     for n in reversed(range(config.n_layer)):
+        n_mem, n_new = cache.layers[n].n_mem, dh.shape[1]
         dh, dmem, dw = layer_backward(dh, cache.layers[n], memory_rows=through, xp=xp)
-        if later is not None:
-            dh = dh + later[n]
+        if dleft is not None:  # undo: memory left = last rows of [memory found ; h]
+            past, own = update_mems_backward(
+                dleft[n], n_mem=n_mem, n_new=n_new, config=config, xp=xp
+            )
+            dmem, dh = dmem + past, dh + own
         accumulate(layer_weights(grads, n), dw)
         dhidden.append(dh)
         dmems.append(dmem)
@@ -198,14 +211,14 @@ def accumulate(grads: LayerWeights, dw: LayerWeights) -> None:
 
 
 def backward(
-    params, dnll, cache: ModelCache, config: Config, *, scatter_add, xp, later=None, through=False,
+    params, dnll, cache: ModelCache, config: Config, *, scatter_add, xp, dleft=None, through=False,
     hidden_backward=hidden_backward, nll_backward=nll_backward, embed_backward=embed_backward,
 ) -> Gradients:  # fmt: skip
     """Back-propagate dnll (B, S) = dLoss/dnll through one segment.
 
     Memory is a constant (stopped gradient, sec. 3.2). For experiments and pictures,
-    through=True also returns the gradient into the memories, and `later` (N arrays (B, T, D))
-    adds what a *later* segment sent back into this segment's layer inputs.
+    through=True also returns the gradient into the memories that were found, and then `dleft`
+    takes that into the memories that this segment *left*, which the next one returned.
     """
     grads = params.zeros_like()
     (b, t), n_target, hidden = cache.shape, cache.n_target, cache.hidden
@@ -217,7 +230,7 @@ def backward(
         dh = xp.concat([unread, dh], axis=1)  # -> (B, T, D)
     dh = dropout_backward(dh, hidden.out_dropout, xp=xp)
     # undo: the layers
-    dhidden, dmems = hidden_backward(dh, hidden, grads, config, xp=xp, later=later, through=through)
+    dhidden, dmems = hidden_backward(dh, hidden, grads, config, xp=xp, dleft=dleft, through=through)
     # undo: h_0 = dropout(sqrt(D) E[x])
     dh = dropout_backward(dhidden[0], hidden.emb_dropout, xp=xp) * math.sqrt(config.d_model)
     dx = xp.reshape(dh, (b * t, -1))  # (B, T, D) -> (B*T, D)
@@ -235,6 +248,7 @@ class Network(NamedTuple):
     forward: Callable
     log_probs_forward: Callable
     backward: Callable
+    memory: Any = None  # another than the paper's: a `family.memories.kinds.Memory`
 
 
 PAPER = Network(param_shapes, forward, log_probs_forward, backward)

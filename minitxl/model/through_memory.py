@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from minitxl.errors import MinitxlError
-from minitxl.model.network import ModelCache, kept_rows
+from minitxl.model.network import ModelCache
 from minitxl.model.params import Params
 from minitxl.model.transformer_xl import TransformerXL
 
@@ -16,6 +16,7 @@ class SequenceGradients(NamedTuple):
     nll: list[Any]  # S of (B, T), in nats
     params: Params  # dLoss/dparameter, added up over the segments
     hidden: list[list]  # S of N + 1 of (B, T, D): dLoss/dh_0 ... dLoss/dh_N
+    mems: list  # the memories that the last segment left
 
 
 def hidden_gradients(model: TransformerXL, segments, through_memory=False, dnll=None) -> list:
@@ -36,15 +37,16 @@ def hidden_gradients(model: TransformerXL, segments, through_memory=False, dnll=
 
 
 def sequence_gradients(
-    model: TransformerXL, segments, upstream, through_memory=False
+    model: TransformerXL, segments, upstream, through_memory=False, mems=None
 ) -> SequenceGradients:
-    """Back-propagate sum(nll * upstream) over consecutive segments, which begin without memory.
+    """Back-propagate sum(nll * upstream) over consecutive segments, which begin with mems.
 
     segments: (tokens, targets), (B, T) and (B, S), each; upstream: dLoss/dnll (B, S) of each
-    segment, or None where its nll is no part of the loss. With through_memory=False the memory is
-    a constant to every segment's loss (sec. 3.2: the gradients are those of training segment by
-    segment, all with the same weights); with True the gradient of a later segment's loss also
-    flows through the cached states. Raises MinitxlError where the numbers of segments differ.
+    segment, or None where its nll is no part of the loss; mems: None at a stream's start. With
+    through_memory=False the memory is a constant to every segment's loss (sec. 3.2: the gradients
+    are those of training segment by segment, all with the same weights); with True the gradient
+    of a later segment's loss also flows through the states kept by these segments. Raises
+    MinitxlError where the numbers of segments differ.
     """
     segments, upstream = list(segments), list(upstream)
     if len(segments) != len(upstream):
@@ -54,36 +56,25 @@ def sequence_gradients(
         )
     xp, c = model.backend.xp, model.config
     where = dict(dtype=model.backend.dtype, device=model.backend.device)
-    mems, passes = None, []
+    passes = []
     for tokens, targets in segments:
-        mems = model.start_mems(len(tokens)) if mems is None else mems
-        n_mem = mems[0].shape[1]
         nll, mems, cache = model.forward(tokens, targets, mems)
-        passes.append((nll, cache, n_mem))
+        passes.append((nll, cache))
 
     total, hidden = model.params.zeros_like(), []
     dmems = None  # what the later segments send into the memory that this one left
-    for (_, cache, n_mem), dnll in zip(reversed(passes), reversed(upstream), strict=True):
+    for (_, cache), dnll in zip(reversed(passes), reversed(upstream), strict=True):
         b, t = cache.shape
         if dnll is None and dmems is None:  # nothing arrives
             hidden.append([xp.zeros((b, t, c.d_model), **where) for _ in range(c.n_layer + 1)])
             continue
-        later = past = None
-        if dmems is not None:
-            # undo: memory left = rows first ... stop of [memory found ; h]
-            first, stop = kept_rows(n_mem=n_mem, n_new=t, config=c)
-            before = xp.zeros((b, first, c.d_model), **where)
-            after = xp.zeros((b, n_mem + t - stop, c.d_model), **where)
-            both = [xp.concat([before, d, after], axis=1) for d in dmems]  # N of (B, M + T, D)
-            past, later = [d[:, :n_mem, :] for d in both], [d[:, n_mem:, :] for d in both]
         if dnll is None:
             dnll = xp.zeros((b, cache.n_target), **where)
-        g = model.backward_all(cache, dnll, later=later, through=through_memory)
+        g = model.backward_all(cache, dnll, dleft=dmems, through=through_memory)
         total.flat += g.params.flat
         hidden.append(g.hidden)
-        if through_memory:
-            dmems = g.mems if past is None else [d + e for d, e in zip(g.mems, past, strict=True)]
-    return SequenceGradients([nll for nll, _, _ in passes], total, hidden[::-1])
+        dmems = g.mems if through_memory else None
+    return SequenceGradients([nll for nll, _ in passes], total, hidden[::-1], mems)
 
 
 def without_memory_rows(cache: ModelCache, *, xp) -> ModelCache:
@@ -106,3 +97,20 @@ def without_memory_rows(cache: ModelCache, *, xp) -> ModelCache:
         heads = heads._replace(k=segment_rows(heads.k), v=segment_rows(heads.v))
         layers.append(layer._replace(attn=layer.attn._replace(heads=heads)))
     return cache._replace(hidden=cache.hidden._replace(layers=layers))
+
+
+def memory_shares(model: TransformerXL, cache: ModelCache, dnll=None) -> dict[str, list[float]]:
+    """Return, for "w_k" and "w_v", the part of its gradient that the memory's rows give, by layer.
+
+    dW = h^T dk sums over all rows of h = [memory ; segment] (sec. 3.2). With g the whole and m what
+    the memory's rows add, it is <m, g> / <g, g>: this part and the segment's add up to 1.
+    """
+    whole = model.backward(cache, dnll)
+    own = model.backward(without_memory_rows(cache, xp=model.backend.xp), dnll)
+    shares: dict[str, list[float]] = {"w_k": [], "w_v": []}
+    for n in range(model.config.n_layer):
+        for name, found in shares.items():
+            g = whole[f"layers.{n}.attn.{name}"]
+            m = g - own[f"layers.{n}.attn.{name}"]
+            found.append(float((m * g).sum() / (g * g).sum()))
+    return shares

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from minitxl.backend import Backend, get_backend
 from minitxl.config import RELATIVE, SINUSOID, Config
 from minitxl.errors import MinitxlError
-from minitxl.model.family.network import member
+from minitxl.model.family.memories.kinds import check_states
+from minitxl.model.family.memories.walk import with_memory
+from minitxl.model.family.network import ends_of, member
 from minitxl.model.network import PAPER, Gradients, ModelCache, Network
 from minitxl.model.ops import inverse_frequencies
 from minitxl.model.params import Params, draw
@@ -69,6 +71,9 @@ class TransformerXL:
         With start_mems="zeros" (B, mem_len, D): rows of zeros, which are attended to like others.
         """
         b, c = self.backend, self.config
+        if self.network.memory is not None:
+            where = dict(dtype=b.dtype, device=b.device, xp=b.xp)
+            return self.network.memory.start(batch_size, **where)
         shape = (batch_size, c.mem_len if c.start_mems == "zeros" else 0, c.d_model)
         return [b.xp.zeros(shape, dtype=b.dtype, device=b.device)] * c.n_layer
 
@@ -107,8 +112,11 @@ class TransformerXL:
         """Return the gradients, by name, of nll.mean() - or of sum(nll * dnll) for dnll (B, S)."""
         return self.backward_all(cache, dnll).params
 
-    def backward_all(self, cache: ModelCache, dnll=None, later=None, through=False) -> Gradients:
-        """Like `backward`, with the gradients of hidden states and memories; see `Gradients`."""
+    def backward_all(self, cache: ModelCache, dnll=None, dleft=None, through=False) -> Gradients:
+        """Like `backward`, with the gradients of hidden states and memories; see `Gradients`.
+
+        dleft, through: see `network.backward`.
+        """
         b, s = cache.shape[0], cache.n_target
         back = self.backend
         if dnll is None:
@@ -127,7 +135,7 @@ class TransformerXL:
             self.config,
             scatter_add=back.scatter_add,
             xp=back.xp,
-            later=later,
+            dleft=dleft,
             through=through,
         )
 
@@ -172,6 +180,11 @@ class TransformerXL:
             raise MinitxlError(
                 f"position_ids has shape {y}, tokens {x}; give each token its place in its document"
             )
+        if c.memory.kind != "xl":
+            raise MinitxlError(
+                f"position_ids cannot be used with a {c.memory.kind} memory, whose rows stand for "
+                "several tokens; read each document by itself"
+            )
         if c.start_mems == "zeros" or (c.ext_len and c.released.ext_len_swapped):
             raise MinitxlError(
                 'position_ids cannot be used with start_mems="zeros" or ext_len_swapped, whose '
@@ -183,6 +196,9 @@ class TransformerXL:
         """Return mems, or those of a stream's start for None; an error where they do not fit."""
         if mems is None:
             return self.start_mems(batch_size)
+        if self.network.memory is not None:
+            check_states(mems, self.network.memory, batch_size, self.backend)
+            return mems
         _check_mems(mems, batch_size, self.config, self.backend)
         return mems
 
@@ -268,8 +284,10 @@ def _check_mems(mems: Sequence, batch_size: int, config: Config, backend: Backen
 
 
 def network_of(config: Config) -> Network:
-    """Return the paper's functions or, where the configuration asks for another encoding or
-    vocabulary, those of the family. This is the one place where that is decided."""
+    """Return the paper's functions or, where the configuration asks for another encoding,
+    vocabulary or memory, those of the family. This is the one place where that is decided."""
+    if config.memory.kind != "xl":
+        return with_memory(config, ends_of(config))
     paper = config.attn_type == RELATIVE and config.is_plain
     return PAPER if paper else member(config)
 

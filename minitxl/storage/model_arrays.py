@@ -34,6 +34,30 @@ def load_params(model: TransformerXL, arrays: dict) -> None:
         model.params.constants[name] = back.asarray(value, dtype=back.dtype)
 
 
+def memory_arrays(mems: list, prefix: str) -> dict:
+    """Return the arrays of a model's memories by name, "<prefix>.<layer>", where they are.
+
+    A state of several arrays (`model/family/memories/`) has "<prefix>.<layer>.<field>".
+    """
+    arrays: dict = {}
+    for n, state in enumerate(mems):
+        fields = state._asdict() if hasattr(state, "_asdict") else {"": state}
+        arrays |= {f"{prefix}.{n}.{name}".rstrip("."): a for name, a in fields.items()}
+    return arrays
+
+
+def memories_of(model: TransformerXL, arrays: dict, prefix: str) -> list | None:
+    """Return the memories whose arrays `memory_arrays` has named, or None if none are there."""
+    names = memory_arrays(model.start_mems(1), prefix)
+    if not any(name in arrays for name in names):
+        return None
+    found = iter(model.backend.asarray(array_of(arrays, name)) for name in names)
+    return [
+        type(state)(*(next(found) for _ in state)) if hasattr(state, "_asdict") else next(found)
+        for state in model.start_mems(1)
+    ]
+
+
 def array_of(arrays: dict, name: str, shape: tuple | None = None):
     """Return one array of a checkpoint, or raise `MinitxlError` where it is not there as wanted."""
     if name not in arrays:

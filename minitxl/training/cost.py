@@ -1,7 +1,8 @@
 """What a model costs before it is built: parameters, products and memory, from its settings alone.
 
 Nothing is allocated here. Letters as in `Config`, and: T tokens of a segment, those of ext_len
-included; S of them have a target; M of memory, full; K = M + T keys; E = H Dh, all heads together.
+included; S of them have a target; M rows of memory, full; K = M + T keys; E = H Dh, all heads
+together. (Memory tokens count as 2 m tokens more of a segment.)
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def _part(name: str) -> str:
         return "LayerNorm"
     if ".ff." in name:
         return "feed-forward"
-    if name.startswith("layers.") or name in ("r_w_bias", "r_r_bias"):
+    if name.startswith(("layers.", "memory.")) or name in ("r_w_bias", "r_r_bias"):
         return "attention"
     return "embedding and softmax"
 
@@ -74,7 +75,12 @@ def _n_target(config: Config, settings: TrainConfig) -> int:
 
 def _n_query(config: Config) -> int:
     """T: tokens of a segment that are read."""
-    return config.tgt_len + config.ext_len
+    return config.tgt_len + config.ext_len + 2 * config.memory.n_slot
+
+
+def _n_mem(config: Config) -> int:
+    """M: rows that stand before a segment."""
+    return config.mem_len + config.memory.n_coarse
 
 
 # --- products -----------------------------------------------------------------------------------
@@ -89,21 +95,25 @@ def forward_flops(config: Config, rows: int, shares=None, n_target: int | None =
       positions    N 2 K D E                 W_kR R, once for all rows
       attention    N 6 T K E                 q k^T, q r^T, p v
       feed-forward N 4 T D F
+      memory       what another memory than the paper's has to compute (model/family/memories/)
       softmax      2 S D V; adaptive: 2 S share_i (D E_i + E_i V_i) for every cluster, the head's
                    share 1; and 2 T share_i E_i D for the embedding, where there are projections
     shares: of the text's words in every cluster (default: `zipf_shares`); n_target: S (default:
     tgt_len).
     """
     c, b, t = config, rows, _n_query(config)
-    d, e, k = c.d_model, c.n_head * c.d_head, c.mem_len + t
+    d, e, k = c.d_model, c.n_head * c.d_head, _n_mem(c) + t
     s = c.tgt_len if n_target is None else n_target
-    products = 3 if c.attn_type in (RELATIVE, SHAW) else 2  # absolute positions have no q r^T
+    products = 3 if c.attn_type in (RELATIVE, SHAW) else 2  # the others have no q r^T
     parts = {
         "projections": c.n_layer * b * 4 * (t + k) * d * e,
         "positions": c.n_layer * 2 * k * d * e if c.attn_type == RELATIVE else 0,
         "attention": c.n_layer * b * 2 * products * t * k * e,
         "feed-forward": c.n_layer * b * 4 * t * d * c.d_inner,
     }
+    memory = network_of(c).memory
+    if memory is not None:
+        parts["memory"] = c.n_layer * b * memory.flops(t)
     softmax = 0.0
     for cluster in _clusters(c, shares):
         project = d * cluster.width if c.has_projections else 0
@@ -135,7 +145,7 @@ class _Piece:
 
     def __init__(self, config: Config, rows: int, n_target: int, shares, training: bool):
         c, b, t = config, rows, _n_query(config)
-        k, d, e, f = c.mem_len + t, c.d_model, c.n_head * c.d_head, c.d_inner
+        k, d, e, f = _n_mem(c) + t, c.d_model, c.n_head * c.d_head, c.d_inner
         self.drop = 1 if training and c.dropout > 0 else 0
         self.dropatt = 1 if training and c.dropatt > 0 else 0
         self.clusters = _clusters(c, shares)
@@ -220,10 +230,17 @@ class _Piece:
         return (c.n_layer + 3) * self.td + tables + one_hot
 
 
+def memory_bytes(config: Config, itemsize: int = 4) -> int:
+    """Return the bytes that a full memory takes for each row of the batch, in all layers."""
+    c, memory = config, network_of(config).memory
+    return memory.n_bytes(itemsize) if memory else itemsize * c.n_layer * c.mem_len * c.d_model
+
+
 def _memory(config: Config, rows: int) -> int:
     """Old and new memory: both are cut out of [memory ; segment], which stays as long as they."""
     c = config
-    return 2 * c.n_layer * rows * (c.mem_len + _n_query(c)) * c.d_model
+    segment = c.n_layer * _n_query(c) * c.d_model
+    return 2 * rows * (memory_bytes(c, itemsize=1) + segment)
 
 
 def training_memory(

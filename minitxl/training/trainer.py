@@ -10,7 +10,13 @@ from minitxl.backend.threads import Workers, threads_for
 from minitxl.config import TrainConfig
 from minitxl.errors import MinitxlError, MinitxlWarning
 from minitxl.model.transformer_xl import TransformerXL
-from minitxl.storage.model_arrays import array_of, load_params, params_of
+from minitxl.storage.model_arrays import (
+    array_of,
+    load_params,
+    memories_of,
+    memory_arrays,
+    params_of,
+)
 from minitxl.training.optim import Adam, clip_by_norm, learning_rate
 from minitxl.training.parallel import Group
 
@@ -72,7 +78,7 @@ class Trainer:
             self.model.checked_on_host(ids, name)
             for ids, name in ((tokens, "tokens"), (targets, "targets"))
         )
-        held = next((m[0].shape[0] for m in self.mems if m), None)
+        held = next((_rows(m[0]) for m in self.mems if m), None)
         if not fresh and held is not None and held * self.n_piece != len(tokens):
             raise MinitxlError(
                 f"the batch has {len(tokens)} rows, the one before had {held * self.n_piece}: row "
@@ -159,9 +165,10 @@ class Trainer:
         to_numpy = self.model.backend.to_numpy
         arrays = params_of(self.model)
         arrays |= {"adam.m": to_numpy(self.adam.m), "adam.v": to_numpy(self.adam.v)}
-        own = [[to_numpy(mem) for mem in mems or []] for mems in self.mems]
-        for i, mems in enumerate(chain.from_iterable(self.group.gather(own))):
-            arrays |= {f"mems.{i}.{n}": mem for n, mem in enumerate(mems)}
+        own = [memory_arrays(mems or [], "") for mems in self.mems]
+        own = [{name: to_numpy(a) for name, a in piece.items()} for piece in own]
+        for i, piece in enumerate(chain.from_iterable(self.group.gather(own))):
+            arrays |= {f"mems.{i}{name}": a for name, a in piece.items()}
         return arrays, {"n_step": self.n_step, "n_piece": self.n_piece}
 
     def load_state(self, arrays: dict, values: dict) -> None:
@@ -178,12 +185,12 @@ class Trainer:
         for name, moment in moments.items():
             moment[...] = asarray(loaded[name], dtype=moment.dtype)
         self.n_step = self.adam.t = int(values["n_step"])
-        mems = []
-        for i in self.pieces:
-            names = [f"mems.{i}.{n}" for n in range(self.model.config.n_layer)]
-            have = [name for name in names if name in arrays]
-            mems.append([asarray(array_of(arrays, name)) for name in names] if have else None)
-        self.mems = mems
+        self.mems = [memories_of(self.model, arrays, f"mems.{i}") for i in self.pieces]
+
+
+def _rows(state) -> int:
+    """How many rows of the batch a layer's memory belongs to."""
+    return (state[0] if isinstance(state, tuple) else state).shape[0]
 
 
 def _warn_unless_shifted(tokens, targets) -> None:

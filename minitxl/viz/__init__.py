@@ -8,12 +8,7 @@ from minitxl.viz.attention import AttentionFigure, nearest_first, span, weight_b
 from minitxl.viz.by_position import bits_by_position
 from minitxl.viz.gradient import colour_limits, gradient_norms
 from minitxl.viz.in_browser import live
-from minitxl.viz.lessons.beyond import (
-    draw_break_evens,
-    draw_compression,
-    draw_reading_cost,
-    draw_recall,
-)
+from minitxl.viz.lessons.beyond import draw_reading_cost
 from minitxl.viz.lessons.bugs import draw_symptoms
 from minitxl.viz.lessons.by_hand import draw_checks, draw_ledger, draw_memory_rows
 from minitxl.viz.lessons.four_terms import draw_four_terms, draw_leak
@@ -29,9 +24,11 @@ from minitxl.viz.lessons.learning import LiveCurves
 from minitxl.viz.lessons.memory_rows import draw_kept_rows, draw_masks, draw_stale_states
 from minitxl.viz.reading import Reading, memory_share
 from minitxl.viz.theme import Picture
+from minitxl.viz.widgets.compression import compression_explorer
 from minitxl.viz.widgets.dependencies import span_explorer
 from minitxl.viz.widgets.explorers import Explorer
 from minitxl.viz.widgets.gradient import gradient_explorer
+from minitxl.viz.widgets.overfull import overfull_explorer
 from minitxl.viz.widgets.rel_shift import rel_shift_explorer
 
 __all__ = [
@@ -42,10 +39,9 @@ __all__ = [
     "Reading",
     "bits_by_position",
     "colour_limits",
-    "draw_break_evens",
+    "compression_explorer",
     "draw_changes",
     "draw_checks",
-    "draw_compression",
     "draw_four_terms",
     "draw_group_by_position",
     "draw_idea",
@@ -56,7 +52,6 @@ __all__ = [
     "draw_masks",
     "draw_memory_rows",
     "draw_reading_cost",
-    "draw_recall",
     "draw_segment_lengths",
     "draw_sliding",
     "draw_stale_states",
@@ -67,6 +62,7 @@ __all__ = [
     "live",
     "memory_share",
     "nearest_first",
+    "overfull_explorer",
     "rel_shift_explorer",
     "span",
     "span_explorer",

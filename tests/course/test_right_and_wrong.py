@@ -94,6 +94,7 @@ EQUIVALENT = {
     "bits_by_loop": ["(0.0, 0) -> (0, 0.0)"],
     "speed_by_parts": ["2 -> 3", "2 -> 1"],
     "affordable_memory": ["flops // n_layer -> flops / n_layer"],
+    "update_by_matrix": ["out // rate -> out / rate"],
     "affordable_by_search": ["30 -> 31", "30 -> 29", "10 -> 11", "10 -> 9", "7 -> 8", "7 -> 6"],
 }
 # fmt: on

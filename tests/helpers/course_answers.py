@@ -9,6 +9,8 @@ import math
 
 import numpy as np
 
+from helpers.memory_answers import FIRST
+from helpers.memory_answers import MISTAKES as MEMORY_MISTAKES
 from minitxl.course import EXERCISES
 from minitxl.course.exercises.learning import small_model
 from minitxl.course.exercises.stream import layer
@@ -280,7 +282,7 @@ ANSWERS = {
     "affordable-memory": affordable_memory,
     "adaptive-softmax": adaptive_nll,
     "training-loop": train,
-}
+} | FIRST
 
 
 def source_of(exercise_id: str) -> str:
@@ -336,7 +338,7 @@ MISTAKES = {
     "affordable-memory": (" - segment_len", "", "these are all the keys"),
     "adaptive-softmax": ("nll[rare] -=", "nll[rare] = -", "lacks the tail's own probability"),
     "training-loop": (" * min(1, clip / np.linalg.norm(grad))", "", "is not clipped"),
-}
+} | MEMORY_MISTAKES
 
 
 def with_mistake(exercise_id: str) -> str:

@@ -5,6 +5,7 @@
 
 import numpy as np
 
+from helpers.memory_answers import MEMORIES
 from minitxl.course.exercises.learning import small_model
 from minitxl.course.exercises.stream import layer
 
@@ -239,4 +240,4 @@ WHOLE = {
     "layer-backward": (layer_back_by_rows, layer_back_by_tape),
     "adaptive-softmax": (nll_by_words, nll_by_table),
     "training-loop": (train_by_accumulation, train_by_object),
-}
+} | MEMORIES

@@ -68,8 +68,8 @@ def test_the_family_walks_as_the_paper():
         model.network = network
         _, mems, _ = model.forward(tokens, tokens)
         nll, mems, cache = model.forward(tokens, tokens, mems, rng=model.backend.rng(1))
-        later = [np.ones((2, 5, 128))] * 3
-        found = model.backward_all(cache, later=later, through=True)
+        dleft = [np.ones(mem.shape) for mem in mems]
+        found = model.backward_all(cache, dleft=dleft, through=True)
         log_probs, _ = model.predict(tokens, mems)
         results.append([nll, *mems, found.params.flat, *found.hidden, *found.mems, log_probs])
     for a, b in zip(*results, strict=True):

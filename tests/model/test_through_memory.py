@@ -9,7 +9,7 @@ from minitxl.model.through_memory import without_memory_rows
 B, T, M = 2, 3, 4
 
 
-@pytest.mark.parametrize("attn_type", range(4))
+@pytest.mark.parametrize("attn_type", range(6))
 @pytest.mark.parametrize("pre_lnorm", [False, True])
 def test_what_the_memory_rows_give(attn_type, pre_lnorm):
     """The memory's share of dW_k and dW_v is there, and nothing else has changed."""

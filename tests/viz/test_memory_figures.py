@@ -5,7 +5,7 @@ import pytest
 
 from minitxl.errors import MinitxlError
 from minitxl.model.attention import attention_mask
-from minitxl.viz.lessons.beyond import draw_break_evens, draw_compression, draw_reading_cost
+from minitxl.viz.lessons.beyond import draw_reading_cost
 from minitxl.viz.lessons.influence import draw_changes, draw_learned_reach
 from minitxl.viz.lessons.memory_rows import draw_kept_rows, draw_masks, draw_stale_states
 
@@ -61,5 +61,3 @@ def test_costs():
     flops = {"attention": [1e6, 3e6], "all else": [2e6, 2e6]}
     caption = draw_reading_cost([0, 2000], [0.5, 1.5], flops, segment_len=16).caption
     assert "0.50 ms + 0.50 ms per 1,000" in caption
-    assert "M = 9" in texts(draw_break_evens(d_model=16, d_head=8))
-    assert "2.5 x the span" in draw_compression(n_fine=2, n_coarse=2, rate=4).caption

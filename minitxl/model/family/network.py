@@ -21,6 +21,7 @@ from minitxl.model.network import (
     accumulate,
     segment_mask,
     update_mems,
+    update_mems_backward,
 )
 from minitxl.model.ops import dropout_forward
 from minitxl.model.params import layer_shapes, layer_weights
@@ -129,12 +130,13 @@ def hidden_forward(
 
 
 def hidden_backward(
-    dh, cache: HiddenCache, grads, config, *, xp, later=None, through=False, encoding: Encoding
+    dh, cache: HiddenCache, grads, config, *, xp, dleft=None, through=False, encoding: Encoding
 ):
     """As `network.hidden_backward`."""
     dhidden, dmems = [dh], []
     for n in reversed(range(config.n_layer)):
         added = cache.added[n] if cache.added else None
+        n_mem, n_new = cache.layers[n].n_mem, dh.shape[1]
         rows = through or added is not None  # a table of positions serves the memory's rows too
         dh, dmem, dw = layer_backward(
             dh, cache.layers[n], memory_rows=rows, xp=xp, attend_backward=encoding.attend_backward
@@ -142,10 +144,12 @@ def hidden_backward(
         if added is not None and encoding.add_backward is not None:
             both = xp.concat([dmem, dh], axis=1)  # (B, M, D), (B, T, D) -> (B, K, D)
             both = encoding.add_backward(both, n, added, grads, xp=xp)
-            n_mem = dmem.shape[1]
             dmem, dh = (both[:, :n_mem, :] if through else None), both[:, n_mem:, :]
-        if later is not None:
-            dh = dh + later[n]
+        if dleft is not None:
+            past, own = update_mems_backward(
+                dleft[n], n_mem=n_mem, n_new=n_new, config=config, xp=xp
+            )
+            dmem, dh = dmem + past, dh + own
         accumulate(layer_weights(grads, n, encoding.weights), dw)
         dhidden.append(dh)
         dmems.append(dmem)

@@ -48,7 +48,7 @@ class Scene:
 
     def boxes(self, boxes: Iterable[Sequence], **look) -> None:
         """Rectangles (left, top, width, height) of one look."""
-        self._add("boxes", [np.round(box, 1).tolist() for box in boxes], look)
+        self._add("boxes", np.round(list(boxes), 1).tolist(), look)
 
     def dots(self, at: Iterable[Sequence], radius: float, **look) -> None:
         """Circles of one look around points (x, y)."""

@@ -1,0 +1,131 @@
+"""The two losses of Rae et al. (2019, sec. 3.2) that train a compression, and nothing else.
+
+    attention    | attn(h, old) - attn(h, new) |^2: what this segment would have read from the
+                 states that leave, read from their coarse rows instead (lossy: what nobody asks
+                 for may go)
+    autoencode   | old - g(new) |^2, g(new) = new + new A_i for the i-th state of a block
+
+Everything but the compression is a constant here: queries, keys, values and the states themselves.
+They are added, with weight 1, to the mean of the model's own loss.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from minitxl.model.attention import (
+    attend_backward,
+    attend_forward,
+    heads_backward,
+    heads_forward,
+)
+from minitxl.model.ops import layer_norm_backward, layer_norm_forward
+
+Array = Any
+
+
+class LossCache(NamedTuple):
+    value: Array  # 0-d
+    gap: Array  # what is to become 0, of which `value` is the mean square, times its width
+    rest: Any
+
+
+class Loss(NamedTuple):
+    """forward(h, blocks, made, w, params, n, config, *, xp) -> LossCache for blocks (B, n, c, D)
+    and made (B, n, D); backward(cache, grads, n, config, *, xp) -> dmade, adds its own weights'."""
+
+    forward: Any
+    backward: Any
+
+
+def _value(gap, n_row: int, *, xp):
+    """The sum of squares for each of n_row vectors, in the mean."""
+    return xp.sum(gap * gap) / n_row
+
+
+# --- attention reconstruction -------------------------------------------------------------------
+
+
+class ReadCache(NamedTuple):
+    norm: Any  # of the rows, under pre_lnorm
+    heads: Any
+    q: Array
+    k: Array
+    attend: Any
+
+
+def read_forward(h, rows, w, config, *, xp):
+    """What h (B, T, D) reads from rows (B, m, D) by content alone -> (B, H, T, Dh).
+
+    softmax(h W_q (rows W_k)^T / sqrt(Dh)) rows W_v, with the layer's own weights and LayerNorm.
+    """
+    norm = None
+    if config.pre_lnorm:
+        eps = config.layer_norm_epsilon
+        h, _ = layer_norm_forward(h, w.attn_gamma, w.attn_beta, eps=eps, xp=xp)
+        rows, norm = layer_norm_forward(rows, w.attn_gamma, w.attn_beta, eps=eps, xp=xp)
+    a = w.attn
+    # `heads_forward` takes the last rows of its second argument for the segment; here none are
+    q, _, _, _ = heads_forward(h, h, a.w_q, a.w_k, a.w_v, n_head=config.n_head, xp=xp)
+    _, k, v, heads = heads_forward(rows, rows, a.w_q, a.w_k, a.w_v, n_head=config.n_head, xp=xp)
+    q = q * (1.0 / math.sqrt(q.shape[-1]))
+    scores = xp.matmul(q, xp.matrix_transpose(k))  # (B, H, T, Dh) @ (B, H, Dh, m) -> (B, H, T, m)
+    o, attend = attend_forward(scores, v, dropatt=0.0, rng=None, xp=xp)
+    return o, ReadCache(norm, heads, q, k, attend)
+
+
+def read_backward(do, cache: ReadCache, *, xp):
+    """Return drows (B, m, D); all else is a constant."""
+    ds, dv = attend_backward(do, cache.attend, xp=xp)
+    dk = xp.matmul(xp.matrix_transpose(ds), cache.q)  # -> (B, H, m, Dh)
+    none = xp.zeros_like(dk)
+    _, drows, *_ = heads_backward(none, dk, dv, cache.heads, memory_rows=True, xp=xp)
+    return drows if cache.norm is None else layer_norm_backward(drows, cache.norm, xp=xp)[0]
+
+
+def attention_loss_forward(h, blocks, made, w, params, n, config, *, xp):
+    """L = 1/(B T) sum |attn(h, old) - attn(h, new)|^2."""
+    b, n_block, rate, d = blocks.shape
+    old, _ = read_forward(h, xp.reshape(blocks, (b, n_block * rate, d)), w, config, xp=xp)
+    new, cache = read_forward(h, made, w, config, xp=xp)
+    gap = new - old  # (B, H, T, Dh)
+    return LossCache(_value(gap, b * h.shape[1], xp=xp), gap, cache)
+
+
+def attention_loss_backward(cache: LossCache, grads, n, config, *, xp):
+    """Return dmade: 2 (new - old) / (B T), back through the reading of `new` alone."""
+    b, _, t, _ = cache.gap.shape
+    return read_backward(cache.gap * (2.0 / (b * t)), cache.rest, xp=xp)
+
+
+# --- auto-encoding ------------------------------------------------------------------------------
+
+
+def autoencode_loss_forward(h, blocks, made, w, params, n, config, *, xp):
+    """L = 1/(B n c) sum |old_i - (new + new A_i)|^2."""
+    b, n_block, rate, _ = blocks.shape
+    kernel = params[f"layers.{n}.memory.w_a"]  # (c, D, D)
+    new = made[:, :, None, :]  # (B, n, 1, D)
+    back = xp.matmul(new[:, :, None, :, :], kernel)[..., 0, :]  # (B, n, c, 1, D) -> (B, n, c, D)
+    gap = new + back - blocks
+    return LossCache(_value(gap, b * n_block * rate, xp=xp), gap, (made, kernel))
+
+
+def autoencode_loss_backward(cache: LossCache, grads, n, config, *, xp):
+    """Return dmade, and add the gradient of the A_i."""
+    made, kernel = cache.rest
+    b, n_block, rate, d = cache.gap.shape
+    dgap = cache.gap * (2.0 / (b * n_block * rate))
+    # undo: back = new A_i
+    by_place = xp.reshape(xp.permute_dims(dgap, (2, 0, 1, 3)), (rate, b * n_block, d))
+    flat = xp.reshape(made, (1, b * n_block, d))
+    grads[f"layers.{n}.memory.w_a"] += xp.matmul(xp.matrix_transpose(flat), by_place)
+    through = xp.matmul(by_place, xp.matrix_transpose(kernel))  # (c, B*n, D)
+    return xp.reshape(xp.sum(by_place + through, axis=0), (b, n_block, d))
+
+
+LOSSES = {
+    "attention": Loss(attention_loss_forward, attention_loss_backward),
+    "autoencode": Loss(autoencode_loss_forward, autoencode_loss_backward),
+}
