@@ -267,6 +267,19 @@ print("unshift(shift(x)) == x:", np.array_equal(again, x), "(the dropped numbers
 course.run_with("rel-shift-backward")
 
 # %% [markdown]
+# ### Exercise: the gradients of $u$ and $v$
+#
+# They are trained like every other weight. Each is added to *every* query, so it collects from all
+# of them. And mind where things lie: $ds$ has a column for each key, $r$ a row for each distance.
+
+# %% exercise bias-gradients
+
+# %% check bias-gradients
+
+# %%
+course.run_with("bias-gradients")
+
+# %% [markdown]
 # > **Question 3.** In a model the corner's gradients are exactly 0 before `rel_shift_backward`
 # > runs. Which step of the backward pass made them so?
 #
