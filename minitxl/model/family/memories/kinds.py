@@ -100,6 +100,10 @@ class Memory:
         """Return h_N (B, T, D) and the states, from what came out of the last layer."""
         return h, mems
 
+    def own_rows(self, h):
+        """Return the segment's rows (B, T, D) of what went through the layers."""
+        return h
+
     def leave_backward(self, dh, dleft: list, *, xp):
         """Undo `leave`; dleft: the gradients of the states left, None where there is none."""
         return dh, dleft
