@@ -16,9 +16,9 @@ TINY = 1e-6
 
 def priority(place):
     """Of a place in the text, for the random sample."""
-    x = place * 2654435761 % 2**32
+    x = (place ^ place >> 16) * 747796405 % 2**32
     x = (x ^ x >> 15) * 1103515245 % 2**32
-    return x ^ x >> 13
+    return x ^ x >> 16
 
 
 def one_of(config, params, layer, block):
