@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from minitxl import course, interop, viz
-    from minitxl.config import Config, TrainConfig
+    from minitxl.config import Config, Memory, TrainConfig
     from minitxl.data.stream import Stream
     from minitxl.data.text import load_corpus
     from minitxl.errors import MinitxlError
@@ -42,6 +42,7 @@ __all__ = [
     "PRESETS",
     "Config",
     "Inspection",
+    "Memory",
     "MinitxlError",
     "Stream",
     "TrainConfig",
@@ -67,6 +68,7 @@ _HOME = {
     "PRESETS": "training.presets",
     "Config": "config",
     "Inspection": "model.attention",
+    "Memory": "config",
     "MinitxlError": "errors",
     "Stream": "data.stream",
     "TrainConfig": "config",

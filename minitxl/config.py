@@ -81,7 +81,7 @@ _LIMITS = dict(
 )
 
 
-RELATIVE, SHAW, SINUSOID, LEARNED = ATTN_TYPES = range(4)  # the numbers of the released code
+RELATIVE, SHAW, SINUSOID, LEARNED, ROPE, ALIBI = ATTN_TYPES = range(6)  # 0 to 3 as released
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ class Released(_Settings):
         self._require("cluster_order", self.cluster_order in orders, "'natural' or 'reversed'")
 
 
-MEMORIES = ("xl", "compressive", "matrix", "tokens")
+MEMORIES = ("xl", "compressive", "matrix", "tokens", "custom")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,8 @@ class Memory(_Settings):
     "xl" keeps the last mem_len states; "compressive" (Rae et al. 2019) beside these n_coarse rows,
     each for `rate` states that have left them; "matrix" (Katharopoulos et al. 2020, Schlag et al.
     2021, Munkhdalai et al. 2024) one matrix a head; "tokens" (Bulatov et al. 2022) n_slot states
-    that are read before the segment and written after it.
+    that are read before the segment and written after it; "custom" what a class of one's own does,
+    which `TransformerXL(config, memory=...)` is given.
     """
 
     kind: str = "xl"  # one of MEMORIES
@@ -181,7 +182,8 @@ class Config(_Settings):
     layer_norm_epsilon: float = 1e-5  # added to the variance
     # --- the family: other encodings of position (sec. 4.2's ablation) ---
     # 0: relative, of this paper; 1: relative, learned (Shaw et al. 2018); 2: absolute sinusoid
-    # (Vaswani et al. 2017); 3: absolute, learned for every layer (Al-Rfou et al. 2018)
+    # (Vaswani et al. 2017); 3: absolute, learned for every layer (Al-Rfou et al. 2018); 4: rotary,
+    # RoPE (Su et al. 2021); 5: linear biases, ALiBi (Press et al. 2021)
     attn_type: int = RELATIVE
     ext_len: int = 0  # tokens of the segment before that are read again, with gradient
     max_klen: int = 0  # rows of a learned table (types 1, 3); 0: tgt_len + ext_len + mem_len
@@ -255,6 +257,9 @@ class Config(_Settings):
         self._require("clamp_len", self.clamp_len == -1 or self.clamp_len >= 1, "-1 (off) or >= 1")
         if self.attn_type in (RELATIVE, SINUSOID):
             self._require("d_model", self.d_model % 2 == 0, "even: R is half sines, half cosines")
+        if self.attn_type == ROPE:
+            self._require("d_head", self.d_head % 2 == 0, "even: RoPE turns pairs of numbers")
+            self._require("clamp_len", self.clamp_len == -1, "-1: RoPE turns by every distance")
         for name in ("dropout", "dropatt"):
             self._require(name, 0.0 <= getattr(self, name) < 1.0, "at least 0 and below 1")
         self._require("init_std", self.init_std > 0, "above 0")
@@ -265,7 +270,7 @@ class Config(_Settings):
                 f"same_length=True with mem_len={self.mem_len} would hide every key; set mem_len "
                 "to 1 or more"
             )
-        self._require("attn_type", self.attn_type in ATTN_TYPES, "0, 1, 2 or 3")
+        self._require("attn_type", self.attn_type in ATTN_TYPES, "0 to 5")
         for name in ("ext_len", "max_klen", "d_embed"):
             self._require(name, getattr(self, name) >= 0, "at least 0")
         self._require("proj_init_std", self.proj_init_std > 0, "above 0")

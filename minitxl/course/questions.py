@@ -94,7 +94,7 @@ _RUBRICS = {
         ("7.4", "after A tokens", "from then on the states have seen a memory: N M back, or more"),
     ),
     "08_beyond": (
-        ("8.1", "the states keep 65 tokens exactly, the matrix a trace of the thousandth",
+        ("8.1", "the states keep 64 tokens exactly, the matrix a trace of the thousandth",
          "a way to decide: what the text asks for, and how many pairs keys can tell apart"),
         ("8.2", "2,560 tokens, 1,024 keys", "equal work M = 1,024, equal span M = 2,560"),
         ("8.3", "both sides of the loss exist when the states leave the memory",

@@ -5,11 +5,12 @@ for one token after a memory of 3,800 that is 3,801 keys and values of which 3,8
 key k = h W_k depends on its state h alone (under pre_lnorm on LN(h)), and a relative encoding adds
 nothing to it that changes as the text moves on; so here every layer keeps
   k, v        of the tokens in memory and in the segment, beside the states themselves
-  W_kR R      (or the rows of a learned table) for all distances, once
-and only the new tokens are projected. The numbers are those of `TransformerXL.predict` and `score`
-up to the last digit. Absolute positions (attn_type 2 and 3) are added to the states when they are
-read, and differ each time: there nothing can be kept, and `PlainReader` reads as ever, as it does
-with another memory than the paper's.
+  W_kR R      (or what else a distance adds to the score) for all distances, once
+and only the new tokens are projected. (RoPE turns keys: they are kept as turned by their place in
+the buffers, and turned on when these move.) The numbers are those of `TransformerXL.predict` and
+`score` up to the last digit. Absolute positions (attn_type 2 and 3) are added to the states when
+they are read, and differ each time: there nothing can be kept, and `PlainReader` reads as ever, as
+it does with another memory than the paper's.
 """
 
 from __future__ import annotations
@@ -117,11 +118,8 @@ class CachedReader:
     @property
     def mems(self) -> list:
         """The memory as the model takes it: for each layer its inputs (B, M, D), copied."""
-        xp = self.model.backend.xp
-        return [
-            xp.asarray(layer.states[:, self._first : self._stop, :], copy=True)
-            for layer in self._layers
-        ]
+        xp, kept = self.model.backend.xp, slice(self._first, self._stop)
+        return [xp.asarray(layer.states[:, kept, :], copy=True) for layer in self._layers]
 
     @mems.setter
     def mems(self, mems) -> None:
@@ -216,10 +214,11 @@ class CachedReader:
         c = self.config
         q, k, v, _ = heads_forward(x, h, w.w_q, w.w_k, w.w_v, n_head=c.n_head, xp=xp)
         t, scale = q.shape[2], 1.0 / math.sqrt(c.d_head)
+        q, k = (layer.turn(x, self._keys.stop - t, xp=xp) for x in (q, k))
         layer.write(k, v, self._keys.stop - t)
-        q_u = (q + w.r_w_bias[:, None, :]) * scale
+        q_u = (q + layer.u) * scale
         ones = xp.ones((*q.shape[:3], 1), dtype=q.dtype, device=q.device)
-        q_1 = xp.concat([q, ones], axis=-1) * scale  # -> (B, H, T, Dh + 1); see `_positions`
+        q_1 = xp.concat([q[..., : layer.r_t.shape[1] - 1], ones], axis=-1) * scale  # `_positions`
         k_t, v = layer.k_t[..., self._keys], layer.v[:, :, self._keys, :]
         n_mem = k_t.shape[3] - t
         max_keys = c.most_keys if c.same_length else None
@@ -255,11 +254,13 @@ class _Layer:
     states: Array  # (B, n, D) the layer's inputs
     k_t: Array  # (B, H, Dh, n) keys, transposed: so a product with few queries is faster
     v: Array  # (B, H, n, Dh)
-    r_t: Array  # (H, Dh+1, L+1) of the positions; see `_positions`
+    r_t: Array  # (H, Dh+1 or 1, L+1) of the positions; see `_positions`
 
     def __init__(self, model: TransformerXL, w: LayerWeights, batch_size: int):
         self.config, self._back = model.config, model.backend
         self.w, self.batch_size = w, batch_size
+        self.u = w.attn.r_w_bias[:, None, :] if "r_w_bias" in w.attn._fields else 0.0  # (H, 1, Dh)
+        self.turn = encoding_of(model.config).turn
 
     def load(self, mem, n: int) -> None:
         """Make buffers of length n that begin with a memory (B, M, D)."""
@@ -267,12 +268,11 @@ class _Layer:
         self._allocate(n)
         self.states[:, : mem.shape[1], :] = mem
         if c.pre_lnorm:
-            mem, _ = layer_norm_forward(
-                mem, w.attn_gamma, w.attn_beta, eps=c.layer_norm_epsilon, xp=xp
-            )
+            norm = (w.attn_gamma, w.attn_beta)
+            mem, _ = layer_norm_forward(mem, *norm, eps=c.layer_norm_epsilon, xp=xp)
         projected = (linear_forward(mem, x, xp=xp)[0] for x in (w.attn.w_k, w.attn.w_v))
         k, v = (split_heads(y, n_head=c.n_head, xp=xp) for y in projected)
-        self.write(k, v, 0)
+        self.write(self.turn(k, 0, xp=xp), v, 0)
 
     def move(self, first: int, stop: int, n: int) -> None:
         """Make buffers of length n that begin with what stood from first to stop."""
@@ -280,7 +280,9 @@ class _Layer:
         states, k_t, v = self.states, self.k_t, self.v
         self._allocate(n)
         self.states[:, : stop - first, :] = states[:, kept, :]
-        self.write(self._back.xp.matrix_transpose(k_t[..., kept]), v[:, :, kept, :], 0)
+        k, xp = k_t[..., kept], self._back.xp
+        k = self.turn(xp.matrix_transpose(k), -first, step=0, xp=xp)  # each by as much as it moves
+        self.write(k, v[:, :, kept, :], 0)
 
     def write(self, k, v, at: int) -> None:
         """Put keys and values (B, H, L, Dh) at a place."""
@@ -299,16 +301,15 @@ class _Layer:
 def _positions(w, n_row: int, model: TransformerXL):
     """Return r_t (H, Dh+1, L+1) of an attention's weights: column c for distance L-1-c, then zeros.
 
-    The score of a distance is q . r + e; e goes with r as one more row: (q, 1) . (r, e).
+    The score of a distance is q . r + e; e goes with r as one more row: (q, 1) . (r, e), or alone.
     """
     c, xp = model.config, model.backend.xp
     terms = encoding_of(c).position_terms
     assert terms is not None  # `can_cache` has said so
     r, e = terms(w, n_row, model.params, c, xp=xp)  # (H, L, Dh), (H, L)
     r = xp.concat([r, e[:, :, None]], axis=-1)  # -> (H, L, Dh + 1)
-    n_head, _, width = r.shape
     # Written into an array of its own: what `concat` returns may keep the layout from before.
-    r_t = xp.zeros((n_head, width, n_row + 1), dtype=r.dtype, device=r.device)
+    r_t = xp.zeros((c.n_head, r.shape[2], n_row + 1), dtype=r.dtype, device=r.device)
     r_t[..., :n_row] = xp.matrix_transpose(r)
     return r_t
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from minitxl.config import LEARNED, RELATIVE, SHAW, SINUSOID, Config
+from minitxl.config import ALIBI, LEARNED, RELATIVE, ROPE, SHAW, SINUSOID, Config
 from minitxl.errors import MinitxlError
 from minitxl.interop.names import RELEASED, build, refuse_unless, to_theirs
 from minitxl.interop.torch_file import read_state_dict, write_torch
@@ -73,6 +73,8 @@ def config_of(arguments: Mapping) -> Config:
             f"tie_projs has {len(ties)} entries, there are {n} clusters; give one for each"
         )
     attn_type = fields.get("attn_type", RELATIVE)
+    if attn_type in (ROPE, ALIBI):
+        raise MinitxlError(f"attn_type={attn_type} is minitxl's own; MemTransformerLM has 0 to 3")
     clamp_len = arguments.get("clamp_len") or -1
     return Config.from_dict(
         {
@@ -105,6 +107,7 @@ def arguments_of(config: Config) -> dict:
     refuse_unless(
         "the released code",
         {
+            f"attn_type={c.attn_type}": c.attn_type not in (ROPE, ALIBI),
             f"same_length_extra={released.same_length_extra}": released.same_length_extra == 0,
             f"layer_norm_epsilon={c.layer_norm_epsilon}": c.layer_norm_epsilon == 1e-5,
             f"raw_queries={released.raw_queries} with pre_lnorm and attn_type={c.attn_type}": (

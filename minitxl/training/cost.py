@@ -104,7 +104,7 @@ def forward_flops(config: Config, rows: int, shares=None, n_target: int | None =
     c, b, t = config, rows, _n_query(config)
     d, e, k = c.d_model, c.n_head * c.d_head, _n_mem(c) + t
     s = c.tgt_len if n_target is None else n_target
-    products = 3 if c.attn_type in (RELATIVE, SHAW) else 2  # absolute positions have no q r^T
+    products = 3 if c.attn_type in (RELATIVE, SHAW) else 2  # the others have no q r^T
     parts = {
         "projections": c.n_layer * b * 4 * (t + k) * d * e,
         "positions": c.n_layer * 2 * k * d * e if c.attn_type == RELATIVE else 0,

@@ -1,15 +1,15 @@
 # %% [markdown]
 # # 8 Beyond: what would make memory cheaper?
 #
-# **You will be able to** say what a long memory costs, in numbers kept and in work; at which sizes
-# a compressed memory or a matrix memory is the smaller one; what such a memory gives up; how other
-# encodings of position fit with recurrence.
+# **You will be able to** say what a long memory costs, in numbers kept and in work; what a
+# compressed memory, a matrix memory and memory tokens keep, and what they give up; which of them to
+# build, and for what.
 #
-# **You need** notebooks 4 and 5, and some linear algebra (rank, least squares). **Time:** 30
-# minutes. **Exercises:** 1.
+# **You need** notebooks 4 and 5, and some linear algebra (rank, least squares). **Time:** 60
+# minutes. **Exercises:** 5.
 #
-# The later models of this notebook are not part of the library. What is said of them are their
-# equations, and what follows from these; what is measured is measured here.
+# All memories of this notebook are members of the library's family, with backward passes written by
+# hand: `Config(memory=Memory(kind=...))`.
 
 # %%
 import time
@@ -17,8 +17,9 @@ import time
 import numpy as np
 
 import minitxl
-from minitxl import load_corpus, ops, viz
+from minitxl import Memory, TransformerXL, load_corpus, viz
 from minitxl.inference.cached import CachedReader
+from minitxl.training.cost import forward_flops, memory_bytes
 
 pretrained = minitxl.load_pretrained("war-and-peace", device="cpu")
 model, text = pretrained.model, load_corpus("war-and-peace").test
@@ -69,238 +70,201 @@ viz.draw_reading_cost(LENGTHS, ms, flops, segment_len=SEGMENT)
 # %% check affordable-memory
 
 # %% [markdown]
-# ## 8.2 Two break-evens
+# ## 8.2 Three ways to keep less
 #
-# **Size.** A layer's memory of $M$ states has $M D$ numbers. The alternative of section 8.4 is one
-# $d_\mathrm{head} \times d_\mathrm{head}$ matrix with a vector of $d_\mathrm{head}$ for each of the
-# $H = D / d_\mathrm{head}$ heads: $D\,(d_\mathrm{head} + 1)$ numbers, for a text of any length.
-# They are equal at
+# | memory | kept between segments | work for what is far | who teaches it to write? |
+# |---|---|---|---|
+# | Transformer-XL | $M$ states a layer | $\propto M$ | nobody: the gradient stops |
+# | compressive | $n_m$ states, $n_{cm}$ rows for $c$ states each | $\propto n_m + n_{cm}$ | a loss of its own |
+# | matrix | $d_\mathrm{head} \times d_\mathrm{head}$ numbers a head | $\propto d_\mathrm{head}$ | its reads within the segment |
+# | memory tokens | $m$ states in all | $\propto m$ | the gradient, through segments |
 #
-# $$M = d_\mathrm{head} + 1$$
-#
-# **Work.** With a feed-forward width of $4D$ all that does not depend on $M$ is $8 D^2 + 16 D^2$.
-# Attention is as much when $6 K D = 24 D^2$, that is at
-#
-# $$K = 4 D$$
+# One matrix a head is as large as $M = d_\mathrm{head}$ states. The memories of published models
+# are many times larger:
 
 # %%
-print("                  equal size at M   equal work at K   M at evaluation")
-for name in ("small", "enwik8-base", "enwik8-large", "wt103-base", "wt103-large"):
+print("                equal size at M   M at evaluation   memory of one row of text, MB")
+for name in ("enwik8-base", "enwik8-large", "wt103-base", "wt103-large"):
     preset = minitxl.PRESETS[name]
     p = preset.model
-    width = p["n_head"] * p["d_head"]  # E, of all heads together: 8 D E, 4 D F and 6 K E
-    even = (8 * p["d_model"] * width + 4 * p["d_model"] * p["d_inner"]) / (6 * width)
     used = preset.evaluation.get("mem_len", p["mem_len"])
-    print(f"{name:15} {p['d_head'] + 1:17} {even:17.0f} {used:17}")
-viz.draw_break_evens(d_model=D, d_head=DH)
+    megabytes = 4e-6 * p["n_layer"] * used * p["d_model"]
+    print(f"{name:15} {p['d_head']:15} {used:17} {megabytes:20.1f}")
 
 # %% [markdown]
-# The published models' memories are many times larger than a matrix memory would be, while their
-# work is near its break-even or below. Both are counts: they say nothing of what either kind of
-# memory is worth to a model.
-#
 # ## 8.3 Compress what falls out
 #
 # The **Compressive Transformer** (Rae et al., 2019) does not drop the oldest states: every $c$ of
-# them become one, by a mean, a maximum or a learned convolution, and go into a second memory.
-# Layers attend to both. With $n_m$ fine and $n_{cm}$ compressed slots, a layer sees
-# $n_m + c\,n_{cm}$ tokens for the work of $n_m + n_{cm}$ keys; all $N$ layers together reach
-# $N\,(n_m + c\,n_{cm})$.
+# them become one row of a second, coarse memory. A layer attends to both. With the work of
+# $n_m + n_{cm}$ keys it sees $n_m + c\,n_{cm}$ tokens, and $N$ layers together reach
+# $N (n_m + c\,n_{cm})$.
 #
-# Here is the update, with the mean, in the way of notebook 4. For states we take the positions of
-# the tokens, to see what each slot is made of.
-
-
-# %%
-def compressive_update(coarse, fine, h, *, n_fine, n_coarse, rate):
-    """One layer's memories for the next segment: fine (<= n_m, D), coarse (<= n_cm, D)."""
-    both = np.concatenate([fine, h])  # (M + T, D)
-    n_out = max(0, len(both) - n_fine) // rate * rate  # whole groups only
-    squeezed = both[:n_out].reshape(-1, rate, h.shape[1]).mean(axis=1)  # -> (n_out / c, D)
-    coarse = np.concatenate([coarse, squeezed])
-    return coarse[max(0, len(coarse) - n_coarse) :], both[n_out:]
-
-
-coarse = fine = np.zeros((0, 1))
-for start in range(0, 24, 4):
-    h = np.arange(start, start + 4.0)[:, None]
-    coarse, fine = compressive_update(coarse, fine, h, n_fine=4, n_coarse=3, rate=4)
-    print(f"after token {start + 3:2}: compressed {coarse[:, 0]}, fine {fine[:, 0]}")
+# A mean has no parameters, so the shipped model can be read with such a memory as it is. Move the
+# rate; a box is what one key stands for. Compare what the mean keeps with what the last of every
+# $c$ states keeps, and with a random sample of the past.
 
 # %%
-viz.draw_compression(n_fine=24, n_coarse=24, rate=4)
+viz.compression_explorer(model, pretrained.vocab, text[3000:3352])
 
 # %% [markdown]
-# How is the compression learned, when the gradient stops at the memory? By a loss of its own: what
-# attention makes of the compressed states should be what it makes of the states themselves,
+# The span grows with the rate, and what is read from the coarse rows moves away from what would
+# have been read from the states. Is it a gain? Bits per character of the shipped model, with as
+# many slots each time:
+
+# %%
+SLOTS, T, ROWS = 64, 32, 16
+rows = text[: ROWS * 1025].reshape(ROWS, 1025)  # 16 passages, read side by side
+
+
+def bits(**memory):
+    """Bits per character with half the slots fine, half coarse."""
+    config = c.replace(tgt_len=T, mem_len=SLOTS // 2, memory=Memory(kind="compressive", **memory))
+    reader, mems, losses = TransformerXL(config, "cpu", params=model.params), None, []
+    for start in range(0, 1024, T):
+        tokens, targets = rows[:, start : start + T], rows[:, start + 1 : start + T + 1]
+        nll, mems = reader.score(tokens, targets, mems)
+        losses.append(nll)
+    return np.mean(losses) / np.log(2)
+
+
+print("rate c    span      mean   every c-th")
+for rate in (1, 2, 4, 8):
+    found = [bits(n_coarse=SLOTS // 2, rate=rate, compress=way) for way in ("mean", "every")]
+    print(f"{rate:4} {SLOTS // 2 * (1 + rate):9}  {found[0]:8.3f} {found[1]:11.3f}")
+
+# %% [markdown]
+# Rate 1 is Transformer-XL with 64 states. This model was never trained for another memory, and the
+# passages are few: take it as a first look, and section 8.6 for the answer of models that were
+# trained with theirs.
 #
-# $$\lVert\, \mathrm{attn}(h, m_\mathrm{old}) - \mathrm{attn}(h, \mathrm{compressed})\, \rVert^2$$
+# A convolution in place of the mean has to learn. How, if the gradient stops at the memory? By a
+# loss of its own: what attention makes of the coarse rows should be what it made of the states,
+#
+# $$\lVert\, \mathrm{attn}(h, m_\mathrm{old}) - \mathrm{attn}(h, \mathrm{coarse})\, \rVert^2$$
 #
 # and its gradient goes into the compression alone.
-#
-# It spans more tokens with as many slots. What the span is worth depends on what survives: the mean
-# of four states is not four states.
-#
+
+# %% exercise compressive-update
+
+# %% check compressive-update
+
+# %% exercise compression-gradient
+
+# %% check compression-gradient
+
+# %% [markdown]
 # ## 8.4 One matrix for everything
 #
-# Take the softmax away. With a map $\phi$ that makes features positive, such as
-# $\phi(x) = \mathrm{elu}(x) + 1$, all that was ever stored fits into one matrix $S$ and a vector
-# $z$ (Katharopoulos et al., 2020):
+# Take the softmax away: a memory that maps keys to values by one matrix $S$ has constant size, for a
+# text of any length. Two rules to write a pair $k_t, v_t$ with strength $\beta_t$:
 #
-# $$S \leftarrow S + \phi(K)^\top V \qquad z \leftarrow z + \textstyle\sum_j \phi(k_j)
-# \qquad A_\mathrm{mem} = \frac{\phi(Q)\, S}{\phi(Q)\, z}$$
+# $$\text{sum:}\quad S \leftarrow S + \beta_t\, k_t v_t^\top \qquad\qquad
+# \text{delta:}\quad S \leftarrow S + \beta_t\, k_t \big(v_t - S^\top k_t\big)^\top$$
 #
-# The **delta rule** (Schlag et al., 2021) first looks what the matrix would answer, and stores only
-# what is new, token by token and with a learned strength $\eta_t$ between 0 and 1. The features
-# are scaled to add up to 1, and there is no $z$:
+# and $S^\top q$ is what a query reads. The sum is linear attention (Katharopoulos et al., 2020, with
+# $\phi(x) = \mathrm{elu}(x) + 1$ for keys and queries and a divisor); the **delta rule** (Schlag et
+# al., 2021) first takes away what the matrix answers already. **Infini-attention** (Munkhdalai et
+# al., 2024) puts such a memory beside the attention within a segment, with a learned gate for each
+# head. A token costs the same after a million tokens as after a thousand.
 #
-# $$S \leftarrow S + \eta_t\, \phi(k_t)^\top \big(v_t - \phi(k_t)\, S\big)$$
-#
-# **Infini-attention** (Munkhdalai et al., 2024) writes a whole segment at once, by the sum above or
-# by its own variant of the delta rule, which keeps $z$ and has no $\eta$:
-# $S \leftarrow S + \phi(K)^\top \big(V - \tfrac{\phi(K) S}{\phi(K) z}\big)$. It puts this memory
-# beside the attention within a segment, with a learned gate for each head:
-# $A = \sigma(\beta) A_\mathrm{mem} + (1 - \sigma(\beta)) A_\mathrm{dot}$. A token then costs the
-# same after a million tokens as after a thousand.
-#
-# What does it give up? A $d \times d$ matrix is a linear map. It can take $d$ independent keys to
-# any values, and no more: of $n > d$ random pairs even the best one leaves the share $1 - d/n$ of
-# the values' variance as error. Measure it: keys and values at random, of length 1; store $n$
-# pairs; ask for each.
-#
-# The code has neither $\phi$ nor $z$. The random keys stand for the features $\phi(k)$; and what is
-# asked is which value is nearest, which no positive divisor changes. The delta rule is that of
-# Schlag et al. with $\eta = 1$: as a key has length 1, the pair just written is then answered
-# exactly.
-
+# What does it give up? Fill it with more pairs than its keys are wide.
 
 # %%
-def unit_rows(rng, n, d):
-    x = rng.normal(size=(n, d))
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
-
-
-def write_sum(keys, values):
-    return keys.T @ values  # (d, n) @ (n, d) -> (d, d)
-
-
-def write_delta(keys, values):
-    s = np.zeros((keys.shape[1], values.shape[1]))
-    for k, v in zip(keys, values, strict=True):
-        s += np.outer(k, v - k @ s)  # store what is new
-    return s
-
-
-def best_matrix(keys, values):
-    return np.linalg.lstsq(keys, values, rcond=None)[0]
-
-
-def softmax_read(keys, values):
-    scores = np.exp(keys.shape[1] * keys @ keys.T)  # all pairs kept, each key asks
-    return scores / scores.sum(axis=1, keepdims=True) @ values
-
-
-WIDTH, PAIRS = DH, (2, 4, 8, 16, 32, 64, 128, 256)
-rules = {"sum": write_sum, "delta rule": write_delta, "best matrix": best_matrix}
-rng = np.random.default_rng(0)
-recall = {name: [] for name in ("softmax over all", *rules)}
-for n in PAIRS:
-    right = {name: [] for name in recall}
-    for _ in range(10):
-        keys, values = unit_rows(rng, n, WIDTH), unit_rows(rng, n, WIDTH)
-        read = {"softmax over all": softmax_read(keys, values)}
-        read |= {name: keys @ write(keys, values) for name, write in rules.items()}
-        for name, answer in read.items():
-            nearest = (answer @ values.T).argmax(axis=1)  # of all stored values
-            right[name].append((nearest == np.arange(n)).mean())
-    for name in recall:
-        recall[name].append(np.mean(right[name]))
-
-error = {}
-loads = np.array([0.125, 0.25, 0.5, 1, 1.5, 2, 3, 4, 8])
-for d in (8, 16, 32):
-    found = []
-    for n in (loads * d).astype(int):
-        off, tries = 0.0, 512 // n + 1
-        for _ in range(tries):
-            keys, values = unit_rows(rng, n, d), unit_rows(rng, n, d)
-            off += ((keys @ best_matrix(keys, values) - values) ** 2).sum() / n / tries
-        found.append(off)
-    error[d] = (loads, found)
-
-viz.draw_recall(PAIRS, recall, error, width=WIDTH)
+viz.overfull_explorer()
 
 # %% [markdown]
-# Up to the key width there is a matrix that answers every key exactly. Past it no rule of writing
-# can help: values come back blurred (right), and with more pairs the wrong ones come back (left).
-# Rules that see one pair at a time do worse, as random keys overlap: a new pair disturbs the old
-# ones. Attention over all pairs still recalls them, and pays for each.
+# Up to $d$ independent keys there is a matrix that gives every value *exactly*; of $n > d$ random
+# pairs even the best leaves the share $1 - d/n$ of the values' variance as error. To *name* the
+# right one among the stored values less is enough: trained for that, a $32 \times 32$ matrix answers
+# 128 of 128 keys, far from exactly. So $d$ bounds what is kept exactly, not what can be told apart.
+# Rules that see one pair at a time do worse, as random keys overlap.
 #
-# Keys here are random, and everything is asked for. A trained model chooses its keys and what it
-# stores, and text repeats itself; so this says where the room ends, not how well such a model
-# reads.
+# > **Try this.** Sum or delta rule: which recalls more of an overfull matrix? *Which* pairs does the
+# > delta rule still know, the first or the last? What would you want of a memory of text?
 #
-# > **Try this.** Send the keys through $\phi$ first: `np.where(x > 0, x + 1, np.exp(np.minimum(x,
-# > 0)))`, and divide by their length. Positive features all point the same way: what happens to the
-# > sum, and what to the best matrix? And why does the delta rule fall below the sum when the matrix
-# > is overfull? (Which pairs does it recall: the first, or the last?)
+# <details><summary>Think first, then open</summary>
 #
+# The sum treats all pairs alike and blurs all of them. The delta rule writes the last pair exactly
+# and disturbs those before it: it forgets from the oldest on, as a text's memory may well do.
+# </details>
+
+# %% exercise delta-backward
+
+# %% check delta-backward
+
+# %% [markdown]
 # ## 8.5 Learning to write
 #
-# In most of these, what is far away was written by states that got no gradient for it (notebook 4).
-# The **Recurrent Memory Transformer** (Bulatov et al., 2022) takes the other way: a few memory
-# tokens stand beside the segment, are written at its end, read in the next one, and trained by
-# back-propagation *through* the segments. The memory is small, and its writing is learned; the
-# price is that of the full gradient.
-#
-# | | kept | work for what is far | trained to write? |
-# |---|---|---|---|
-# | Transformer-XL | $N M D$ | $\propto M$ | no, the gradient stops |
-# | Compressive | $N (n_m + n_{cm}) D$ | $\propto n_m + n_{cm}$ | the compression, by its own loss |
-# | linear, delta | $N D (d_\mathrm{head} + 1)$ | $\propto d_\mathrm{head}$ | as it is built |
-# | Recurrent Memory | its tokens | $\propto$ its tokens | yes, through segments |
-#
-# ## 8.6 Other encodings that recurrence can use
-#
-# Reuse needs a score that depends on the distance alone: moved together, query and key must score
-# the same, for a cached key will be met from ever further away. Transformer-XL's terms do this
-# (notebook 3). **ALiBi** (Press et al., 2022) subtracts a slope times the distance from
-# $q \cdot k$. **RoPE** (Su et al., 2021) turns pairs of features by angles proportional to the
-# position; the product of two turned vectors depends on the difference of the angles. Move query 9
-# and key 4 by a thousand places:
+# In the memories so far nobody tells a state what to be remembered *for*: the gradient of what is
+# read later stops (notebook 4). The **Recurrent Memory Transformer** (Bulatov et al., 2022) takes
+# the other way. A few memory tokens stand on both sides of the segment; the outputs of the last
+# ones are read in the next segment; and back-propagation goes *through* the segments. The memory is
+# small, and its writing is learned; the price is the full gradient, which here `sequence_gradients(
+# ..., through_memory=True)` takes, for every member of the family.
 
+# %% exercise memory-tokens-gradient
 
-# %%
-def turned(x, position):
-    """RoPE: rotate the pairs (x_k, x_{k + d/2}) by position * 10000^(-2k/d)."""
-    half = len(x) // 2
-    angle = position * 10000.0 ** (-np.arange(half) / half)
-    a, b = x[:half], x[half:]
-    cos, sin = np.cos(angle), np.sin(angle)
-    return np.concatenate([a * cos - b * sin, a * sin + b * cos])
-
-
-def wave(position):
-    inv_freq = 10000.0 ** (-np.arange(DH // 2) * 2 / DH)
-    return ops.sinusoid(np.array([position]), inv_freq, xp=np)[0]
-
-
-q, k = rng.normal(size=(2, DH))
-scores = {
-    "absolute sinusoid": lambda i, j: (q + wave(i)) @ (k + wave(j)),
-    "Transformer-XL, a + b": lambda i, j: q @ k + q @ wave(i - j),
-    "ALiBi, slope 1/4": lambda i, j: q @ k - (i - j) / 4,
-    "RoPE": lambda i, j: turned(q, i) @ turned(k, j),
-}
-print(f"{'':24}{'(9, 4)':>10}{'(1009, 1004)':>15}")
-for name, score in scores.items():
-    print(f"{name:24}{score(9, 4):10.4f}{score(1009, 1004):15.4f}")
+# %% check memory-tokens-gradient
 
 # %% [markdown]
+# ## 8.6 Which one, and when?
+#
+# (the map)
+#
+# ## 8.7 What would you build for a million tokens?
+#
+# The sizes of the largest WikiText-103 model, one row of text, keys and values kept. Counted are
+# the bytes that stay between segments, and the products of a token with what is remembered.
+
+# %%
+preset = minitxl.PRESETS["wt103-large"]
+shape = {k: preset.model[k] for k in ("n_layer", "d_model", "n_head", "d_head", "d_inner")}
+T, MILLION = 128, 1_000_000
+half = dict(kind="compressive", n_coarse=800)
+plans = {
+    "keep all": (dict(mem_len=MILLION), MILLION),
+    "the last 1,600": (dict(mem_len=1600), 1600),
+    "800 fine, 800 coarse of 4": (dict(mem_len=800, memory=Memory(rate=4, **half)), 4000),
+    "800 fine, 800 coarse of 1,249": (dict(mem_len=800, memory=Memory(rate=1249, **half)), MILLION),
+    "one matrix a head": (dict(mem_len=0, memory=Memory(kind="matrix")), MILLION),
+}
+print(f"{'':30}{'reaches, a layer':>17}{'GB kept':>10}{'MFLOPs a token':>17}")
+for name, (options, span) in plans.items():
+    config = minitxl.Config(n_token=1, tgt_len=T, **shape, **options)
+    flops = forward_flops(config, rows=1)
+    work = (flops["attention"] + flops.get("memory", 0)) / T / 1e6
+    print(f"{name:30}{span:17,}{memory_bytes(config) / 1e9:10.3f}{work:17,.0f}")
+
+# %% [markdown]
+# Keeping all is exact and dear. A rate that spans a million tokens in 800 rows makes one row of more
+# than a thousand states: nobody has shown that it says much. The matrix is the cheapest by far, and
+# must choose what to keep. So real systems *mix*:
+#
+# - **Windows, and exact caches made small.** Mistral 7B (2023, arXiv:2310.06825) attends to the last
+#   4,096 tokens in each layer and reaches further through its layers, as this course's model does;
+#   DeepSeek-V2 (2024, arXiv:2405.04434) caches a low-rank vector in place of keys and values.
+# - **Linear memories with a little attention.** Griffin (2024, arXiv:2402.19427) has two layers of
+#   linear recurrence to one of local attention; Gated DeltaNet (2024, arXiv:2412.06464) adds
+#   forgetting to the delta rule, and Qwen3-Next (2025) has three layers of it to one of full
+#   attention.
+# - **Everything kept, on much hardware.** Gemini 1.5 (2024, arXiv:2403.05530) reports more than 99%
+#   of single facts found again among 10 million tokens. How is not published.
+#
+# Transformer-XL's question, what to keep of what was computed, is theirs too. What has changed is
+# the answer to "is it trained to be kept?": in today's systems it is, within the long windows that
+# they are trained on.
+#
+# ## What you can now do
+#
+# Say what a memory of $M$ states costs; compress it, and train the compression; write and read a
+# matrix memory, and take its gradient by hand; choose between them by what will be asked.
+#
+# **One picture to remember:** the map of section 8.6.
+#
 # ## Questions
 #
-# 1. Your model has $d_\mathrm{head} = 64$, and you can afford a memory of $M = 65$ states, or a
-#    matrix memory of the same size. Which keeps the last 65 tokens exactly? Which has something of
+# 1. Your model has $d_\mathrm{head} = 64$, and you can afford a memory of $M = 64$ states, or a
+#    matrix memory of the same size. Which keeps the last 64 tokens exactly? Which has something of
 #    the 1,000th token before? How would you decide?
 # 2. A Compressive Transformer has $n_m = n_{cm} = 512$ and $c = 4$. Give the span of a layer and
 #    the keys it attends to; then the memory length of a Transformer-XL of equal work, and of equal
@@ -308,5 +272,5 @@ for name, score in scores.items():
 # 3. The gradient stops at the memory. Why can the compression be trained all the same, and why does
 #    its gradient not flow into the states that are compressed?
 #
-# **To go on:** a memory of your own. `update_mems` in `minitxl/model/network.py` decides in
-# three lines what is kept; notebook 6 trains, and notebook 7 measures.
+# **To go on:** a memory of your own is a project of this course: a template, the tests that it must
+# pass, and the experiment that ranks it. How RoPE and ALiBi run with recurrence stands in notebook 3.

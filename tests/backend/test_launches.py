@@ -41,8 +41,10 @@ def train(backend, steps=3, settings=PIECES, **options):
         dict(clamp_len=3, same_length=True, untie_r=True, mem_len=3),
         dict(attn_type=1),
         dict(attn_type=2),
+        dict(attn_type=4),
+        dict(attn_type=5),
     ],
-    ids=["post-norm", "pre-norm", "options", "shaw", "absolute"],
+    ids=["post-norm", "pre-norm", "options", "shaw", "absolute", "rope", "alibi"],
 )
 def test_a_step_with_twins_is_the_plain_step(options, monkeypatch):
     """Whole steps with dropout and clipping, in float64; arrays refuse to be read by the host."""

@@ -7,6 +7,8 @@ import math
 
 import numpy as np
 
+from helpers.whole_answers import WHOLE
+
 
 def lengths_by_counting(n_target, tgt_len):
     out, seen = [], 0
@@ -395,4 +397,4 @@ OTHERS = {
     "recl-gain": (gain_by_loop, gain_by_partition),
     "speed-up": (speed_by_parts, speed_per_token),
     "affordable-memory": (affordable_by_search, affordable_by_steps),
-}
+} | WHOLE

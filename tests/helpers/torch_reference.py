@@ -17,7 +17,7 @@ import torch
 
 from helpers.torch_words import embed, log_probabilities
 
-RELATIVE, SHAW, SINUSOID, LEARNED = range(4)  # attn_type
+RELATIVE, SHAW, SINUSOID, LEARNED, ROPE, ALIBI = range(6)  # attn_type
 
 
 class Result(NamedTuple):
@@ -105,6 +105,27 @@ def with_positions(config, params, layer, context, masks):
     return context
 
 
+def turned_products(q, k, distance):
+    """(B, H, T, K): q_i . R k_j, where R turns pair n of k, as a complex number, by (j - i) w_n.
+
+    Numbers n and n + Dh/2 make pair n; as complex numbers q . k is the real part of q k*.
+    """
+    n_pair = q.shape[-1] // 2
+    frequency = 10000.0 ** (-torch.arange(n_pair, dtype=q.dtype) / n_pair)
+    turn = torch.exp(1j * distance.to(q.dtype)[..., None] * frequency)  # (T, K, Dh/2), of k*
+    q, k = (torch.complex(x[..., :n_pair], x[..., n_pair:]) for x in (q, k))
+    return torch.einsum("bihn,bjhn,ijn->bhij", q, k.conj(), turn).real
+
+
+def slopes(n_head):
+    """Of ALiBi's heads: 1/256 is the last of a power of two, whose roots are the others."""
+    power = 2 ** int(np.log2(n_head))
+    first = (1 / 256) ** (1 / power)
+    if power == n_head:
+        return [first**h for h in range(1, n_head + 1)]
+    return slopes(power) + slopes(2 * power)[: 2 * (n_head - power) : 2]
+
+
 # --- layers ---------------------------------------------------------------------------------------
 
 
@@ -120,10 +141,17 @@ def score_terms(config, params, layer, q, k, masks):
     q (B, T, H, Dh), k (B, K, H, Dh).
     """
     name, n_query, n_key = f"layers.{layer}.", q.shape[1], k.shape[1]
+    distance = distances(n_query, n_key - n_query)
+    if config.attn_type == ROPE:
+        return {"a": turned_products(q, k, distance)}
     terms = {"a": torch.einsum("bihd,bjhd->bhij", q, k)}
     if config.attn_type in (SINUSOID, LEARNED):
         return terms
-    distance = distances(n_query, n_key - n_query)
+    if config.attn_type == ALIBI:
+        far = distance.clamp(max=config.clamp_len) if config.clamp_len > 0 else distance
+        slope = torch.tensor(slopes(config.n_head), dtype=q.dtype)
+        # Not scaled, as published: what comes later is undone.
+        return terms | {"d": -torch.einsum("h,ij->hij", slope, far) * config.d_head**0.5}
     if config.attn_type == SHAW:
         u = params[name + "r_w_bias"]  # (H, Dh)
         r_ij = learned(params[name + "r_emb"], distance, config)  # (L, H, Dh) -> (T, K, H, Dh)

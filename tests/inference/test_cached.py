@@ -38,6 +38,11 @@ OPTIONS = [
     {"attn_type": 1, "clamp_len": 4, "same_length": True, "start_mems": "zeros"},
     {"attn_type": 1, "max_klen": 7, "pre_lnorm": True, "mem_len": 17},
     {"attn_type": 1, "ext_len": 2, "cutoffs": (3, 7), "untie_r": True},
+    {"attn_type": 4},
+    {"attn_type": 4, "pre_lnorm": True, "mem_len": 17, "same_length": True},
+    {"attn_type": 4, "ext_len": 2, "start_mems": "zeros"},
+    {"attn_type": 5, "mem_len": 17},
+    {"attn_type": 5, "clamp_len": 4, "same_length": True, "pre_lnorm": True},
 ]
 LENGTHS = (T, 1, 1, 12, T, T, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, T, 30, T, 1, 4)
 
@@ -161,9 +166,10 @@ def test_positions_are_made_once_while_the_memory_fills(monkeypatch, options):
     assert len(made) == model.config.n_layer
 
 
-def test_there_and_back():
+@pytest.mark.parametrize("options", [{}, {"attn_type": 4}], ids=name)
+def test_there_and_back(options):
     """mems go from the model to a reader and back, and what is done to them shows in neither."""
-    model = make_model(CPU)
+    model = make_model(CPU, **options)
     segments = text((T, T, 3, T, T))
     mems = None
     for x, _ in segments[:2]:
@@ -211,7 +217,7 @@ def test_last_positions():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"attn_type": 1}, {"attn_type": 2}, {"ext_len": 2}], ids=name
+    "options", [{}, *({"attn_type": a} for a in (1, 2, 4, 5)), {"ext_len": 2}], ids=name
 )
 @pytest.mark.parametrize(("batch_size", "threads"), [(1, None), (1, 1), (4, None), (4, 2), (3, 1)])
 def test_evaluate(options, batch_size, threads):
@@ -239,7 +245,7 @@ def test_evaluate_keeps_or_not_as_told(monkeypatch, cached):
     assert set(used) == {CachedReader if cached else PlainReader}
 
 
-@pytest.mark.parametrize("options", [{}, {"attn_type": 1}, {"attn_type": 2}], ids=name)
+@pytest.mark.parametrize("options", [{}, *({"attn_type": a} for a in (1, 2, 4, 5))], ids=name)
 def test_generate_draws_what_the_plain_path_draws(options):
     """The prompt in segments, then token after token, past the end of the memory."""
 

@@ -173,6 +173,8 @@ CANNOT = [
     dict(ext_len=2),
     dict(same_length=True, same_length_extra=1),
     dict(attn_type=1, max_klen=5),
+    dict(attn_type=4),
+    dict(attn_type=5),
 ]
 
 
@@ -193,6 +195,7 @@ def test_what_cannot_be_expressed_is_not_exported(options):
         (dict(tie_projs=True), "tie_projs=True must be of type list"),
         (dict(clamp_len="x"), "clamp_len='x' must be of type int"),
         (dict(d_embed="8"), "d_embed='8' must be of type int"),
+        (dict(attn_type=4), "attn_type=4 is minitxl's own"),
         (dict(n_layer=10**9), "n_layer=1000000000 must be at most"),
         (dict(n_layer=10**4), "asks for 10000 parts, the weights hold"),
     ],

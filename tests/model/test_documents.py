@@ -26,6 +26,8 @@ OPTIONS = [
     {"attn_type": 1},
     {"attn_type": 2},
     {"attn_type": 3},
+    {"attn_type": 4},
+    {"attn_type": 5},
     {"cutoffs": (3, 7), "div_val": 2, "d_embed": 8},
 ]
 ROWS = [make_tokens(n, seed=n) for n in (9, 4, 7, 1)]

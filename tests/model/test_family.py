@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from helpers.models import (
+    DH,
     B,
     D,
+    H,
     M,
     T,
     V,
@@ -21,9 +23,15 @@ from helpers.models import (
 from minitxl import Config, Inspection, MinitxlError, TransformerXL
 from minitxl.backend import get_backend
 from minitxl.config import Released
+from minitxl.model.attention import attention_mask
+from minitxl.model.family.absolute import AbsoluteWeights
+from minitxl.model.family.alibi import alibi_forward, slopes
+from minitxl.model.family.rope import rope_forward, rotary_table
 from minitxl.model.gradcheck import check_model
+from minitxl.model.reach import exact_reach
 
 CPU = get_backend("cpu", "float64")
+HERE = dict(dtype=np.float64, device=None, xp=np)
 ENCODINGS = [
     {"attn_type": 1},
     {"attn_type": 1, "clamp_len": 4},
@@ -32,6 +40,9 @@ ENCODINGS = [
     {"attn_type": 2, "clamp_len": 4},
     {"attn_type": 3},
     {"attn_type": 3, "max_klen": 7, "clamp_len": 5},
+    {"attn_type": 4},
+    {"attn_type": 5},
+    {"attn_type": 5, "clamp_len": 4},
 ]
 WORDS = [
     {"cutoffs": (3, 7)},
@@ -61,11 +72,12 @@ def test_gradients(backend, options, m):
 @pytest.mark.parametrize(
     "options",
     [
-        *({"attn_type": a, "pre_lnorm": True, "same_length": True} for a in (1, 2, 3)),
-        *({"attn_type": a, "pre_lnorm": True, "raw_queries": True} for a in (2, 3)),
+        *({"attn_type": a, "pre_lnorm": True, "same_length": True} for a in range(1, 6)),
+        *({"attn_type": a, "pre_lnorm": True, "raw_queries": True} for a in range(2, 6)),
         {"same_length": True, "same_length_extra": 1},
         {"ext_len": 2},
         {"start_mems": "zeros"},
+        *({"attn_type": a, "ext_len": 2, "start_mems": "zeros"} for a in (4, 5)),
         {"n_head": 2, "d_head": 5, "attn_type": 3},
     ],
     ids=name,
@@ -110,9 +122,10 @@ def test_causality(options):
     assert (a[:, 7:] != b[:, 7:]).any(axis=-1).all()
 
 
-def test_segments_do_not_show_to_shaw():
-    """A relative encoding with a table that is long enough: 12 = 5 + 1 + 6."""
-    model = make_model(CPU, attn_type=1, mem_len=12)
+@pytest.mark.parametrize("attn_type", [1, 4, 5])
+def test_segments_do_not_show(attn_type):
+    """Relative encodings (Shaw's table is long enough): 12 = 5 + 1 + 6."""
+    model = make_model(CPU, attn_type=attn_type, mem_len=12)
     tokens = make_tokens(B, 12)
     whole, cut = read(model, tokens, [12]), read(model, tokens, [5, 1, 6])
     np.testing.assert_allclose(whole, cut, rtol=0, atol=1e-12)
@@ -146,17 +159,62 @@ def test_memory_holds_no_positions(attn_type):
     np.testing.assert_array_equal(mems[0][:, :T], before)
 
 
-def test_terms_of_shaw(backend):
-    """The four terms add up to the scores whose softmax are the probabilities."""
-    model = make_model(backend, attn_type=1)
+@pytest.mark.parametrize("attn_type", [1, 4, 5])
+def test_terms(backend, attn_type):
+    """The terms that there are add up to the scores whose softmax are the probabilities."""
+    model = make_model(backend, attn_type=attn_type)
     tokens, _, mems = second_segment(model, T, M)
     seen = Inspection()
     model.predict(tokens, mems, inspect=seen)
     to_numpy = backend.to_numpy
     for probs, terms, mask in zip(seen.probs, seen.terms, seen.mask, strict=True):
-        scores = np.where(to_numpy(mask), -np.inf, sum(to_numpy(terms[x]) for x in "abcd"))
+        scores = np.where(to_numpy(mask), -np.inf, sum(map(to_numpy, terms.values())))
         p = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
         np.testing.assert_allclose(to_numpy(probs), p, rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("attn_type", [4, 5])
+def test_only_distances_count(attn_type):
+    """All places shifted alike: the same numbers. Some of them shifted: others."""
+    rng = np.random.default_rng(0)
+    h, w = rng.normal(size=(B, T + M, D)), [rng.normal(size=(D, H * DH)) for _ in range(3)]
+    weights = AbsoluteWeights(*w, rng.normal(size=(H * DH, D)))
+    hidden = attention_mask(n_query=T, n_mem=M, max_keys=None, device=None, xp=np)
+    options = dict(mask=np.where(hidden, -np.inf, 0.0), dropatt=0.0, rng=None, xp=np)
+
+    def attended(distances):
+        if attn_type == 5:
+            pos = -slopes(H, **HERE)[:, None] * distances
+            return alibi_forward(h[:, M:], h, pos, weights, **options)[0]
+        pos = rotary_table(distances, d_head=DH, dtype=np.float64, xp=np)
+        return rope_forward(h[:, M:], h, pos, weights, n_head=H, **options)[0]
+
+    far = np.arange(T + M - 1, -1, -1)
+    np.testing.assert_allclose(attended(far + 1000), attended(far), rtol=0, atol=1e-10)
+    assert np.abs(attended(far + (far > 3)) - attended(far)).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("n_head", "first"),
+    [(8, [1 / 2, 1 / 4, 1 / 8]), (16, [2**-0.5, 2**-1, 2**-1.5]), (3, [1 / 16, 1 / 256, 1 / 4])],
+)
+def test_slopes(n_head, first):
+    found = slopes(n_head, **HERE)
+    np.testing.assert_allclose(found[:3], first, rtol=1e-15)
+    assert len(found) == n_head and min(found) == 1 / 256
+
+
+@pytest.mark.parametrize("attn_type", [4, 5])
+def test_reach_of_a_memory(attn_type):
+    """The oldest token that can show does, and the one before it does not."""
+    model = make_model(CPU, attn_type=attn_type, n_layer=2, mem_len=M, n_head=2, d_head=4)
+    far = exact_reach(2, T, M)
+    tokens = make_tokens(1, 5 * T)
+    last = read(model, tokens, [T] * 5)[:, 4 * T :]
+    for distance, shows in ((far, True), (far + 1, False)):
+        changed = tokens.copy()
+        changed[0, 4 * T - distance] = (changed[0, 4 * T - distance] + 1) % V
+        assert (read(model, changed, [T] * 5)[:, 4 * T :] != last).any() == shows
 
 
 # --- words ---
@@ -273,7 +331,9 @@ def test_float32_stays_float32():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        (dict(attn_type=4), "attn_type=4"),
+        (dict(attn_type=6), "attn_type=6 must be 0 to 5"),
+        (dict(attn_type=4, d_head=5), "d_head=5 must be even: RoPE"),
+        (dict(attn_type=4, clamp_len=9), "clamp_len=9 must be -1: RoPE"),
         (dict(cutoffs=(3, 3)), "cutoffs"),
         (dict(cutoffs=(20,)), "cutoffs"),
         (dict(cutoffs=(3, 7), div_val=20), "div_val=20"),

@@ -22,7 +22,7 @@ from helpers.models import (
 from minitxl import MinitxlError, TransformerXL
 from minitxl.backend import get_backend
 from minitxl.model import attention, layers, ops
-from minitxl.model.family import absolute, shaw
+from minitxl.model.family import absolute, alibi, rope, shaw
 from minitxl.model.gradcheck import check_model, check_op
 from minitxl.model.params import layer_weights
 
@@ -162,6 +162,10 @@ def kinds(d, k):
         "shaw clamped": (clamped, shaw.shaw_backward, shaw.ShawWeights, shared | u | tables, None),
         "absolute": (partial(absolute.absolute_forward, n_head=H), absolute.absolute_backward,
                      absolute.AbsoluteWeights, shared, None),
+        "rope": (partial(rope.rope_forward, n_head=H), rope.rope_backward,
+                 absolute.AbsoluteWeights, shared, pos[:, :DH]),
+        "alibi": (alibi.alibi_forward, alibi.alibi_backward, absolute.AbsoluteWeights, shared,
+                  np.random.default_rng(1).normal(size=(H, k))),
     }  # fmt: skip
 
 

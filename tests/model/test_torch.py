@@ -175,10 +175,10 @@ def test_dropout_agrees_given_the_same_masks(pre_lnorm):
 
 
 @pytest.mark.parametrize("same_length", [False, True])
-@pytest.mark.parametrize("attn_type", range(4))
+@pytest.mark.parametrize("attn_type", range(6))
 def test_inspection_agrees(attn_type, same_length):
-    lengths = (5, 5)
-    model = random_model(7, lengths, attn_type=attn_type, same_length=same_length, clamp_len=3)
+    lengths, clamp = (5, 5), -1 if attn_type == 4 else 3
+    model = random_model(7, lengths, attn_type=attn_type, same_length=same_length, clamp_len=clamp)
     tensors, ours, theirs = to_tensors(model.params), None, None
     for tokens, targets in random_segments(lengths):
         seen = Inspection()
@@ -248,7 +248,21 @@ def loop_nll(config, params, tokens, targets, mems):
             return sinusoid(distance)
         return learned("pos_emb", distance) if config.attn_type == 3 else 0.0
 
+    def turned(x, place):
+        n_pair = len(x) // 2
+        for n in range(n_pair):
+            angle = place / 10000 ** (2 * n / len(x))
+            turn = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+            x = x.copy()
+            x[[n, n + n_pair]] = np.array(turn) @ x[[n, n + n_pair]]
+        return x
+
     def position_score(q, k, distance):
+        if config.attn_type == 4:
+            return turned(q, 100) @ turned(k, 100 - distance) - q @ k
+        if config.attn_type == 5:  # one head: 1/256
+            far = min(distance, config.clamp_len) if config.clamp_len > 0 else distance
+            return -far / 256 * np.sqrt(config.d_head)
         if config.attn_type == 0:
             r = sinusoid(distance) @ p["attn.w_r"]
             return q @ r + p["r_w_bias"][0] @ k + p["r_r_bias"][0] @ r
@@ -308,8 +322,10 @@ def loop_log_p(p, h, word):
 
 @pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize("same_length", [False, True])
-@pytest.mark.parametrize("clamp_len", [-1, 3])
-@pytest.mark.parametrize("attn_type", range(4))
+@pytest.mark.parametrize(
+    ("attn_type", "clamp_len"),
+    [x for x in itertools.product(range(6), (-1, 3)) if x != (4, 3)],  # RoPE has no clamp_len
+)
 def test_reference_equals_a_double_loop(attn_type, clamp_len, same_length, adaptive):
     options = dict(attn_type=attn_type, clamp_len=clamp_len, same_length=same_length)
     config = one_head_config(adaptive=adaptive, **options)
@@ -323,7 +339,7 @@ def test_reference_equals_a_double_loop(attn_type, clamp_len, same_length, adapt
     )
 
 
-@pytest.mark.parametrize("attn_type", range(4))
+@pytest.mark.parametrize("attn_type", range(6))
 def test_reference_gradients_equal_finite_differences(attn_type):
     config = one_head_config(attn_type=attn_type, clamp_len=3, adaptive=attn_type > 0)
     params = one_head_params(config)
@@ -342,7 +358,8 @@ def test_reference_gradients_equal_finite_differences(attn_type):
 def one_head_config(*, adaptive, **options):
     """Attributes of a Config with one layer and one head; no minitxl code runs in these tests."""
     fields = dict(
-        n_token=SHAPE["n_token"], n_layer=1, d_model=6, n_head=1, d_head=5, mem_len=4,
+        n_token=SHAPE["n_token"], n_layer=1, d_model=6, n_head=1, mem_len=4,
+        d_head=4 if options["attn_type"] == 4 else 5,
         layer_norm_epsilon=1e-5, untie_r=False, pre_lnorm=False, same_length=False,
         start_mems="empty", ext_len=0,
         d_embed=0, tie_weight=True, tie_projs=(),

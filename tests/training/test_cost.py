@@ -30,6 +30,8 @@ FAMILY = [
     {"attn_type": 1},
     {"attn_type": 2},
     {"attn_type": 3, "untie_r": True},
+    {"attn_type": 4},
+    {"attn_type": 5},
     {"d_embed": 12},
     {"cutoffs": (100, 200)},
     {"cutoffs": (100, 200), "div_val": 2, "tie_projs": (False, True, False)},
@@ -185,6 +187,8 @@ MEMORY = {
     "half the loss": ({"ext_len": 24, "n_token": 2000}, {"loss_on": "half"}, 1),
     "Shaw": ({"attn_type": 1}, {}, 1),
     "absolute": ({"attn_type": 3, "pre_lnorm": True}, {}, 1),
+    "RoPE": ({"attn_type": 4}, {}, 1),
+    "ALiBi": ({"attn_type": 5}, {}, 1),
 }
 
 

@@ -69,6 +69,15 @@ def interrupted(book, out, at=6, **more):
     return out
 
 
+@pytest.mark.parametrize("attn_type", [4, 5])
+def test_a_run_with_another_encoding_goes_on(book, tmp_path, monkeypatch, attn_type):
+    monkeypatch.setitem(SMALL, "attn_type", attn_type)
+    straight = checkpoint.load(train(book, tmp_path / "straight") / NEWEST)[0]
+    out = interrupted(book, tmp_path / "r")
+    go_on(out)
+    assert is_same(out, straight)
+
+
 def test_what_a_kill_left_is_no_obstacle(book, tmp_path, whole):
     """`mkdir r; touch r/.run.json.abcdef01.tmp; train --out r`, and the same for --resume."""
     out = tmp_path / "r"

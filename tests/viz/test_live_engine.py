@@ -360,8 +360,8 @@ def test_what_it_cannot_read_it_says(ask):
     for options in VARIANTS.values():
         assert ask("whyNot", small(**options).config.to_dict()) == ""
     for options, word in (
-        (dict(attn_type=2), "absolute"),
-        (dict(attn_type=3), "absolute"),
+        (dict(attn_type=2), "types 0 and 1"),
+        (dict(attn_type=3), "types 0 and 1"),
         (dict(cutoffs=(4,)), "adaptive"),
         (dict(d_embed=6), "projected"),
         (dict(ext_len=2), "ext_len"),
@@ -371,7 +371,7 @@ def test_what_it_cannot_read_it_says(ask):
         assert word in why and why.endswith(".") and "\n" not in why
     for config in (None, {}, [], "x", {**Config(**fields).to_dict(), "n_layer": 1e9 + 0.5}):
         assert "n_" in ask("whyNot", config)
-    with pytest.raises(JavaScriptError, match="absolute"):
+    with pytest.raises(JavaScriptError, match="types 0 and 1"):
         ask(
             "load",
             "x",

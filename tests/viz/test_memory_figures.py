@@ -5,9 +5,9 @@ import pytest
 
 from minitxl.errors import MinitxlError
 from minitxl.model.attention import attention_mask
-from minitxl.viz.lessons.beyond import draw_break_evens, draw_compression, draw_reading_cost
+from minitxl.viz.lessons.beyond import draw_reading_cost
 from minitxl.viz.lessons.influence import draw_changes, draw_learned_reach
-from minitxl.viz.lessons.memory_rows import draw_kept_rows, draw_masks, draw_stale_states
+from minitxl.viz.lessons.memory_rows import draw_masks, draw_stale_states
 
 
 def mask(max_keys):
@@ -16,14 +16,6 @@ def mask(max_keys):
 
 def texts(picture):
     return [text.get_text() for ax in picture.figure.axes for text in ax.texts]
-
-
-def test_kept_rows_are_counted_while_the_memory_fills():
-    picture = draw_kept_rows(tgt_len=4, mem_len=6, n_segments=4)
-    sizes = [x for x in texts(picture) if x.startswith("M = ")]
-    assert sizes == ["M = 0", "M = 4", "M = 6", "M = 6"]
-    assert "full from segment 3 on" in picture.caption
-    assert "not full yet" in draw_kept_rows(tgt_len=2, mem_len=9, n_segments=3).caption
 
 
 def test_masks_show_how_many_keys_each_query_sees():
@@ -61,5 +53,3 @@ def test_costs():
     flops = {"attention": [1e6, 3e6], "all else": [2e6, 2e6]}
     caption = draw_reading_cost([0, 2000], [0.5, 1.5], flops, segment_len=16).caption
     assert "0.50 ms + 0.50 ms per 1,000" in caption
-    assert "M = 9" in texts(draw_break_evens(d_model=16, d_head=8))
-    assert "2.5 x the span" in draw_compression(n_fine=2, n_coarse=2, rate=4).caption

@@ -51,11 +51,42 @@ class AbsoluteWeights(NamedTuple):
     w_o: Array  # (H*Dh, D)
 
 
-class AbsoluteCache(NamedTuple):
-    heads: HeadsCache
+class ContentCache(NamedTuple):
     q: Array  # (B, H, T, Dh)  q / sqrt(Dh)
     k: Array  # (B, H, K, Dh)
     attend: AttendCache
+
+
+def content_forward(q, k, v, mask, *, dropatt, rng, xp):
+    """o = softmax(q k^T / sqrt(Dh) + mask) v: `core_forward` with term (a) alone (sec. 3.3).
+
+    q (B, H, T, Dh); k, v (B, H, K, Dh); mask: any that is added to (B, H, T, K).
+    """
+    q = q * (1.0 / math.sqrt(q.shape[-1]))
+    a = xp.matmul(q, xp.matrix_transpose(k))  # (B, H, T, Dh) @ (B, H, Dh, K) -> (B, H, T, K)
+    o, attend = attend_forward(a + mask, v, dropatt=dropatt, rng=rng, xp=xp)
+    return o, ContentCache(q, k, attend)
+
+
+def content_backward(do, cache: ContentCache, *, xp):
+    """Return dq, dk, dv for do (B, H, T, Dh)."""
+    q, k, attend = cache
+    # undo: o = softmax(q @ k^T + mask) v
+    ds, dv = attend_backward(do, attend, xp=xp)
+    dk = xp.matmul(xp.matrix_transpose(ds), q)  # (B, H, K, T) @ (B, H, T, Dh) -> (B, H, K, Dh)
+    dq = xp.matmul(ds, k)  # (B, H, T, K) @ (B, H, K, Dh) -> (B, H, T, Dh)
+    dq *= 1.0 / math.sqrt(q.shape[-1])
+    return dq, dk, dv
+
+
+def content_term(cache: ContentCache, *, xp):
+    """Term (a), scaled, (B, H, T, K) (for pictures only)."""
+    return xp.matmul(cache.q, xp.matrix_transpose(cache.k))
+
+
+class AbsoluteCache(NamedTuple):
+    heads: HeadsCache
+    core: ContentCache
     o: LinearCache
 
 
@@ -68,26 +99,21 @@ def absolute_forward(
     R: pos is None; mask (T, K) as in `attention_forward`.
     """
     q, k, v, heads = heads_forward(x, h, w.w_q, w.w_k, w.w_v, n_head=n_head, xp=xp)
-    q = q * (1.0 / math.sqrt(q.shape[-1]))
-    a = xp.matmul(q, xp.matrix_transpose(k))  # (B, H, T, Dh) @ (B, H, Dh, K) -> (B, H, T, K)
-    o, attend = attend_forward(a + mask, v, dropatt=dropatt, rng=rng, xp=xp)
+    o, core = content_forward(q, k, v, mask, dropatt=dropatt, rng=rng, xp=xp)
     if inspect is not None:
-        inspect.look(attend, mask, {"a": a})
+        inspect.look(core.attend, mask, {"a": content_term(core, xp=xp)})
     y, o_cache = linear_forward(merge_heads(o, xp=xp), w.w_o, xp=xp)  # -> (B, T, D)
-    return y, AbsoluteCache(heads, q, k, attend, o_cache)
+    return y, AbsoluteCache(heads, core, o_cache)
 
 
 def absolute_backward(dy, cache: AbsoluteCache, *, memory_rows=False, xp):
     """Return dx (B, T, D), dh (B, T or K, D; see `heads_backward`) and the weights' gradients."""
-    heads, q, k, attend, o_cache = cache
+    heads, core, o_cache = cache
     # undo: y = merge_heads(o) @ w_o
     do, dw_o, _ = linear_backward(dy, o_cache, xp=xp)
     do = split_heads(do, n_head=heads.n_head, xp=xp)  # (B, T, H*Dh) -> (B, H, T, Dh)
-    # undo: o = softmax(q @ k^T + mask) v
-    ds, dv = attend_backward(do, attend, xp=xp)
-    dk = xp.matmul(xp.matrix_transpose(ds), q)  # (B, H, K, T) @ (B, H, T, Dh) -> (B, H, K, Dh)
-    dq = xp.matmul(ds, k)  # (B, H, T, K) @ (B, H, K, Dh) -> (B, H, T, Dh)
-    dq *= 1.0 / math.sqrt(q.shape[-1])
+    # undo: o = softmax(...) v
+    dq, dk, dv = content_backward(do, core, xp=xp)
     # undo: q = x @ w_q, k = h @ w_k, v = h @ w_v
     dx, dh, dw_q, dw_k, dw_v = heads_backward(dq, dk, dv, heads, memory_rows=memory_rows, xp=xp)
     return dx, dh, AbsoluteWeights(dw_q, dw_k, dw_v, dw_o)

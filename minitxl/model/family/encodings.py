@@ -6,11 +6,12 @@ or shows them (`viz`) asks `position_terms`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from minitxl.config import LEARNED, RELATIVE, SHAW, SINUSOID, Config
+from minitxl.config import ALIBI, LEARNED, RELATIVE, ROPE, SHAW, SINUSOID, Config
 from minitxl.model.attention import (
     AttentionWeights,
     attention_backward,
@@ -26,6 +27,8 @@ from minitxl.model.family.absolute import (
     add_table_backward,
     add_table_forward,
 )
+from minitxl.model.family.alibi import alibi_backward, alibi_forward, linear_biases
+from minitxl.model.family.rope import rope_backward, rope_forward, rotary_table, rotate_forward
 from minitxl.model.family.shaw import (
     ShawWeights,
     shaw_backward,
@@ -45,12 +48,16 @@ class Encoding(NamedTuple):
     shared_shapes: Callable  # config -> name -> shape of what all layers share
     layer_shapes: Callable  # config -> name -> shape of a layer's own parameters of position
     positions: Callable  # (n_key, params, config, *, rng, xp) -> R with dropout, or None
-    # (w, n_key, params, config, *, xp) -> r (H, K, Dh), e (H, K): the score of a key at a distance
-    # has q . r + e beside what the key itself gives. None: positions are part of the states.
+    # (w, n_key, params, config, *, xp) -> r (H, K, Dh or 0), e (H, K): the score of a key at a
+    # distance has (q . r + e) / sqrt(Dh) beside what the key itself gives. None: positions are part
+    # of the states.
     position_terms: Callable | None
     add_forward: Callable | None  # (h, n, params, config, *, rng, xp) -> h (B, K, D), cache or None
     add_backward: Callable | None  # (dh, n, cache, grads, *, xp) -> dh (B, K, D); adds to grads
     drops_embedding: bool  # whether the embeddings meet their dropout before positions are added
+    # (x, place, step=1, *, xp) -> queries or keys x (B, H, L, Dh), turned to the places place,
+    # place + step, ..., where the encoding turns them
+    turn: Callable = lambda x, place, step=1, *, xp: x
 
 
 def encoding_of(config: Config) -> Encoding:
@@ -126,6 +133,37 @@ def _add_table_backward(dh, n, cache, grads, *, xp):
     return dh
 
 
+# --- types 4 and 5: rotary, and linear biases ---------------------------------------------------
+
+
+def _rotary_positions(n_key, params, config, *, rng, xp):
+    distances = xp.arange(n_key - 1, -1, -1, device=params.flat.device)
+    return rotary_table(distances, d_head=config.d_head, dtype=params.flat.dtype, xp=xp)
+
+
+def _turn(x, place, step=1, *, xp):
+    distances = -(place + step * xp.arange(x.shape[2], device=x.device))  # behind place 0
+    table = rotary_table(distances, d_head=x.shape[3], dtype=x.dtype, xp=xp)
+    return rotate_forward(x, table, xp=xp)[0]
+
+
+def _rotary_terms(w, n_key, params, config, *, xp):
+    """None but what the turned key itself gives."""
+    where = dict(dtype=params.flat.dtype, device=params.flat.device)
+    shape = (config.n_head, n_key)
+    return xp.zeros((*shape, 0), **where), xp.zeros(shape, **where)
+
+
+def _linear_positions(n_key, params, config, *, rng=None, xp):
+    where = dict(dtype=params.flat.dtype, device=params.flat.device, xp=xp)
+    return linear_biases(n_key, n_head=config.n_head, clamp_len=config.clamp_len, **where)
+
+
+def _linear_terms(w, n_key, params, config, *, xp):
+    e = _linear_positions(n_key, params, config, xp=xp) * math.sqrt(config.d_head)
+    return xp.zeros((*e.shape, 0), dtype=e.dtype, device=e.device), e
+
+
 _ENCODINGS = {
     RELATIVE: Encoding(
         weights=AttentionWeights,
@@ -173,6 +211,31 @@ _ENCODINGS = {
         position_terms=None,
         add_forward=_add_table,
         add_backward=_add_table_backward,
+        drops_embedding=True,
+    ),
+    ROPE: Encoding(
+        weights=AbsoluteWeights,
+        attend=lambda config: partial(rope_forward, n_head=config.n_head),
+        attend_backward=rope_backward,
+        shared_shapes=_nothing,
+        layer_shapes=_nothing,
+        positions=_rotary_positions,
+        position_terms=_rotary_terms,
+        add_forward=None,
+        add_backward=None,
+        drops_embedding=True,
+        turn=_turn,
+    ),
+    ALIBI: Encoding(
+        weights=AbsoluteWeights,
+        attend=lambda config: alibi_forward,
+        attend_backward=alibi_backward,
+        shared_shapes=_nothing,
+        layer_shapes=_nothing,
+        positions=_linear_positions,
+        position_terms=_linear_terms,
+        add_forward=None,
+        add_backward=None,
         drops_embedding=True,
     ),
 }

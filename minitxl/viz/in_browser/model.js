@@ -85,7 +85,7 @@ export function whyNot(config) {
   }
   if (!isWhole(c.mem_len, 0)) return `Its mem_len is ${shown(c.mem_len)}, not a number from 0.`;
   if (c.attn_type !== 0 && c.attn_type !== 1) {
-    return `Its positions are absolute (attn_type ${shown(c.attn_type)}): no key can be kept.`;
+    return `Its attn_type is ${shown(c.attn_type)}; relative positions of types 0 and 1 run here.`;
   }
   if (c.attn_type === 0 && c.d_model % 2) return "Its d_model is odd, but half of R is sines.";
   if (c.cutoffs?.length !== 0 || c.div_val !== 1) return "Its softmax is adaptive (cutoffs).";
