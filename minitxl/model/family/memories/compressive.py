@@ -60,6 +60,9 @@ class Compressive(Memory):
             "born": ((1, m.n_coarse + 1),),
         }
 
+    def is_whole(self, state):
+        return state.born.shape[0] == state.coarse.shape[1] + 1
+
     def n_bytes(self, itemsize=4):
         c = self.config
         return itemsize * c.n_layer * (c.mem_len + c.memory.n_coarse) * c.d_model

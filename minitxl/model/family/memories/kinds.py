@@ -63,6 +63,10 @@ class Memory:
         c = self.config
         return {"": (batch_size, (0, c.mem_len), c.d_model)}
 
+    def is_whole(self, state) -> bool:
+        """Whether the arrays of a state, each of a shape that may be, belong together."""
+        return True
+
     def n_bytes(self, itemsize: int = 4) -> int:
         """Return the bytes that a full memory takes for each row of the batch, in all layers."""
         c = self.config
@@ -137,6 +141,7 @@ def check_states(mems, memory: Memory, batch_size: int, backend) -> None:
         raise MinitxlError(
             f"mems holds {len(mems)} states, the model has {n_layer} layers; {again}"
         )
+    first: dict[str, tuple] = {}  # shapes of layer 0's arrays
     for n, state in enumerate(mems):
         for name, want in memory.shapes(batch_size, n).items():
             array: Any = getattr(state, name, None) if name else state
@@ -154,3 +159,10 @@ def check_states(mems, memory: Memory, batch_size: int, backend) -> None:
                 raise MinitxlError(
                     f"{what} is of type {array.dtype}, the model of {backend.dtype_name}; {again}"
                 )
+            if have != first.setdefault(name, have) and kind != "tokens":
+                raise MinitxlError(
+                    f"{what} has shape {have}, that of layer 0 {first[name]}: all layers remember "
+                    f"the same tokens; {again}"
+                )
+        if not memory.is_whole(state):
+            raise MinitxlError(f"mems[{n}] lacks rows of its {kind} memory: {again}")

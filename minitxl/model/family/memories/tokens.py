@@ -33,6 +33,9 @@ class Tokens(Memory):
         most = self.config.memory.n_slot if n == 0 else 0
         return {"": (batch_size, (0, most), self.config.d_model)}
 
+    def is_whole(self, state):
+        return state.shape[1] in (0, self.config.memory.n_slot)
+
     def n_bytes(self, itemsize=4):
         return itemsize * self.config.memory.n_slot * self.config.d_model
 
