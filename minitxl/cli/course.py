@@ -68,6 +68,13 @@ def add(commands) -> None:
         "--seed-by-student", type=Path, metavar="CSV", help="the roster; FOLDERs are named by id"
     )
     project.add_argument("--csv", type=Path, metavar="FILE", help="write a table, too")
+    site = add_command(
+        kinds, "site", run, "write the course as web pages, to be read without Python"
+    )
+    site.add_argument("out", type=Path, metavar="OUT", help="a new folder; begin at its index.html")
+    site.add_argument(
+        "--notebooks", type=Path, metavar="DIR", help="that were run (default: the repository's)"
+    )
     scope = add_command(kinds, "gradescope", run, "write the zip of an autograder for Gradescope")
     scope.add_argument("out", type=Path, metavar="ZIP", help="a new file")
     scope.add_argument("--seed", type=int, default=0, help="of shapes and numbers (default: 0)")
@@ -108,8 +115,19 @@ def run(options: argparse.Namespace) -> int:
     if options.kind is None:
         options.parser.print_help()
         return 2
-    own = {"grade": _grade, "release": _release, "gradescope": _gradescope, "project": _project}
+    own = {"grade": _grade, "release": _release, "gradescope": _gradescope}
+    own |= {"site": _site, "project": _project}
     return own.get(options.kind, _write)(options)
+
+
+def _site(options: argparse.Namespace) -> int:
+    from minitxl.cli.explore import component
+    from minitxl.course.site import write_site
+
+    notebooks = {} if options.notebooks is None else {"notebooks": options.notebooks}
+    for path in write_site(options.out, component, **notebooks):
+        print(path)
+    return 0
 
 
 def _gradescope(options: argparse.Namespace) -> int:
