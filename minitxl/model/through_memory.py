@@ -97,3 +97,20 @@ def without_memory_rows(cache: ModelCache, *, xp) -> ModelCache:
         heads = heads._replace(k=segment_rows(heads.k), v=segment_rows(heads.v))
         layers.append(layer._replace(attn=layer.attn._replace(heads=heads)))
     return cache._replace(hidden=cache.hidden._replace(layers=layers))
+
+
+def memory_shares(model: TransformerXL, cache: ModelCache, dnll=None) -> dict[str, list[float]]:
+    """Return, for "w_k" and "w_v", the part of its gradient that the memory's rows give, by layer.
+
+    dW = h^T dk sums over all rows of h = [memory ; segment] (sec. 3.2). With g the whole and m what
+    the memory's rows add, it is <m, g> / <g, g>: this part and the segment's add up to 1.
+    """
+    whole = model.backward(cache, dnll)
+    own = model.backward(without_memory_rows(cache, xp=model.backend.xp), dnll)
+    shares: dict[str, list[float]] = {"w_k": [], "w_v": []}
+    for n in range(model.config.n_layer):
+        for name, found in shares.items():
+            g = whole[f"layers.{n}.attn.{name}"]
+            m = g - own[f"layers.{n}.attn.{name}"]
+            found.append(float((m * g).sum() / (g * g).sum()))
+    return shares

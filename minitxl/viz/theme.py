@@ -160,14 +160,17 @@ def stored(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def shown_as(width: float, caption: str) -> dict:
+def shown_as(width: float, caption: str, widget=None) -> dict:
     """Metadata of a picture in a notebook: pixels of the page, and words for who cannot see it.
 
     A dark JupyterLab turns pictures that ask for a light ground; `turned_in_the_dark` says how.
+    widget: the anywidget that the output also holds; Google Colab needs what its own metadata say.
     """
     turned_in_the_dark()
     about = {"width": round(width), "alt": caption.replace("\n", " ")}
-    return {"image/png": about, "needs_background": "light"}
+    bundle = None if widget is None else widget._repr_mimebundle_()
+    own = bundle[1] if isinstance(bundle, tuple) else {}
+    return {**own, "image/png": about, "needs_background": "light"}
 
 
 @cache

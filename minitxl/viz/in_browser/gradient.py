@@ -6,7 +6,7 @@ import numpy as np
 
 from minitxl.backend.threads import one_blas_thread
 from minitxl.errors import MinitxlError
-from minitxl.model.through_memory import sequence_gradients, without_memory_rows
+from minitxl.model.through_memory import memory_shares, sequence_gradients
 from minitxl.model.transformer_xl import TransformerXL
 from minitxl.storage.model_arrays import load_params, params_of
 from minitxl.viz.gradient import colour_limits, gradient_norms
@@ -53,26 +53,16 @@ def gradient_numbers(model, tokens, segments, mem_len: int) -> dict:
 
 
 def memory_part_of_keys(model, pairs, dnll) -> float | None:
-    """The part of dW_k that the memory's rows give, along the whole gradient: mean of the layers.
+    """The part of dW_k that the memory's rows give (`memory_shares`): mean of the layers.
 
-    dW_k = h^T dk sums over the rows of [memory ; segment] (sec. 3.2). With g the whole and m the
-    memory's part, it is m.g / g.g: both parts add up to 1. None without memory.
+    None without memory.
     """
-    xp, mems = model.backend.xp, None
+    mems, cache = None, None
     for tokens, targets in pairs:
-        mems = model.start_mems(1) if mems is None else mems
-        n_mem = mems[0].shape[1]
         _, mems, cache = model.forward(tokens, targets, mems)
-    if n_mem == 0:
+    if cache.hidden.layers[0].n_mem == 0:
         return None
-    whole = model.backward(cache, dnll)
-    alone = model.backward(without_memory_rows(cache, xp=xp), dnll)
-    parts = []
-    for n in range(model.config.n_layer):
-        name = f"layers.{n}.attn.w_k"
-        g, m = whole[name], whole[name] - alone[name]
-        parts.append(float((m * g).sum() / (g * g).sum()))
-    return float(np.mean(parts))
+    return float(np.mean(memory_shares(model, cache, dnll)["w_k"]))
 
 
 def _targets(tokens: np.ndarray, a: int, b: int) -> np.ndarray:
