@@ -26,18 +26,18 @@ viz.live(model, vocab, passage, read=after, layer=5, head=5)
 # characters before, a box for each layer. This head looks for the mark that opened the quotation.
 #
 # > **Do this**, about five minutes. *Next* says how likely a closing mark is, with the memory and
-# > without. **Wipe the memory**, and see that the model no longer knows; `↺` brings it back. **Type**
-# > until the row is full: its states slide up, and what is older than the memory falls out. Let it
-# > **write**. Last, **learn from this segment**: reading crosses the memory's edge; does the gradient?
+# > without. **Wipe the memory**, and see that the model no longer knows; `↺` brings it back.
+# > **Type** until the row is full: its states slide up, and what is older than the memory falls
+# > out. Let it **write**. Last, **learn from this segment**: reading crosses the memory's edge;
+# > does the gradient?
 #
 # That is **Transformer-XL** (Dai et al., 2019). A plain Transformer starts each segment blank. This
-# one keeps the hidden states of the last $M$ tokens, and two rules make that work. The cached states
-# are constants: **the gradient stops at the memory**, so a backward pass covers one segment. And a
-# token is addressed by its **distance**, not by its place in the segment, so a cached state means the
-# same wherever it is read from.
+# one keeps the hidden states of the last $M$ tokens, and two rules make that work. The cached
+# states are constants: **the gradient stops at the memory**, so a backward pass covers one segment.
+# And a token is addressed by its **distance**, not by its place in the segment, so a cached state
+# means the same wherever it is read from.
 #
-# *About 20 minutes in all. You need matrices, the softmax and a first idea of attention. Sliders also
-# follow the keyboard: Tab to reach one, arrow keys to move it.*
+# *About 20 minutes in all. You need matrices, the softmax and a first idea of attention.*
 
 # %% [markdown]
 # ## 1 The same in code
@@ -102,8 +102,8 @@ show(f"\nattention to quotation marks, {wanted.mean():.0%} of the keys", on_mark
 # %% [markdown]
 # One head stands out: the one that you saw.
 #
-# > **Try this.** Put `"\n"` for the quotation mark in this cell, and choose the head that then stands
-# > out in the component above.
+# > **Try this.** Put `"\n"` for the quotation mark in this cell, and choose the head that then
+# > stands out in the component above.
 # >
 # > <details><summary>Why would a model of this book want to know where a line began?</summary>Its
 # > lines break at about 70 characters: how long the line is by now says when a break is
@@ -113,8 +113,8 @@ show(f"\nattention to quotation marks, {wanted.mean():.0%} of the keys", on_mark
 # ## 2 Where does the gradient stop?
 #
 # The pulse that you saw, in numbers: $\partial\,\mathrm{loss} / \partial h_n$ of the last segment's
-# loss, at every layer and position of the segments before it; with the stop, as the model is trained,
-# and without.
+# loss, at every layer and position of the segments before it; with the stop, as the model is
+# trained, and without.
 
 # %%
 short = model.with_options(tgt_len=T, mem_len=T)
@@ -131,8 +131,8 @@ for name, through in (("stopped", False), ("full", True)):
 # %% [markdown]
 # ## 3 What is the memory worth?
 #
-# The model reads unseen text twice: with its memory, and with `mems=None` before each segment. A loss
-# of $\ell$ nats is $\ell / \ln 2$ bits per character.
+# The model reads unseen text twice: with its memory, and with `mems=None` before each segment. A
+# loss of $\ell$ nats is $\ell / \ln 2$ bits per character.
 
 # %%
 text = corpus.test[: 32 * 9 * T + 1]  # 32 rows side by side, nine segments each
@@ -153,8 +153,8 @@ viz.bits_by_position(bits_per_character(remember=True), bits_per_character(remem
 
 # %% [markdown]
 # Without memory the first characters of a segment are guesses: *context fragmentation*. (The orange
-# curve is a little unfair: this model was trained with a memory. [Notebook 1](01_fragmentation.ipynb)
-# is fair.)
+# curve is a little unfair: this model was trained with a memory. [Notebook
+# 1](01_fragmentation.ipynb) is fair.)
 #
 # > **Try this.** Segments of 16: give `t=16` to both calls in the last line.
 # >
@@ -164,9 +164,9 @@ viz.bits_by_position(bits_per_character(remember=True), bits_per_character(remem
 # %% [markdown]
 # ## What you can do now
 #
-# You can say what a Transformer-XL keeps (each layer's inputs for the last $M$ tokens), what it reads
-# with them (keys and values of memory and segment), where its gradient ends, and what that is worth
-# in bits. **The picture to remember:**
+# You can say what a Transformer-XL keeps (each layer's inputs for the last $M$ tokens), what it
+# reads with them (keys and values of memory and segment), where its gradient ends, and what that is
+# worth in bits. **The picture to remember:**
 
 # %%
 viz.draw_idea()

@@ -9,7 +9,7 @@
 import numpy as np
 
 import minitxl
-from minitxl import Inspection, Stream, TransformerXL, load_corpus, viz
+from minitxl import Inspection, TransformerXL, load_corpus, viz
 from minitxl.data import segments
 from minitxl.experiments import stored  # results that are kept with the package
 from minitxl.inference.sliding import evaluate_sliding, windows
@@ -60,9 +60,9 @@ begin = vocab.decode(text).index('"I could not, on my honor')
 viz.play_cut(model, vocab, text[begin - 192 : begin + 321])
 
 # %% [markdown]
-# After a cut the model has to find out anew which word it is in, who is speaking, in which language.
-# Now press *with a memory*: the same places are pale. What stays deep is truly hard: the first
-# letters of new words. Then take shorter segments, and longer ones.
+# After a cut the model has to find out anew which word it is in, who is speaking, in which
+# language. Now press *with a memory*: the same places are pale. What stays deep is truly hard: the
+# first letters of new words. Then take shorter segments, and longer ones.
 
 # %% [markdown]
 # ## 1.3 Is this fair? Models that were trained without memory
@@ -70,8 +70,8 @@ viz.play_cut(model, vocab, text[begin - 192 : begin + 321])
 # The shipped model learned to rely on its memory, so taking it away is hard on it. A fair rival has
 # never had one. For this course small models were trained on the same text in the same order, each
 # from several seeds and with a learning rate of its own: a **vanilla** one (absolute positions, no
-# memory), one with **relative positions and no memory**, and a **Transformer-XL**. Each is read as it
-# was trained. (`python -m minitxl experiment ablation` trains and measures them again.)
+# memory), one with **relative positions and no memory**, and a **Transformer-XL**. Each is read as
+# it was trained.
 
 # %%
 ablation = stored("ablation")
@@ -79,8 +79,8 @@ viz.draw_group_by_position(ablation)
 
 # %% [markdown]
 # The models without memory have learned to make the best of a blank start, and still it costs them:
-# no training can supply characters that were not read. Further into the segment the curves draw near.
-# The paper calls the gap *context fragmentation* (section 1).
+# no training can supply characters that were not read. Further into the segment the curves draw
+# near. The paper calls the gap *context fragmentation* (section 1).
 
 # %% [markdown]
 # > **Question 1.** The loss on the last characters of a segment is not zero either. What do they
@@ -144,8 +144,8 @@ viz.draw_sliding(rows, (1.0, remembered))
 
 # %% [markdown]
 # The window buys back what the cut took, at the price of reading every character $W$ / stride
-# times. A memory gives each prediction $W$ to $2W$ characters and reads each of them once. Notebook 7
-# makes this the paper's comparison, at its attention lengths.
+# times. A memory gives each prediction $W$ to $2W$ characters and reads each of them once. Notebook
+# 7 makes this the paper's comparison, at its attention lengths.
 #
 # > **Question 2.** A stride of 32 is the compromise that many evaluations choose. How many
 # > characters does a prediction have then, at least and at most? What share of the gain is won?
@@ -153,13 +153,13 @@ viz.draw_sliding(rows, (1.0, remembered))
 # %% [markdown]
 # ## 1.6 A memory is only as good as its stream
 #
-# For speed several rows are read side by side. The memory of row $b$ is what row $b$ read before, so
-# the next batch must go on in every row where it ended. (`Stream` does that; you will write it in
-# notebook 4.)
+# For speed several rows are read side by side. The memory of row $b$ is what row $b$ read before,
+# so the next batch must go on in every row where it ended. (`Stream` does that; you will write it
+# in notebook 4.)
 #
 # > **Common misconception: “any batches will do, the memory sorts it out.”** Nothing in the model
-# > knows where a cached state came from: deal the segments out in another order, and it reads another
-# > row's past as its own. Nor does it know where a document ends: reset the memory there.
+# > knows where a cached state came from: deal the segments out in another order, and it reads
+# > another row's past as its own. Nor does it know where a document ends: reset the memory there.
 #
 # A number for it: 32 rows with the right memory, with none, and with that of the row next door.
 
@@ -184,8 +184,8 @@ for name, bits in cost.items():
 # %% [markdown]
 # ## 1.7 The start of a stream
 #
-# At the very start there is no past. Two ways are in use: a short memory, of length 0 at first, and a
-# full one that is padded with zero vectors.
+# At the very start there is no past. Two ways are in use: a short memory, of length 0 at first, and
+# a full one that is padded with zero vectors.
 #
 # > **Common misconception: “zeros are as good as nothing.”** A row of zeros is a key like any
 # > other: the softmax gives it weight, and takes that away from real characters. Nothing, in
@@ -211,18 +211,20 @@ for start in ("empty", "zeros"):
         )
 
 # %% [markdown]
-# This model hardly ever met an empty memory: with two or three keys it is far too sure of itself, and
-# blank rows water that down, so its very first guesses even get better. But its predictions now depend
-# on how many blank rows there happen to be. So read as you trained. (`start_mems="zeros"` is what the
-# released TensorFlow code does; the PyTorch code starts empty, as this library does.)
+# This model hardly ever met an empty memory: with two or three keys it is far too sure of itself,
+# and blank rows water that down, so its very first guesses even get better. But its predictions now
+# depend on how many blank rows there happen to be. So read as you trained. (`start_mems="zeros"` is
+# what the released TensorFlow code does; the PyTorch code starts empty, as this library does.)
 #
 # *Answers to the questions: `notebooks/README.md` in the repository, “Model answers”.*
 #
 # ## What you can do now
 #
-# - Say what a prediction of a fixed segment is made from: 1 to $T$ characters, $(T + 1)/2$ on average.
+# - Say what a prediction of a fixed segment is made from: 1 to $T$ characters, $(T + 1)/2$ on
+#   average.
 # - Measure what that costs, place by place, and compare rivals that are read fairly.
-# - Weigh the cures: longer segments pay less often, a sliding window reads again, a memory reads once.
+# - Weigh the cures: longer segments pay less often, a sliding window reads again, a memory reads
+#   once.
 # - Feed a memory: it must be this row's past, and empty where there is none.
 #
 # **The picture to remember** is the saw: each cut starts it anew, and the memory takes its teeth.

@@ -1,13 +1,13 @@
 # %% [markdown]
 # # 2 Attention by hand, forwards and backwards
 #
-# Softmax, LayerNorm and attention backwards, how to check that, and what the stop stops. **You need**
-# matrices, the chain rule, and notebook 0. **Time:** 40 minutes.
+# Softmax, LayerNorm and attention backwards, how to check that, and what the stop stops. **You
+# need** matrices, the chain rule, and notebook 0. **Time:** 40 minutes.
 #
 # Notation: `dx` is $\partial\,\mathrm{loss}/\partial x$, an array of the shape of $x$; `dy`, the
 # *upstream* gradient, is what a backward pass is given. In this library functions come in pairs,
-# `y, cache = x_forward(inputs, ..., xp=np)` and `dinputs = x_backward(dy, cache, xp=np)`, where `xp`
-# is the array library and the cache holds what the way back needs.
+# `y, cache = x_forward(inputs, ..., xp=np)` and `dinputs = x_backward(dy, cache, xp=np)`, where
+# `xp` is the array library and the cache holds what the way back needs.
 
 # %%
 import numpy as np
@@ -37,10 +37,10 @@ print(64 * jacobian)
 
 # %% [markdown]
 # Every row and every column adds up to 0: the probabilities sum to 1 whatever the scores do, and
-# the same number added to all scores changes nothing. The backward pass applies this matrix,
-# $ds_j = \sum_k dp_k\, \partial p_k / \partial s_j$, without ever writing it down: put the derivative
-# in, multiply out, and one sum over $k$ is left. That is your first exercise. By eye, with
-# $dp = (8, 0, 0)$: $ds = (7, -2, -5)/8$.
+# the same number added to all scores changes nothing. The backward pass applies this matrix, $ds_j
+# = \sum_k dp_k\, \partial p_k / \partial s_j$, without ever writing it down: put the derivative in,
+# multiply out, and one sum over $k$ is left. That is your first exercise. By eye, with $dp = (8, 0,
+# 0)$: $ds = (7, -2, -5)/8$.
 
 # %%
 dp = np.array([8.0, 0.0, 0.0])
@@ -75,9 +75,9 @@ course.run_with("softmax-backward")
 # $$\frac{\mathrm{loss}(x + \varepsilon d) - \mathrm{loss}(x - \varepsilon d)}{2 \varepsilon}
 # \;=\; \langle dx, d\rangle + O(\varepsilon^2)$$
 #
-# As the loss take $\langle y, dy \rangle$ with an upstream `dy` of your choice: `gradcheck.check_op`
-# draws a random one. Many people take ones, that is $\mathrm{loss} = \sum y$. Here are five ways to
-# run the softmax backwards, four of them wrong:
+# As the loss take $\langle y, dy \rangle$ with an upstream `dy` of your choice:
+# `gradcheck.check_op` draws a random one. Many people take ones, that is $\mathrm{loss} = \sum y$.
+# Here are five ways to run the softmax backwards, four of them wrong:
 
 
 # %%
@@ -117,11 +117,11 @@ for name, value in norm_cache._asdict().items():
     print(f"{name:6} {value}")
 
 # %% [markdown]
-# Mean and variance depend on $x$ as well: of $g = dy\,\gamma$ all is taken out that LayerNorm cannot
-# see, a shift of $x$ (the part along the ones) and a stretch (the part along $\hat x$); what is left
-# is scaled by $\mathrm{rstd}$. By eye, with
-# $dy = g = (4, 0, 0, 0)$: along the ones it has $(1, 1, 1, 1)$, along $\hat x$ it has
-# $(1, 1, -1, -1)$, so $dx = \tfrac12 (2, -2, 0, 0) = (1, -1, 0, 0)$.
+# Mean and variance depend on $x$ as well: of $g = dy\,\gamma$ all is taken out that LayerNorm
+# cannot see, a shift of $x$ (the part along the ones) and a stretch (the part along $\hat x$); what
+# is left is scaled by $\mathrm{rstd}$. By eye, with $dy = g = (4, 0, 0, 0)$: along the ones it has
+# $(1, 1, 1, 1)$, along $\hat x$ it has $(1, 1, -1, -1)$, so $dx = \tfrac12 (2, -2, 0, 0) = (1, -1,
+# 0, 0)$.
 
 # %%
 dy = np.array([4.0, 0.0, 0.0, 0.0])
@@ -156,31 +156,34 @@ course.run_with("layer-norm-backward")
 # \ln 5 & 0 & 1 \end{pmatrix} \begin{matrix} \text{cached} \\ \text{cached} \\ \text{segment}
 # \end{matrix} \qquad q = h\,W_q = 1$$
 #
-# The query is 1, so the scores are the keys and $p = (1, 2, 5)/8$ as above; the values are
-# $(8, 0, 0)$, so the output is 1. Backwards, from an upstream of 1, every product and the softmax are
+# The query is 1, so the scores are the keys and $p = (1, 2, 5)/8$ as above; the values are $(8, 0,
+# 0)$, so the output is 1. Backwards, from an upstream of 1, every product and the softmax are
 # undone, the last one first. **Drag the dotted numbers**, and see what follows.
 
 # %%
 viz.play_attention(keys=np.log([1, 2, 5]), values=(8, 0, 0), query=1, n_mem=2)
 
 # %% [markdown]
-# > **Do this.** Raise the first value: which rows answer, and why not $p$? Give all three keys the same
-# > value, say 4: why is $ds$ now 0, whatever the keys? Set the query to 0: who still gets a gradient?
-# > Then *let through*: what does the stop keep from the cached states, and what not from $W_k$?
+# > **Do this.** Raise the first value: which rows answer, and why not $p$? Give all three keys the
+# > same value, say 4: why is $ds$ now 0, whatever the keys? Set the query to 0: who still gets a
+# > gradient? Then *let through*: what does the stop keep from the cached states, and what not from
+# > $W_k$?
 # >
 # > <details><summary>Answers</summary>Values do not ask: $p$ depends on query and keys alone. Equal
-# > values make the output the same for any weights. With $q = 0$ the keys get nothing, the values and
-# > the query do. Only the last row changes: the weights get their share of the cached rows in any
-# > case.</details>
+# > values make the output the same for any weights. With $q = 0$ the keys get nothing, the values
+# > and the query do. Only the last row changes: the weights get their share of the cached rows in
+# > any case.</details>
 #
-# The first cached key holds the value that matters, so the loss asks for more weight on it; its share
-# is all that the second entry of $dW_k$ has, $8 \cdot \tfrac78 = 7$. **It comes from a cached row.**
+# The first cached key holds the value that matters, so the loss asks for more weight on it; its
+# share is all that the second entry of $dW_k$ has, $8 \cdot \tfrac78 = 7$. **It comes from a cached
+# row.**
 #
 # > **Common misconception: “the memory is a constant, so it has no part in the gradients.”** The
 # > memory gets no gradient: the cached rows of $d\tilde h$ are cut off. But $dk$ and $dv$ exist for
-# > all $K$ rows, and the weights' gradients sum over all of them: they learn *how to read* the memory.
-# > (That is why states are cached, and keys are made anew by the present $W_k$.) Keep only the
-# > segment's rows, and your model still trains; nothing but a gradient check tells what is missing.
+# > all $K$ rows, and the weights' gradients sum over all of them: they learn *how to read* the
+# > memory. (That is why states are cached, and keys are made anew by the present $W_k$.) Keep only
+# > the segment's rows, and your model still trains; nothing but a gradient check tells what is
+# > missing.
 #
 # ### Exercise: attention forwards
 #
@@ -199,8 +202,8 @@ course.run_with("attention-forward")
 # %% [markdown]
 # ### Exercise: attention backwards
 #
-# From the output back to queries, keys and values. You get $p$ from the forward pass, so that masked
-# keys need no thought: why not? (What is $ds$ where $p = 0$?)
+# From the output back to queries, keys and values. You get $p$ from the forward pass, so that
+# masked keys need no thought: why not? (What is $ds$ where $p = 0$?)
 
 # %% exercise attention-backward
 
@@ -244,7 +247,8 @@ for name in inputs:
     print(f"d{name:17} {right[name]:9.1e} {wrong[name]:13.1e}")
 
 # %% [markdown]
-# (How much of $dW_k$ comes from the memory in a trained model is measured in notebook 4, section 4.6.)
+# (How much of $dW_k$ comes from the memory in a trained model is measured in notebook 4, section
+# 4.6.)
 #
 # > **Question 2.** At the start of a stream $M = 0$. What do $dW_k$ and $dW_v$ lack there, and why
 # > does that not matter for a long text?
@@ -264,8 +268,8 @@ for name in inputs:
 # memory's edge.
 #
 # **Where this lives today.** The backward pass that you wrote runs in every training of a large
-# model, inside one kernel: [FlashAttention](https://arxiv.org/abs/2205.14135) does not even store $p$,
-# but computes it again from queries, keys and statistics of each row. LayerNorm stands before its blocks, often
-# without the mean: RMSNorm, as in [LLaMA](https://arxiv.org/abs/2302.13971).
+# model, inside one kernel: [FlashAttention](https://arxiv.org/abs/2205.14135) does not even store
+# $p$, but computes it again from queries, keys and statistics of each row. LayerNorm stands before
+# its blocks, often without the mean: RMSNorm, as in [LLaMA](https://arxiv.org/abs/2302.13971).
 #
 # **Next:** notebook 3 adds what is missing here: how a query knows how far away a key stands.

@@ -2,8 +2,8 @@
 # # 3 Relative positions: four terms and a shift
 #
 # Why absolute positions and a memory do not go together; a score's four terms, and what each can
-# express; all of them from $K$ projections and a shift, forwards and backwards. **You need** notebook
-# 2 (queries, keys, the mask). **Time:** 40 minutes.
+# express; all of them from $K$ projections and a shift, forwards and backwards. **You need**
+# notebook 2 (queries, keys, the mask). **Time:** 40 minutes.
 
 # %%
 import numpy as np
@@ -43,14 +43,14 @@ print("             of this segment ", scores[T:])
 
 # %% [markdown]
 # > **Common misconception: “add the memory, keep the positions.”** Yesterday's place 2 and today's
-# > place 2 look alike: the model cannot know which of two equal characters came last. Counting on over
-# > memory and segment mends the first layer only: above it, the cached states were *computed* under
-# > other numbers than they are read with.
+# > place 2 look alike: the model cannot know which of two equal characters came last. Counting on
+# > over memory and segment mends the first layer only: above it, the cached states were *computed*
+# > under other numbers than they are read with.
 #
 # What does this cost? The small models of notebook 1 have absolute positions with a memory twice:
-# naive, as above, and as sound as can be (`minitxl/model/family/absolute.py`: counted over memory and
-# segment, added to nothing that is cached). The models without memory are read by a window that moves
-# on by half its length, so that no character is predicted from next to nothing.
+# naive, as above, and as sound as can be (`minitxl/model/family/absolute.py`: counted over memory
+# and segment, added to nothing that is cached). The models without memory are read by a window that
+# moves on by half its length, so that no character is predicted from next to nothing.
 
 # %%
 ablation = stored("ablation")
@@ -76,8 +76,8 @@ for key, name in names.items():
 # %% [markdown]
 # ## 3.2 From absolute to relative: four terms
 #
-# The score of query $i$ on key $j$, with absolute positions and $x$ for the contents, multiplied out
-# (section 3.3):
+# The score of query $i$ on key $j$, with absolute positions and $x$ for the contents, multiplied
+# out (section 3.3):
 #
 # $$A^\mathrm{abs}_{ij} = \underbrace{x_i W_q W_k^\top x_j^\top}_{a}
 # + \underbrace{x_i W_q W_k^\top U_j^\top}_{b} + \underbrace{U_i W_q W_k^\top x_j^\top}_{c}
@@ -108,9 +108,9 @@ for key, name in names.items():
 course.run_with("relative-positions")
 
 # %% [markdown]
-# Now the trained model, at the exclamation mark that you know from notebook 0. Beside the *strongest
-# keys* stand their four terms. **Switch terms off** (*terms of the score*), and see where the head looks
-# then, and what the model expects.
+# Now the trained model, at the exclamation mark that you know from notebook 0. Beside the
+# *strongest keys* stand their four terms. **Switch terms off** (*terms of the score*), and see
+# where the head looks then, and what the model expects.
 
 # %%
 T = 64
@@ -119,12 +119,13 @@ passage = text[begin : begin + 420]
 viz.live(model, vocab, passage, read=3 * T + 10, layer=5, head=5)
 
 # %% [markdown]
-# > **Try this.** Switch off a, then b, c, d, one at a time. Which single loss makes this head miss the
-# > quotation marks? And which turns head 2 of layer 1 from far characters to the last two?
+# > **Try this.** Switch off a, then b, c, d, one at a time. Which single loss makes this head miss
+# > the quotation marks? And which turns head 2 of layer 1 from far characters to the last two?
 # >
-# > <details><summary>What to see</summary>None: a mark gets about 6 from a and 6 from c, and either is
-# > enough. (Other heads suffer: without b the closing mark falls from 67 % to 23 %.) In head 2 of layer
-# > 1, b says *far* (about +12) and d says *near* (about −8): without b, near wins.</details>
+# > <details><summary>What to see</summary>None: a mark gets about 6 from a and 6 from c, and either
+# > is enough. (Other heads suffer: without b the closing mark falls from 67 % to 23 %.) In head 2
+# > of layer 1, b says *far* (about +12) and d says *near* (about −8): without b, near
+# > wins.</details>
 #
 # c does not change along a column (one key, whoever asks), d not along a diagonal (one distance).
 # All heads of a segment of 32, for the picture at the end:
@@ -138,8 +139,8 @@ reader.predict(passage[None, 32:64], mems, inspect=seen)
 # ### What does the model need them for?
 #
 # Take terms out of the trained model and read on. That tells how much *this* model leans on a term;
-# one trained without it would find other ways. (Shaw's encoding, in its own paper, has a and b. With
-# c and d, as in the released code, it is `attn_type=1` here, and the “Shaw” of section 3.1.)
+# one trained without it would find other ways. (Shaw's encoding, in its own paper, has a and b.
+# With c and d, as in the released code, it is `attn_type=1` here, and the “Shaw” of section 3.1.)
 
 # %%
 draw("attention_spans")
@@ -151,8 +152,8 @@ draw("attention_spans")
 # %% [markdown]
 # ## 3.3 The shift
 #
-# There are $T K$ pairs, but only $K$ distances: to project $R$ for every pair costs $T$ times as much
-# as for every distance. The paper's appendix B does the latter, and then moves the numbers.
+# There are $T K$ pairs, but only $K$ distances: to project $R$ for every pair costs $T$ times as
+# much as for every distance. The paper's appendix B does the latter, and then moves the numbers.
 #
 # `(q + v) r^T` has a column for each *distance*, $K-1 \ldots 0$. The score of query $i$ on key $j$
 # stands in column $j + T-1-i$ (all counted from 0): row $i$ must move left by $T-1-i$. Instead of
@@ -224,8 +225,8 @@ course.run_with("four-terms")
 # %% [markdown]
 # ## 3.5 The adjoint
 #
-# The shift only moves numbers: it is a linear map, a matrix $S$ of zeros and ones. The backward pass
-# of a linear map is its transpose:
+# The shift only moves numbers: it is a linear map, a matrix $S$ of zeros and ones. The backward
+# pass of a linear map is its transpose:
 #
 # $$\langle S x,\, y\rangle = \langle x,\, S^\top y\rangle \qquad \text{for all } x, y$$
 #
@@ -242,8 +243,8 @@ for forward_row, backward_row in zip(S, back, strict=True):
 print("backward is the transpose:", np.array_equal(back, S.T))
 
 # %% [markdown]
-# Row 2 of $S$ (of 0 ... 5) is empty: that is the padded 0. Column 0 is empty too: the first number is
-# dropped, so its gradient is 0. All others go to one place and come back from it.
+# Row 2 of $S$ (of 0 ... 5) is empty: that is the padded 0. Column 0 is empty too: the first number
+# is dropped, so its gradient is 0. All others go to one place and come back from it.
 
 # %%
 x, y = rng.normal(size=(2, 2, 3, 5, 9))  # two arrays (B, H, T, K)
@@ -266,6 +267,19 @@ print("unshift(shift(x)) == x:", np.array_equal(again, x), "(the dropped numbers
 course.run_with("rel-shift-backward")
 
 # %% [markdown]
+# ### Exercise: the gradients of $u$ and $v$
+#
+# They are trained like every other weight. Each is added to *every* query, so it collects from all
+# of them. And mind where things lie: $ds$ has a column for each key, $r$ a row for each distance.
+
+# %% exercise bias-gradients
+
+# %% check bias-gradients
+
+# %%
+course.run_with("bias-gradients")
+
+# %% [markdown]
 # > **Question 3.** In a model the corner's gradients are exactly 0 before `rel_shift_backward`
 # > runs. Which step of the backward pass made them so?
 #
@@ -274,21 +288,22 @@ course.run_with("rel-shift-backward")
 # ## What you can do now
 #
 # - Say why a place must mean the same from wherever it is read, and count distances.
-# - Take a score apart: a and b depend on the query, c and d do not; a and c on the key's content, b and
-#   d on its distance.
-# - Get all $T K$ position scores from $K$ projections and a shift, and its gradient by the way back; and
-#   say why only the mask makes it right.
+# - Take a score apart: a and b depend on the query, c and d do not; a and c on the key's content, b
+#   and d on its distance.
+# - Get all $T K$ position scores from $K$ projections and a shift, and its gradient by the way
+#   back; and say why only the mask makes it right.
 #
-# **The picture to remember** is the terms' grain. d: diagonals, the same for every text. c: columns,
-# the same for every query. b bends the diagonals; a can do anything, but knows no order.
+# **The picture to remember** is the terms' grain. d: diagonals, the same for every text. c:
+# columns, the same for every query. b bends the diagonals; a can do anything, but knows no order.
 
 # %%
 viz.draw_four_terms(seen, layer=1, head=2)
 
 # %% [markdown]
-# **Where this lives today.** Distances have won, in simpler dress. [RoPE](https://arxiv.org/abs/2104.09864)
-# turns query and key by an angle that grows with their place, so that $q_i \cdot k_j$ depends on
-# $i - j$: term b without a shift, in [LLaMA](https://arxiv.org/abs/2302.13971) and many models since.
+# **Where this lives today.** Distances have won, in simpler dress.
+# [RoPE](https://arxiv.org/abs/2104.09864) turns query and key by an angle that grows with their
+# place, so that $q_i \cdot k_j$ depends on $i - j$: term b without a shift, in
+# [LLaMA](https://arxiv.org/abs/2302.13971) and many models since.
 # [ALiBi](https://arxiv.org/abs/2108.12409) keeps of d a straight line, a slope for each head.
 #
 # **Next:** notebook 4: what exactly is remembered, and for how long.

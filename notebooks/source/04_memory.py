@@ -8,8 +8,7 @@
 import numpy as np
 
 import minitxl
-from minitxl import Config, Inspection, Stream, TrainConfig, Trainer, TransformerXL
-from minitxl import attention, course, gradcheck, load_corpus, viz
+from minitxl import Inspection, Stream, attention, course, gradcheck, load_corpus, viz
 from minitxl.experiments import draw  # results that are kept with the package
 from minitxl.model.through_memory import sequence_gradients, without_memory_rows
 
@@ -22,8 +21,8 @@ to_numpy = model.backend.to_numpy
 # %% [markdown]
 # ## 4.1 What the memory holds
 #
-# **Watch it fill.** Segments are 16 characters here, the memory 24, and it is empty. Press *read*: the
-# row fills, slides up, and becomes memory; what is older than 24 falls out at the far end.
+# **Watch it fill.** Segments are 16 characters here, the memory 24, and it is empty. Press *read*:
+# the row fills, slides up, and becomes memory; what is older than 24 falls out at the far end.
 
 # %%
 begin = vocab.decode(corpus.test).index('"I could not, on my honor')
@@ -38,8 +37,8 @@ viz.live(model, vocab, corpus.test[begin : begin + 420], tgt_len=16, mem_len=24,
 # Layer $n$ reads $\tilde h = [\mathrm{SG}(m)\,;\,h]$, its memory and its inputs for this segment
 # (paper, section 3.2): $K = M + T$ rows, where $M$ is the present length of the memory. What it
 # leaves for the next segment is the end of the same rows: the last `mem_len` rows of
-# $[\,m\,;\,h\,]$, or all of them while there are fewer. At a stream's start the memory is short, and is
-# used short (notebook 1, section 1.7).
+# $[\,m\,;\,h\,]$, or all of them while there are fewer. At a stream's start the memory is short,
+# and is used short (notebook 1, section 1.7).
 #
 # `Inspection` takes notes of the hidden states $h_0$ (the embedding) to $h_N$ (the top). Compare:
 
@@ -58,22 +57,23 @@ for n, memory in enumerate(mems):
 
 # %% [markdown]
 # > **Common misconception: “the memory holds keys and values.”** It holds each layer's *inputs*,
-# > bit for bit; keys and values are made from them when they are read. (A reader whose weights stay as
-# > they are may keep keys and values, to save work: `minitxl.inference.cached` gets the same numbers.)
+# > bit for bit; keys and values are made from them when they are read. (A reader whose weights stay
+# > as they are may keep keys and values, to save work: `minitxl.inference.cached` gets the same
+# > numbers.)
 #
 # > **Common misconception: “layer $n$ reads what layer $n$ computed in the segment before.”** What
 # > layer $n$ computed is $h_n$; what it reads there is its memory, $h_{n-1}$: the output of the
 # > layer *below*. The reuse shifts down by one layer for each segment, and $h_N$ is never kept.
 #
-# **Exercise.** Write this update for one layer. The first three segments that you read are the cases to
-# get right; then think of `mem_len` $< T$, and of no memory at all.
+# **Exercise.** Write this update for one layer. The first three segments that you read are the
+# cases to get right; then think of `mem_len` $< T$, and of no memory at all.
 
 # %% exercise memory-update
 
 # %% check memory-update
 
 # %% [markdown]
-# Let the trained model remember by your update. (Then keep half as many rows: who would notice?)
+# Let the trained model remember by your update:
 
 # %%
 course.run_with("memory-update")
@@ -82,8 +82,8 @@ course.run_with("memory-update")
 # ## 4.2 A stream, so that the memory is the past
 #
 # Several rows are read side by side, and each must go on where it ended: notebook 1, section 1.6,
-# measured what another row's past costs. `Stream` cuts the text into `batch_size` long rows and hands
-# out a segment of each; `fresh` says that the rows begin anew and the memory must be dropped.
+# measured what another row's past costs. `Stream` cuts the text into `batch_size` long rows and
+# hands out a segment of each; `fresh` says that the rows begin anew and the memory must be dropped.
 
 # %%
 small = Stream(corpus.test, batch_size=3, tgt_len=24)
@@ -104,12 +104,12 @@ for number in range(3):
 # %% [markdown]
 # ## 4.3 The cuts do not show
 #
-# Nothing in a state knows where a segment began. So if *nothing is forgotten*, it must not matter how
-# a text is cut: 12 tokens in one pass are the same as $5 + 1 + 6$ with memory. In float64:
+# Nothing in a state knows where a segment began. So if *nothing is forgotten*, it must not matter
+# how a text is cut: 12 tokens in one pass are the same as $5 + 1 + 6$ with memory. In float64:
 
 # %%
-tiny = TransformerXL(
-    Config(n_token=20, n_layer=3, d_model=16, n_head=2, d_head=8, d_inner=32, init_std=0.2),
+tiny = minitxl.TransformerXL(
+    minitxl.Config(n_token=20, n_layer=3, d_model=16, n_head=2, d_head=8, d_inner=32, init_std=0.2),
     device="cpu",
     dtype="float64",
 )
@@ -132,6 +132,15 @@ for mem_len in (12, 4, 0):
 # %% [markdown]
 # With the full memory the difference is rounding. With less, what is forgotten shows.
 #
+# **Exercise.** Write this reading: segments, layers, and a memory for each layer. The layer is
+# given and small, it takes means where Transformer-XL attends; what goes from segment to segment is
+# yours. A test of your own: with `mem_len` $= L$ the outputs are the same for every $T$.
+
+# %% exercise read-segments
+
+# %% check read-segments
+
+# %% [markdown]
 # ## 4.4 The edge moves
 #
 # Query $i$ (from 0) stands in column $i + M$ of the keys and sees columns $0 \ldots i + M$: that is
@@ -149,13 +158,13 @@ masks = {"plain: M + 1 + i keys": mask(6, None), "same_length: mem_len = 6 keys"
 viz.draw_masks(masks, n_mem=6)
 
 # %% [markdown]
-# > **Common misconception: “every query sees the last $M$ tokens.”** Without `same_length` the oldest
-# > key is $M + i$ tokens back: it stands still in the text while the query moves on. The last query of
-# > a segment with $T = M$ sees nearly twice as many keys as the first.
+# > **Common misconception: “every query sees the last $M$ tokens.”** Without `same_length` the
+# > oldest key is $M + i$ tokens back: it stands still in the text while the query moves on. The
+# > last query of a segment with $T = M$ sees nearly twice as many keys as the first.
 #
 # The limit is `mem_len`, the length that the memory *may* have, and the segment's own tokens count:
-# with an empty memory the first query sees itself. (Whoever takes the length that the memory *has* then
-# hides everything.)
+# with an empty memory the first query sees itself. (Whoever takes the length that the memory *has*
+# then hides everything.)
 #
 # **Exercise.** Write the mask, with and without the limit.
 
@@ -170,15 +179,16 @@ course.run_with("same-length-mask")
 # ## 4.5 Old weights
 #
 # In training, the weights change after every segment; the memory was computed by those before the
-# update. How much does that matter? Train a small model from scratch. After an update, compute the same
-# memory again with the new weights, compare, and read the next batch with both.
+# update. How much does that matter? Train a small model from scratch. After an update, compute the
+# same memory again with the new weights, compare, and read the next batch with both.
 
 # %%
 STEPS, LOOK = 200, (1, 2, 4, 8, 16, 30, 50, 80, 120, 160, 200)
 sizes = dict(n_layer=3, d_model=64, n_head=2, d_head=32, d_inner=128, tgt_len=32, mem_len=32)
 sizes |= dict(pre_lnorm=True, dropout=0.0)  # without dropout: the weights alone make a difference
-pupil = TransformerXL(Config(n_token=vocab.n_token, **sizes), device="cpu")
-trainer = Trainer(pupil, TrainConfig(steps=STEPS, batch_size=16, lr=3e-3, warmup=20, threads=1))
+pupil = minitxl.TransformerXL(minitxl.Config(n_token=vocab.n_token, **sizes), device="cpu")
+config = minitxl.TrainConfig(steps=STEPS, batch_size=16, lr=3e-3, warmup=20, threads=1)
+trainer = minitxl.Trainer(pupil, config)
 lessons = Stream(corpus.train, batch_size=16, tgt_len=32)
 differences, costs = [], []
 lesson, past = lessons.next(), None  # tokens, targets, fresh
@@ -192,37 +202,38 @@ for step in range(1, STEPS + 1):
         differences.append(off)
         costs.append([float(pupil.score(*following[:2], m)[0].mean()) for m in (old, new)])
     lesson, past = following, old
-
 viz.draw_stale_states(LOOK, differences, costs)
 
 # %% [markdown]
 # > **Common misconception: “the cached states are what the model would compute now.”** In training
-# > they are one update old, in a memory of several segments up to as many updates old. The deeper the
-# > layer, as a rule, the more its inputs have moved. The difference is largest while the model learns
-# > fastest, and costs little even then. At evaluation the weights stand still, and it is exact.
+# > they are one update old, in a memory of several segments up to as many updates old. The deeper
+# > the layer, as a rule, the more its inputs have moved. The difference is largest while the model
+# > learns fastest, and costs little even then. At evaluation the weights stand still, and it is
+# > exact.
 #
 # ## 4.6 The gradient stops at the memory
 #
 # The memory is a constant to the loss (section 3.2, and `heads_backward` in `attention.py`). The
-# gradients of keys and values exist for all $K$ rows. On their way back through $k = \tilde h\,W_k$ and
-# $v = \tilde h\,W_v$ they part: what goes to the **weights** is summed over all $K$ rows; what goes to the
-# **states** is cut, and the memory's rows get none: the numbers to the left of the memory's edge are not
-# small, they are 0.
+# gradients of keys and values exist for all $K$ rows. On their way back through $k = \tilde h\,W_k$
+# and $v = \tilde h\,W_v$ they part: what goes to the **weights** is summed over all $K$ rows; what
+# goes to the **states** is cut, and the memory's rows get none: the numbers to the left of the
+# memory's edge are not small, they are 0.
 
 # %%
 viz.gradient_explorer(model, corpus.test[begin : begin + 4 * 64 + 1], tgt_len=64)
 
 # %% [markdown]
-# > **Try this.** Put the loss on the first character, let the gradient through, and set the memory to
+# > **Try this.** Put the loss on the first character, let the gradient through, and set the memory
+# > to
 # > 16. Why is the first step of the staircase 16 wide, and the next 64?
 # >
-# > <details><summary>Answer</summary>The first character reads the 16 states before it. A state inside
-# > the segment before has also read its own segment, and 16 states before that.</details>
+# > <details><summary>Answer</summary>The first character reads the 16 states before it. A state
+# > inside the segment before has also read its own segment, and 16 states before that.</details>
 #
-# Now the weights' sum, split at the memory's edge: `without_memory_rows` puts zeros for the memory's
-# rows into the cache, and what is then missing, $g_m$, came from the memory. Its share is measured
-# **along the whole gradient** $g$, $\langle g_m, g\rangle / \langle g, g\rangle$: so both shares add up
-# to 1, as lengths would not.
+# Now the weights' sum, split at the memory's edge: `without_memory_rows` puts zeros for the
+# memory's rows into the cache, and what is then missing, $g_m$, came from the memory. Its share is
+# measured **along the whole gradient** $g$, $\langle g_m, g\rangle / \langle g, g\rangle$: so both
+# shares add up to 1, as lengths would not.
 
 # %%
 third, kept = Stream(corpus.test, batch_size=8, tgt_len=T), None
@@ -242,9 +253,6 @@ for n in range(N):
     print(line)
 
 # %% [markdown]
-# > **Common misconception: “no gradient, so the memory teaches nothing.”** What is held fixed are
-# > the states, not how they are read: [notebook 2](02_attention_by_hand.ipynb), section 2.4.
-#
 # **Exercise.** Write the backward pass of $k = \tilde h W_k$, $v = \tilde h W_v$, with the stop.
 
 # %% exercise the-stop
@@ -255,11 +263,27 @@ for n in range(N):
 course.run_with("the-stop")
 
 # %% [markdown]
+# **Exercise.** A whole layer, now that you have all its pieces. What positions add to the scores
+# comes as an argument. Your functions of notebook 2 may stand above it, in the same cell.
+
+# %% exercise layer-forward
+
+# %% check layer-forward
+
+# %% [markdown]
+# **Exercise.** And backwards: the longest of this course, and nothing in it is new. Where a result
+# goes two ways, what comes back adds up. (Do check it along a direction first, as in section 2.2.)
+
+# %% exercise layer-backward
+
+# %% check layer-backward
+
+# %% [markdown]
 # ## 4.7 Stopped against full
 #
 # Which of the two is the derivative of a sequence's loss? Move the weights of the tiny model by
-# $\pm\epsilon$ in some direction and see (notebook 2): first as it is, then with the memories held at
-# what they were.
+# $\pm\epsilon$ in some direction and see (notebook 2): first as it is, then with the memories held
+# at what they were.
 
 # %%
 rng = np.random.default_rng(1)
@@ -279,8 +303,8 @@ for name, held, g in (("full", False, found[0]), ("stopped", True, found[1])):
 # memory is given. The stop is cheap: `backward` needs one segment's cache, where the full gradient
 # keeps those of all.
 #
-# What can the stop cost? A task in which everything hangs on what is written for later: a marker, then
-# fillers, then one question for the marker, up to three segments later, and no other loss. In
+# What can the stop cost? A task in which everything hangs on what is written for later: a marker,
+# then fillers, then one question for the marker, up to three segments later, and no other loss. In
 # `C . . . . ?` the right answer to `?` is `C`.
 
 # %%
@@ -288,8 +312,8 @@ draw("stop_gradient")
 
 # %% [markdown]
 # The stopped model *can* learn to write its memory, usually almost as fast; two starts of 24 stall.
-# No gradient asks it to. But a layer has one set of weights, for what is read now and for what will be
-# read later: what is useful now is then found in the memory.
+# No gradient asks it to. But a layer has one set of weights, for what is read now and for what will
+# be read later: what is useful now is then found in the memory.
 #
 # > **Common misconception: “the stop makes it impossible to learn dependencies longer than a
 # > segment.”** Reading is trained across the edge. Writing is not, but is learned as a by-product.
@@ -308,18 +332,18 @@ draw("stop_gradient")
 #
 # - Say what the memory holds after any segment, feed it a stream, and tell which keys a query sees.
 # - Explain why states that are one update old do little harm.
-# - Say what the stop cuts (the states' gradient), what it leaves (the weights' share of all rows), and
-#   what it can cost.
+# - Say what the stop cuts (the states' gradient), what it leaves (the weights' share of all rows),
+#   and what it can cost.
 #
-# **The picture to remember** is the one of section 4.6: reading crosses the memory's edge, the gradient
-# does not; let through, it goes down a staircase, one memory for each layer.
+# **The picture to remember** is the one of section 4.6: reading crosses the memory's edge, the
+# gradient does not; let through, it goes down a staircase, one memory for each layer.
 #
-# **Where this lives today.** Every served model keeps such a memory, of keys and values, page by page as
-# an operating system does ([PagedAttention](https://arxiv.org/abs/2309.06180)).
-# [DeepSeek-V2](https://arxiv.org/abs/2405.04434) caches one small state a token instead, and makes keys
-# and values from it, as here. What falls out of the memory is compressed by the [Compressive
+# **Where this lives today.** Every served model keeps such a memory, of keys and values, page by
+# page as an operating system does ([PagedAttention](https://arxiv.org/abs/2309.06180)).
+# [DeepSeek-V2](https://arxiv.org/abs/2405.04434) caches one small state a token instead, and makes
+# keys and values from it, as here. What falls out of the memory is compressed by the [Compressive
 # Transformer](https://arxiv.org/abs/1911.05507) (notebook 8); the [Recurrent Memory
-# Transformer](https://arxiv.org/abs/2207.06881) lets the gradient through a few memory tokens, and so
-# learns to write.
+# Transformer](https://arxiv.org/abs/2207.06881) lets the gradient through a few memory tokens, and
+# so learns to write.
 #
 # **Next:** notebook 5, how far all the layers together can look back.

@@ -6,7 +6,7 @@
 # say how sure a comparison of models is; tell a broken model from a sound one.
 #
 # **You need** notebooks 2 (backward passes) and 4 (memory). **Time:** 40 minutes, of which the
-# computer takes one. **Exercises:** 2.
+# computer takes one. **Exercises:** 4.
 
 # %%
 import numpy as np
@@ -43,6 +43,18 @@ from minitxl.training.optim import Adam, clip_by_norm, learning_rate
 
 # %%
 course.run_with("cross-entropy-gradient")
+
+# %% [markdown]
+# With words in place of characters $V$ is large (267,735 for WikiText-103), and most of it is rare.
+# The paper then cuts the words into clusters by how frequent they are (section 4.1): a first
+# softmax chooses a frequent word, or the tail as a whole; a second one, in a narrower space, is
+# needed only for words of the tail.
+#
+# **Exercise.** Write the losses for two clusters. (In the library: `model/family/adaptive.py`.)
+
+# %% exercise adaptive-softmax
+
+# %% check adaptive-softmax
 
 # %% [markdown]
 # ## 6.2 One step, line by line
@@ -120,6 +132,14 @@ print(f"a uniform guess among {config.n_token} characters: {np.log(config.n_toke
 # > another page. What is random is only the beginning of the weights (and dropout).
 
 # %% [markdown]
+# **Exercise.** Write the loop yourself, with a small model that is given, in NumPy alone: memory,
+# clipping and Adam are yours. The check looks at the losses, at $\theta$ and at the memory.
+
+# %% exercise training-loop
+
+# %% check training-loop
+
+# %% [markdown]
 # ## 6.3 Watch it learn
 #
 # Two models that differ in nothing but the memory read the same batches, each measured before it is
@@ -192,9 +212,9 @@ draw("ablation")
 # %% [markdown]
 # ## 6.5 Nothing but yours
 #
-# Twelve exercises are parts of the model. `parts` collects those that you have solved, in the
+# Thirteen exercises are parts of the model. `parts` collects those that you have solved, in the
 # notebooks saved beside this one too; `capstone` has a small model learn by them, beside the
-# library's. With all twelve, only linear maps, ReLU, the embedding and LayerNorm's forward pass are
+# library's. With all of them, only linear maps, ReLU, the embedding and LayerNorm's forward pass are
 # not yours.
 
 # %%

@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,13 +12,16 @@ from helpers.course_answers import ANSWERS
 from helpers.mutants import mutants
 from helpers.other_answers import OTHERS
 from minitxl.course import EXERCISES, generator
+from minitxl.course.running import Failed, call
 
 IDS = sorted(EXERCISES)
+QUICK = {e: replace(EXERCISES[e], mistakes=()) for e in IDS}  # what is wrong is not named
 STYLES = [(e, f) for e in IDS for f in (ANSWERS[e], *OTHERS[e])]
 
 # Mutants that are as right as what they were made of: what is printed, shapes (-2 for -1 in a
 # reshape), orders of a sum, conditions that never decide, a base of 10001, which nobody can see.
 _WIDE = "column[None, None] + np.zeros((*q.shape[:2], 1, 1), dtype=int)"
+_ROOT = "np.sqrt(v / (1 - 0.999 ** (s + 1)))"  # epsilon's sign: its size is not seen
 # fmt: off
 EQUIVALENT = {
     "lengths_by_tile": ["1 -> 2"],
@@ -54,6 +58,12 @@ EQUIVALENT = {
         "0 * a -> 0 / a",
     ],
     "terms_by_shift": ["-2 -> 2", "(0, 0) -> (0, 0)", "(0, 0) -> (0, 0)"],
+    "biases_by_sums": [
+        "((0, 2), (0, 2)) -> ((0, 2), (0, 2))",
+        "1 -> 0",
+        "0 -> -1",
+        "(h, h) -> (h, h)",
+    ],
     "contiguous_batch": ["1 -> 2", "1 -> 2"],
     "batch_by_split": ["b * per_row:(b + 1) * per_row + 1 -> b * per_row:", "1 -> 2", "1 -> 2"],
     "mask_by_lists": ["0 -> -1"],
@@ -61,6 +71,25 @@ EQUIVALENT = {
         "(np.zeros_like(w_k), np.zeros_like(w_v)) -> (np.zeros_like(w_v), np.zeros_like(w_k))"
     ],
     "stop_by_reshape": ["1 -> 2", "1 -> 2"],
+    "layer_by_loop": ["0 -> -1", "f > 0 -> f >= 0"],
+    "layer_by_einsum": ["a @ w[4] > 0 -> a @ w[4] >= 0", "0 -> 1"],
+    "layer_backward": ["0 -> 1"],
+    "layer_back_by_tape": [
+        "(add(a, grads[out] @ y.swapaxes(-1, -2)), add(b, x.swapaxes(-1, -2) @ grads[out]))"
+        " -> (add(b, x.swapaxes(-1, -2) @ grads[out]), add(a, grads[out] @ y.swapaxes(-1, -2)))",
+        "f > 0 -> f >= 0",
+    ],
+    "nll_by_table": ["0 -> -1"],
+    "train": [
+        "(np.zeros_like(theta), np.zeros_like(theta))"
+        " -> (np.zeros_like(theta), np.zeros_like(theta))",
+        f"{_ROOT} + 1e-08 -> {_ROOT} - 1e-08",
+    ],
+    "train_by_accumulation": [
+        "norm > clip -> norm >= clip",
+        "np.sqrt(means[1]) + 1e-08 -> np.sqrt(means[1]) - 1e-08",
+    ],
+    "train_by_object": ["0 -> 1"],
     "loss_gradient_by_logsumexp": ["-1 -> 1", "-1 -> 1", "0 -> -1"],
     "bits_by_loop": ["(0.0, 0) -> (0, 0.0)"],
     "speed_by_parts": ["2 -> 3", "2 -> 1"],
@@ -72,7 +101,7 @@ EQUIVALENT = {
 
 
 def score(exercise_id, answer, seed=0):
-    return EXERCISES[exercise_id].judge(answer, generator(exercise_id, seed))
+    return QUICK[exercise_id].judge(answer, generator(exercise_id, seed))
 
 
 @pytest.mark.parametrize(("exercise_id", "answer"), STYLES, ids=lambda x: getattr(x, "__name__", x))
@@ -133,14 +162,24 @@ def test_harmless_things_cost_nothing(exercise_id, style, capsys):
         assert verdict.passed, f"seed {seed}: {verdict.message}"
 
 
+def may_pass(exercise, cases, answer):
+    """Whether an answer is right in all cases; it ends at the first in which it is not."""
+    for case in cases:
+        got = call(answer, case.args, exercise.arguments, exercise.outputs)
+        if isinstance(got, Failed) or not exercise.verdict([case], [got]).passed:
+            return False
+    return True
+
+
 @pytest.mark.parametrize("exercise_id", IDS)
 def test_wrong_answers_are_found(exercise_id, capsys):
     wrong, passed = 0, Counter()
+    cases = QUICK[exercise_id].cases(generator(exercise_id, 0))
     for answer in (ANSWERS[exercise_id], *OTHERS[exercise_id]):
         for what, source in mutants(inspect.getsource(answer)):
-            names = {"np": np, "math": math}
+            names = dict(answer.__globals__)
             exec(source, names)
-            if score(exercise_id, names[answer.__name__]).passed:
+            if may_pass(QUICK[exercise_id], cases, names[answer.__name__]):
                 passed[answer.__name__, what] += 1
             else:
                 wrong += 1

@@ -78,7 +78,8 @@ def _of_delta(wrong):
 DELTA = Exercise(
     id="delta-backward",
     title="The delta rule backwards",
-    points=7,
+    lines=16,
+    ideas=3,
     notebook="08_beyond",
     head='''
 def delta_backward(do, dnew, q, k, v, b, s):
@@ -100,7 +101,8 @@ from minitxl.model.family.memories import matrix
 settings = Memory(kind="matrix", rule="delta", feature="unit")
 q, k, v, s, do, dnew = (x[None, None] for x in (q, k, v, s, do, dnew))  # B = H = 1
 _, _, cache = matrix.memory_forward(q, k, v, b[None, None, :, None], s, settings, xp=np)
-cache = cache._replace(q=q, k=k, features=((None, None),) * 2)  # the lengths stay as they are
+scores = np.tril(q @ np.swapaxes(k, -1, -2))  # the lengths stay as they are
+cache = cache._replace(q=q, k=k, scores=scores, features=((None, None),) * 2)
 dq, dk, dv, db, ds = matrix.memory_backward(do, dnew, cache, xp=np)
 return dq[0, 0], dk[0, 0], dv[0, 0], db[0, 0, :, 0], ds[0, 0]
 """,
@@ -213,7 +215,8 @@ def _of_tokens(**options):
 TOKENS = Exercise(
     id="memory-tokens-gradient",
     title="Through two segments",
-    points=5,
+    lines=13,
+    ideas=1,
     notebook="08_beyond",
     head='''
 def memory_tokens_gradient(dy2, m0, x1, x2, p1, p2, w):
