@@ -4,11 +4,13 @@ import inspect
 import math
 from collections import Counter
 from dataclasses import replace
+from fnmatch import fnmatch
 
 import numpy as np
 import pytest
 
 from helpers.course_answers import ANSWERS
+from helpers.mutants import changed_arguments as changed
 from helpers.mutants import mutants
 from helpers.other_answers import OTHERS
 from minitxl.course import EXERCISES, generator
@@ -187,6 +189,44 @@ def test_wrong_answers_are_found(exercise_id, capsys):
     names = {f.__name__ for f in (ANSWERS[exercise_id], *OTHERS[exercise_id])}
     assert passed == Counter({k: n for k, n in known.items() if k[0] in names})
     assert wrong >= 20
+
+
+# What an exercise does not depend on, so that nobody can be asked to.
+INVARIANT = {
+    "softmax-backward": ["p without signs"],
+    "attention-backward": ["p without signs"],
+    "training-loop": ["rate without signs"],
+    "bits-per-character": ["nll [ra]*", "nll without signs*"],  # a mean
+    "recl-gain": ["near r* along 0", "* without signs"],  # the best of all models
+    "affordable-memory": ["flops + 1"],  # it is rounded down
+    "compression-gradient": ["q r* along 0", "old r* along 0", "w_v r* along 1", "w_v negated"],
+    "delta-backward": ["b without signs"],
+    "memory-tokens-gradient": ["p1 with* first along 0", "p2 with zeros first along 0"],
+}
+
+
+@pytest.mark.parametrize("exercise_id", IDS)
+def test_every_argument_has_its_say(exercise_id):
+    """An answer that takes one of them for something else is right in some case at the most."""
+    e = QUICK[exercise_id]
+    cases = e.cases(generator(exercise_id, 0))
+
+    def same(case, n, new):
+        args = (*case.args[:n], new, *case.args[n + 1 :])
+        got = call(e.model_solution, args, e.arguments, e.outputs)
+        return not isinstance(got, Failed) and e.verdict([case], [got]).passed
+
+    survivors, dead = set(), set()  # what was changed
+    with np.errstate(all="ignore"):
+        for case in cases:
+            for n, x in enumerate(case.args):
+                for what, new in changed(e.arguments[n], x):
+                    if what not in dead:
+                        (survivors if same(case, n, new) else dead).add(what)
+    survivors -= dead
+    known = INVARIANT.get(exercise_id, [])
+    assert {s for s in survivors if not any(fnmatch(s, k) for k in known)} == set()
+    assert all(any(fnmatch(s, k) for s in survivors) for k in known)
 
 
 def with_half(x):

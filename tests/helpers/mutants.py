@@ -1,7 +1,10 @@
-"""Wrong versions of a function, made by changing one place of its syntax tree: mutation testing."""
+"""Mutation testing: wrong versions of a function, each with one place of its syntax tree changed,
+and arguments of which one is not what it should be."""
 
 import ast
 import copy
+
+import numpy as np
 
 OPERATORS = {
     ast.Add: ast.Sub,
@@ -86,3 +89,43 @@ def _replace(tree, old, new):
                 setattr(parent, field, new)
             elif isinstance(value, list) and any(x is old for x in value):
                 value[[x is old for x in value].index(True)] = new
+
+
+# --- of arguments --------------------------------------------------------------------------------
+
+
+def changed_arguments(name, x):
+    """Yield (what was changed, a changed x): an answer must not be the same for it."""
+    if isinstance(x, int | np.integer):
+        yield f"{name} + 1", x + 1
+        yield f"{name} - 1", x - 1
+    elif isinstance(x, float):
+        yield f"{name} doubled", 2 * x
+    elif isinstance(x, list | tuple):
+        yield f"{name} reversed", x[::-1]
+        for n, part in enumerate(x):
+            for what, new in changed_arguments(name, part):
+                yield f"{what}, {n}", type(x)((*x[:n], new, *x[n + 1 :]))
+    elif isinstance(x, np.ndarray):
+        yield from _changed_arrays(name, x)
+
+
+def _changed_arrays(name, x):
+    for axis in range(x.ndim):
+        first, rest = np.split(x, [1], axis)
+        yield f"{name} rolled along {axis}", np.roll(x, 1, axis)
+        yield f"{name} reversed along {axis}", np.flip(x, axis)
+        if x.shape[axis]:
+            yield f"{name} without its first along {axis}", rest
+        if x.dtype.kind == "f" and x.shape[axis]:
+            yield f"{name} averaged over {axis}", x * 0 + x.mean(axis, keepdims=True)
+            yield f"{name} with zeros first along {axis}", np.concatenate([0 * first, rest], axis)
+    if x.ndim > 1:
+        yield f"{name} transposed", x.swapaxes(-1, -2)
+    if x.dtype.kind == "f":
+        yield f"{name} negated", -x
+        yield f"{name} doubled", 2 * x
+        yield f"{name} gone", 0 * x
+        yield f"{name} without signs", np.abs(x)
+    elif x.dtype.kind == "b":
+        yield f"{name} inverted", ~x
