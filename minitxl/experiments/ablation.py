@@ -31,8 +31,8 @@ from minitxl.experiments.arms import ARMS, change_of, comparisons
 from minitxl.experiments.intervals import holm, p_value, spread
 from minitxl.experiments.parts import Parts
 from minitxl.experiments.small import fitted
-from minitxl.inference.cached import PlainReader
 from minitxl.inference.evaluate import evaluate
+from minitxl.inference.plain import PlainReader
 from minitxl.inference.sliding import evaluate_sliding
 from minitxl.inference.units import bits
 from minitxl.training.machine import machine_facts

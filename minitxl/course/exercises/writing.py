@@ -113,8 +113,7 @@ return dq[0, 0], dk[0, 0], dv[0, 0], db[0, 0, :, 0], ds[0, 0]
         "at token t: o_t was read from S_t, so dq_t = S_t do_t, and G gets q_t do_t^T; then the "
         "write is undone, whose u_t = b_t (v_t - S_{t-1}^T k_t) gets du_t = G^T k_t",
         "S_{t-1} is in S_t itself and in u_t, k_t stands twice: dv_t = b_t du_t, db_t = du_t . "
-        "(v_t - S_{t-1}^T k_t), dk_t = G u_t - S_{t-1} b_t du_t, and G becomes "
-        "G - k_t (b_t du_t)^T",
+        "(v_t - S_{t-1}^T k_t), dk_t = G u_t - S_{t-1} dv_t, and G becomes G - k_t dv_t^T",
     ),
     outputs=("dq", "dk", "dv", "db", "ds"),
     cases=_delta_cases,
@@ -124,7 +123,7 @@ return dq[0, 0], dk[0, 0], dv[0, 0], db[0, 0, :, 0], ds[0, 0]
             _of_delta("k once"),
         ),
         Mistake(
-            "S_{t-1} is read by the write, too: on the way back something comes off its gradient",
+            "S_{t-1} is read by the write, too: on the way back its gradient loses something",
             _of_delta("kept"),
         ),
         Mistake(

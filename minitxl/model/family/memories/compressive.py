@@ -199,4 +199,4 @@ def highest(places, n: int, *, xp):
     x = (x * 2_654_435_761) % 2**32  # Knuth's multiplicative hash, then its high bits mixed in
     x = ((x ^ (x >> 15)) * 1_103_515_245) % 2**32
     order = xp.argsort(-(x ^ (x >> 13)))
-    return xp.sort(order[:n])
+    return xp.sort(order[: min(n, order.shape[0])])

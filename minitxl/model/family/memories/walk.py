@@ -6,6 +6,7 @@ import math
 from functools import partial
 
 from minitxl.config import Config
+from minitxl.errors import MinitxlError
 from minitxl.model import network
 from minitxl.model.family.memories.compressive import Compressive
 from minitxl.model.family.memories.kinds import Memory
@@ -23,9 +24,14 @@ KINDS = {"xl": Memory, "compressive": Compressive, "matrix": Matrix, "tokens": T
 def with_memory(config: Config, ends: Ends, kind: type[Memory] | None = None) -> Network:
     """Return the functions of a model with the memory that a configuration asks for.
 
-    kind: another one, of a reader's own.
+    kind: the class of a "custom" one. MinitxlError where that has none.
     """
-    memory = (kind or KINDS[config.memory.kind])(config)
+    kind = kind or KINDS.get(config.memory.kind)
+    if kind is None:
+        raise MinitxlError(
+            'memory kind="custom" is a class of its own: give it, TransformerXL(config, memory=...)'
+        )
+    memory = kind(config)
     walk = partial(hidden_forward, memory=memory, embed_forward=ends.embed_forward)
     return Network(
         partial(param_shapes, memory=memory, ends=ends),

@@ -1,0 +1,1 @@
+"""Coursework that is more than functions."""
