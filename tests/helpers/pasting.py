@@ -1,8 +1,8 @@
 """What a learner sees of code and formulas while an exercise is not solved, as answers to paste.
 
-Seen are the notebooks' cells, their texts, what they print, the exercises' stubs, and what `help`
-says of everything of the library that a cell names. From these every expression, function, lambda
-and run of statements is put into an exercise's function, and `solves` says whether that is right.
+Seen are the cells of all notebooks, their texts, what they print, the exercises' stubs, and what
+`help` says of everything of the library that a cell names. From these every expression, function,
+lambda and run of statements is put into an exercise's function, and judged.
 """
 
 import ast
@@ -46,8 +46,8 @@ def texts(name):
     return cells + [output.text for output in outputs if output.output_type == "stream"]
 
 
-def helped(cells):
-    """What `help` says of all that the cells name of the library; the source where they show it."""
+def named(cells):
+    """Functions and classes of the library that cells name, by their name."""
     names, found = {}, {}
     trees = [ast.parse(text) for text in cells]
     for node in (node for tree in trees for node in ast.walk(tree)):
@@ -61,14 +61,22 @@ def helped(cells):
                 one = getattr(one, part, None)
             if (inspect.isroutine(one) or inspect.isclass(one)) and hasattr(one, "__module__"):
                 found[path[-1]] = one
-    every = list(found.values())
-    for one in found.values():
-        if inspect.isclass(one):
-            every += [f for n, f in inspect.getmembers(one, callable) if not n.startswith("_")]
-    docs = [inspect.getdoc(one) or "" for one in every]
+    return found
+
+
+def helped(cells):
+    """What `help` says of all that the cells name of the library."""
+    every = list(named(cells).values())
+    for one in [x for x in every if inspect.isclass(x)]:
+        every += [f for n, f in inspect.getmembers(one, callable) if not n.startswith("_")]
+    return [inspect.getdoc(one) or "" for one in every]
+
+
+def shown(cells):
+    """The source of what cells show by `getsource`, `help` or two question marks."""
     shows = re.compile(r"(?:getsource|help)\(\s*([\w.]+)|([\w.]+)\?\?")
-    shown = {m[1] or m[2] for text in cells for m in shows.finditer(text)}
-    return docs + [inspect.getsource(found[s.split(".")[-1]]) for s in shown]
+    names = [(m[1] or m[2]).split(".")[-1] for text in cells for m in shows.finditer(text)]
+    return [inspect.getsource(named(cells)[name]) for name in names]
 
 
 def code_in(text):
@@ -161,16 +169,16 @@ def everything():
             tree = ast.parse(text)
             functions |= {x.name: x for x in tree.body if isinstance(x, ast.FunctionDef)}
             found |= dict.fromkeys(pieces(tree))
-        for text in (*texts(name), *helped(cells)):
+        for text in (*texts(name), *helped(cells), *shown(cells)):
             for tree in code_in(text):
                 found |= dict.fromkeys(pieces(tree))
     for exercise in EXERCISES.values():
         for tree in (ast.parse(exercise.stub), *code_in(exercise.stub)):
             found |= dict.fromkeys(pieces(tree))
-    return tuple(found), _own(functions)
+    return tuple(found), own(functions)
 
 
-def _own(functions):
+def own(functions):
     """Functions of cells that need nothing of the library, as they are after their cells ran."""
     names: dict = {"np": np, "math": math}
     grown = True
@@ -184,8 +192,8 @@ def _own(functions):
     return {name: names[name] for name in functions if name in names}
 
 
-def solves(exercise, pasted, names, cases):
-    """Whether something pasted is a right answer, in all cases."""
+def earns(exercise, pasted, names, cases):
+    """Whether something pasted gets points: one of its outputs is right in these cases."""
     arguments = ", ".join(exercise.arguments)
     if pasted.args is None:
         inside = pasted.source.replace("return OUTPUTS", f"return {', '.join(exercise.outputs)}")
@@ -201,7 +209,7 @@ def solves(exercise, pasted, names, cases):
         return False
     for case in cases:
         got = call(here[name], case.args, exercise.arguments, exercise.outputs)
-        if isinstance(got, Failed) or not exercise.verdict([case], [got]).passed:
+        if isinstance(got, Failed) or not exercise.verdict([case], [got]).score:
             return False
     return True
 
@@ -219,11 +227,11 @@ def candidates(exercise, found, names):
 
 
 def pasted_answers(exercise, found, names):
-    """Return what solves an exercise by being pasted."""
-    cases = exercise.cases(generator(exercise.id, 0))
+    """Return what gets points in an exercise by being pasted."""
+    cases = [case for case in exercise.cases(generator(exercise.id, 0)) if not case.edge]
     names = {"np": np, "math": math} | names
     every = candidates(exercise, found, names)
-    return [one.source for one in every if solves(exercise, one, names, cases)]
+    return [one.source for one in every if earns(exercise, one, names, cases)]
 
 
 # --- formulas ------------------------------------------------------------------------------------
@@ -246,17 +254,26 @@ def held_back(exercise):
     return {plain(part): part.strip() for part in parts if "=" in part and len(plain(part)) >= 6}
 
 
-def told_formulas():
-    """Return (exercise's id, formula, where) of what steps hold back and a page tells."""
+def told_formulas(pages):
+    """Return (exercise's id, formula, page) of what steps hold back and a page tells.
+
+    pages: name -> texts. Docstrings of the library are none: they are not shown unless asked for.
+    """
     found = []
-    for name in nb.known():
-        cells = code_cells(name)
-        pages = {"text": texts(name), "code": cells, "help": helped(cells)}
-        pages["stubs"] = [e.stub for e in EXERCISES.values() if e.notebook == name]
-        for where, every in pages.items():
-            said = plain("\n".join(every)) if where != "code" else ""
-            for exercise in EXERCISES.values():
-                for short, formula in held_back(exercise).items():
-                    if short in said:
-                        found.append((exercise.id, formula, f"{name}, {where}"))
+    for page, every in pages.items():
+        said = plain("\n".join(every))
+        for exercise in EXERCISES.values():
+            found += [
+                (exercise.id, formula, page)
+                for short, formula in held_back(exercise).items()
+                if short in said
+            ]
     return found
+
+
+def all_pages():
+    """What is read of every notebook: its texts, what it prints, what it shows, and its stubs."""
+    stubs = {
+        name: [e.stub for e in EXERCISES.values() if e.notebook == name] for name in nb.known()
+    }
+    return {name: [*texts(name), *shown(code_cells(name)), *stubs[name]] for name in nb.known()}
