@@ -40,6 +40,8 @@ NAMES = {
 def _changes(node):
     """What a node may become, one at a time: (attribute, new value)."""
     if isinstance(node, ast.BinOp):
+        if isinstance(node.op, ast.MatMult):
+            yield "itself", ast.BinOp(node.right, ast.MatMult(), node.left)
         if type(node.op) in OPERATORS:
             yield "op", OPERATORS[type(node.op)]()
         if isinstance(node.op, ast.Add | ast.Sub | ast.Mult | ast.Div):
@@ -59,14 +61,36 @@ def _changes(node):
         yield "id", NAMES[node.id]
     elif isinstance(node, ast.Attribute) and node.attr in NAMES:
         yield "attr", NAMES[node.attr]
-    elif isinstance(node, ast.List | ast.Tuple) and len(node.elts) == 2:
-        if isinstance(node.ctx, ast.Load):
-            yield "elts", node.elts[::-1]
+    elif isinstance(node, ast.Attribute) and node.attr == "T":  # it is not transposed
+        yield "itself", node.value
+    elif isinstance(node, ast.List | ast.Tuple) and isinstance(node.ctx, ast.Load):
+        for n in range(len(node.elts) - 1):  # neighbours change places
+            yield "elts", [*node.elts[:n], *node.elts[n : n + 2][::-1], *node.elts[n + 2 :]]
+    elif isinstance(node, ast.IfExp):
+        yield "itself", node.body
+        yield "itself", node.orelse
+    elif isinstance(node, ast.AugAssign) and type(node.op) in OPERATORS:
+        yield "op", OPERATORS[type(node.op)]()
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield from (("value", text) for text in _transposed(node.value))
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        if node.func.attr in ("swapaxes", "transpose"):  # it is left out
+            is_np = ast.unparse(node.func.value) == "np"
+            yield "itself", node.args[0] if is_np else node.func.value
+
+
+def _transposed(text):
+    """Other subscripts of einsum: two neighbours of an operand or of the result change places."""
+    if "->" in text:
+        for n in range(len(text) - 1):
+            if text[n : n + 2].isalpha():
+                yield text[:n] + text[n + 1] + text[n] + text[n + 2 :]
 
 
 def mutants(source):
     """Yield (what was changed, source) for every place of a function that can be changed."""
     tree = ast.parse(source)
+    same = ast.unparse(tree)
     for number, node in enumerate(ast.walk(tree)):
         for n, _ in enumerate(_changes(node)):
             other = copy.deepcopy(tree)
@@ -79,7 +103,9 @@ def mutants(source):
             else:
                 setattr(place, name, value)
                 after = ast.unparse(place) if hasattr(place, "lineno") else type(place).__name__
-            yield f"{before} -> {after}", ast.unparse(ast.fix_missing_locations(other))
+            changed = ast.unparse(ast.fix_missing_locations(other))
+            if changed != same:
+                yield f"{before} -> {after}", changed
 
 
 def _replace(tree, old, new):
