@@ -32,7 +32,7 @@ CUTS = {
     4: ("Gradient of the loss on the whole segment, stopped", 0.36, 0.062, 0.49),
     5: ("The first output depends on 8 tokens", 0.19, 0.085, 0.79),
     6: ("Step ", 0.012, 0.084, 0.49),
-    7: ("What “r” attends to", 0.47, 0.074, 0.37),
+    7: ("RECL of the true text", 0.04, 0.052, 0.5),
     8: ("4 : 1 compression", 0.6675, 0.055, 0.3275),
 }
 

@@ -1,4 +1,4 @@
-"""`course`: notebooks for students and for lecturers, and grading what students hand in."""
+"""`course`: notebooks and projects for students, their solutions, and grading what comes back."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from minitxl.cli.common import Parser, add_command, say
 
+PROJECTS = ("corpus", "memory", "trained-memory", "claim")
 GRADE_EPILOG = """\
 SUBMISSIONS holds one folder for each student, with notebooks or zips, or is a download of Moodle or
 Canvas (or a zip of these). Of several hand-ins the latest counts. nbgrader keeps the gradebook
@@ -40,11 +41,40 @@ def add(commands) -> None:
         notebooks.add_argument(  # `options.run` is the command itself
             "--run", dest="outputs", action="store_true", help="run them, and keep the outputs"
         )
+    notebooks.add_argument(
+        "--project", action="store_true", help="with those of the projects; --run trains them, too"
+    )
     released = add_command(
         kinds, "release", run, "write what students get: notebooks without answers, instructions"
     )
     released.add_argument("out", type=Path, metavar="OUT", help="a new folder")
     _add_notebooks(released)
+    released.add_argument(
+        "--seed-by-student",
+        type=Path,
+        metavar="CSV",
+        help="the roster: each of it gets a variant, OUT/students/ID; OUT/lecturer has the key",
+    )
+    released.add_argument("--project", action="store_true", help="with the folder of projects")
+    project = add_command(kinds, "project", run, "say which milestones of projects are reached")
+    project.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="as handed out")
+    project.add_argument("--only", nargs="+", default=[], choices=PROJECTS, help="these alone")
+    project.add_argument(
+        "--measure",
+        action="store_true",
+        help="first train with a memory in it (runs its code)",
+    )
+    project.add_argument(
+        "--seed-by-student", type=Path, metavar="CSV", help="the roster; FOLDERs are named by id"
+    )
+    project.add_argument("--csv", type=Path, metavar="FILE", help="write a table, too")
+    site = add_command(
+        kinds, "site", run, "write the course as web pages, to be read without Python"
+    )
+    site.add_argument("out", type=Path, metavar="OUT", help="a new folder; begin at its index.html")
+    site.add_argument(
+        "--notebooks", type=Path, metavar="DIR", help="that were run (default: the repository's)"
+    )
     scope = add_command(kinds, "gradescope", run, "write the zip of an autograder for Gradescope")
     scope.add_argument("out", type=Path, metavar="ZIP", help="a new file")
     scope.add_argument("--seed", type=int, default=0, help="of shapes and numbers (default: 0)")
@@ -59,6 +89,7 @@ def add(commands) -> None:
     add("--late", default="none", metavar="PENALTY", help="such as 10%%/day (default: none)")
     add("--only", nargs="+", default=[], metavar="STUDENT", help="grade these again")
     add("--resume", action="store_true", help="go on with DIR: what is new or was handed in again")
+    add("--seed-by-student", action="store_true", help="as released: variants, by --roster")
     add("--sandbox", choices=("auto", "bwrap", "docker", "none"), default="auto", help="see README")
     add("--timeout", type=int, default=60, metavar="S", help="seconds for a task (default: 60)")
     add("--total", type=int, default=900, metavar="S", help="for a notebook (default: 900)")
@@ -85,7 +116,18 @@ def run(options: argparse.Namespace) -> int:
         options.parser.print_help()
         return 2
     own = {"grade": _grade, "release": _release, "gradescope": _gradescope}
+    own |= {"site": _site, "project": _project}
     return own.get(options.kind, _write)(options)
+
+
+def _site(options: argparse.Namespace) -> int:
+    from minitxl.cli.explore import component
+    from minitxl.course.site import write_site
+
+    notebooks = {} if options.notebooks is None else {"notebooks": options.notebooks}
+    for path in write_site(options.out, component, **notebooks):
+        print(path)
+    return 0
 
 
 def _gradescope(options: argparse.Namespace) -> int:
@@ -97,11 +139,14 @@ def _gradescope(options: argparse.Namespace) -> int:
 
 
 def _release(options: argparse.Namespace) -> int:
+    from minitxl.course.grading.roster import read_roster
     from minitxl.course.notebooks import SOURCE
     from minitxl.course.release import release
 
-    source = options.source or SOURCE
-    for path in release(options.out, options.notebook, source, questions=options.questions):
+    roster = read_roster(options.seed_by_student) if options.seed_by_student else None
+    source, asked = options.source or SOURCE, {"questions": options.questions, "roster": roster}
+    asked["project"] = options.project
+    for path in release(options.out, options.notebook, source, **asked):
         print(path)
     return 0
 
@@ -128,8 +173,32 @@ def _write(options: argparse.Namespace) -> int:
         path = options.out / "RUBRIC.md"
         write_atomically(path, rubric_page().encode("utf-8"))
         print(path)
+    if options.kind == "solutions" and options.project:
+        from minitxl.course.project import solution
+
+        for path in solution.write(options.out / "project"):
+            print(path)
+        if options.outputs:
+            solution.run(options.out / "project", progress=say)
     if options.kind == "solutions" and sys.platform == "win32":
         say(NO_EXCHANGE)
+    return 0
+
+
+def _project(options: argparse.Namespace) -> int:
+    from minitxl.course.grading.roster import read_roster
+    from minitxl.course.project import assess
+
+    roster = read_roster(options.seed_by_student) if options.seed_by_student else None
+    rows = []
+    for folder in options.folders:
+        if options.measure:
+            print("\n".join(assess.measured(folder, say, options.only)))
+        lines, found = assess.assessed(folder, options.only, roster)
+        print("\n".join(lines))
+        rows += found
+    if options.csv:
+        assess.write_csv(options.csv, rows)
     return 0
 
 
@@ -154,6 +223,7 @@ def _grade(options: argparse.Namespace) -> int:
         only=tuple(options.only),
         resume=options.resume,
         questions=options.questions,
+        by_student=options.seed_by_student,
     )
     graded = grade(options.submissions, options.out, order, progress=say)
     tables.write_tables(graded, options.out)

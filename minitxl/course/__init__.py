@@ -28,15 +28,21 @@ from minitxl.course.exercises import (
     beyond,
     bugs,
     compression,
+    layer,
+    learning,
+    loss,
     measure,
     memory,
     ops,
     position,
+    reach,
+    shift,
     stream,
     writing,
 )
 from minitxl.course.running import library_use
 from minitxl.course.trial import capstone, parts, run_with
+from minitxl.course.variants import COMMON, seed_of, vary
 from minitxl.course.yours import PARTS, install
 from minitxl.errors import MinitxlError
 
@@ -59,14 +65,18 @@ __all__ = [
 _LEFT_OUT = object()
 TRIES = 3  # honest ones, after which the answer is shown
 _TRIES: dict[str, set] = {}  # exercise -> wrong answers that were checked in this kernel
-SEED = 0  # of the shapes and numbers while learning: the same at every try
 
 GROUPS = (
     stream,
     ops,
     attention,
+    shift,
     position,
     memory,
+    layer,
+    reach,
+    loss,
+    learning,
     bugs,
     measure,
     beyond,
@@ -83,12 +93,13 @@ def generator(exercise_id: str, seed: int) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(exercise_id.encode())])
 
 
-def check(exercise_id: str, answer=_LEFT_OUT) -> None:
-    """Judge an answer and print the verdict in one line.
+def check(exercise_id: str, answer=_LEFT_OUT, *, variant: str = COMMON) -> None:
+    """Judge an answer and print the verdict in one line: at every try for the same numbers.
 
     answer: a function; left out, it is the one with the exercise's name where check is called. If
-    there is none, as its cell was not run, the exercise is not solved yet. Raises MinitxlError for
-    an exercise that does not exist; AssertionError only where nbgrader runs it.
+    there is none, as its cell was not run, the exercise is not solved yet. variant: the word of the
+    student's own hand-out. Raises MinitxlError for an exercise that does not exist; AssertionError
+    only where nbgrader runs it.
     """
     if exercise_id not in EXERCISES:
         raise MinitxlError(
@@ -97,13 +108,13 @@ def check(exercise_id: str, answer=_LEFT_OUT) -> None:
     execution = os.environ.get("NBGRADER_EXECUTION", "")
     if execution == "autograde":  # by whoever has not our configuration: no points by mistake
         raise AssertionError("points are given by `python -m minitxl course grade` alone")
-    asked = EXERCISES[exercise_id]
+    asked = vary(EXERCISES[exercise_id], variant)
     if answer is _LEFT_OUT:
         answer = sys._getframe(1).f_globals.get(asked.name, _LEFT_OUT)
     if answer is _LEFT_OUT:
         verdict = asked.not_there()
     else:
-        verdict = asked.judge(answer, generator(exercise_id, SEED))
+        verdict = asked.judge(answer, generator(exercise_id, seed_of(variant)))
     if verdict.passed and asked.is_model_solution(answer):
         text = "this is the library's own: to be read, not to be handed in"
         verdict = Verdict(True, 1.0, text)
@@ -117,7 +128,7 @@ def check(exercise_id: str, answer=_LEFT_OUT) -> None:
         raise AssertionError(text)
 
 
-def reveal(exercise_id: str) -> None:
+def reveal(exercise_id: str, *, variant: str = COMMON) -> None:
     """Print the answer to an exercise in steps: one more for each honest try, all after three.
 
     A try is a wrong answer that `check` was given in this kernel, each counted once. Once the
@@ -128,9 +139,9 @@ def reveal(exercise_id: str) -> None:
         raise MinitxlError(
             f"there is no exercise {exercise_id!r}; there are {', '.join(EXERCISES)}"
         )
-    asked, tries = EXERCISES[exercise_id], len(_TRIES.get(exercise_id, ()))
+    asked, tries = vary(EXERCISES[exercise_id], variant), len(_TRIES.get(exercise_id, ()))
     answer = sys._getframe(1).f_globals.get(asked.name)
-    passed = asked.judge(answer, generator(exercise_id, SEED)).passed
+    passed = asked.judge(answer, generator(exercise_id, seed_of(variant))).passed
     over = passed or tries >= TRIES
     for step in asked.steps if over else asked.steps[:-1][:tries]:
         print(f"- {step}")

@@ -17,6 +17,7 @@ import numpy as np
 from minitxl.backend import get_backend
 from minitxl.backend.threads import one_blas_thread
 from minitxl.backend.twins import Namespace
+from minitxl.course.variants import COMMON, value_of
 from minitxl.model.attention import Inspection, heads_forward
 from minitxl.model.ops import sinusoid
 from minitxl.model.params import Params
@@ -135,10 +136,18 @@ class Symptoms:
     share: float  # of the gradient of w_k that comes from the memory's rows, mean of the layers
 
 
-def symptoms(model: TransformerXL, text: np.ndarray) -> dict[str, Symptoms]:
+def order(variant: str = COMMON) -> dict[str, str]:
+    """Return the bug of each model; a variant has them in an order of its own."""
+    places, bugs = value_of("bug-hunt", variant) or range(5), tuple(_ORDER.values())
+    return {name: bugs[place] for name, place in zip(MODELS, places, strict=True)}
+
+
+def symptoms(
+    model: TransformerXL, text: np.ndarray, *, variant: str = COMMON
+) -> dict[str, Symptoms]:
     """Measure the sound model and the five broken ones, on the beginning of a text."""
     text = np.asarray(text)[: ROWS * TGT_LEN * SEGMENTS + 1]
-    kinds = {"sound": Sound, **{name: BUGS[bug] for name, bug in _ORDER.items()}}
+    kinds = {"sound": Sound, **{name: BUGS[bug] for name, bug in order(variant).items()}}
     with one_blas_thread():
         return {name: _measured(kind(model), text) for name, kind in kinds.items()}
 
@@ -162,7 +171,7 @@ def culprits(bugs: list[str]) -> tuple[int, ...]:
     return tuple(bugs.index(bug) for bug in _ORDER.values())
 
 
-def reveal() -> None:
+def reveal(*, variant: str = COMMON) -> None:
     """Print what is wrong in the code of each model whose bug is found: by `culprits`, there."""
     answer, bugs = sys._getframe(1).f_globals.get("culprits"), list(BUGS)
     try:
@@ -170,7 +179,9 @@ def reveal() -> None:
     except Exception:  # not solved yet, or no five places: `course.check` says what it is
         found = []
     missing = []
-    for name, bug, said in zip(MODELS, _ORDER.values(), [*found, *[None] * 5], strict=False):
+    for name, bug, said in zip(
+        MODELS, order(variant).values(), [*found, *[None] * 5], strict=False
+    ):
         if said == bug:
             print(f"Model {name}\n\n{inspect.getsource(BUGS[bug])}\n")
         else:

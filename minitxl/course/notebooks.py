@@ -26,6 +26,7 @@ from nbformat import NotebookNode
 import minitxl
 from minitxl.course import EXERCISES, Exercise
 from minitxl.course.questions import QUESTIONS
+from minitxl.course.variants import COMMON, code_of, text_of, vary
 from minitxl.errors import MinitxlError
 from minitxl.files import write_atomically
 from minitxl.viz.in_browser import VIEW as WIDGET
@@ -86,26 +87,31 @@ def notebook_from(
     solved: bool = False,
     listing: bool = True,
     questions: bool = False,
+    variant: str = COMMON,
 ) -> NotebookNode:
     """Return the notebook of `NAME.py` without outputs; its cell ids are the same on every build.
 
     solved: the lecturer's version. listing: in it, show the library's source below a solution.
     questions: with a cell for the answer to each question, at the end, which a person grades.
+    variant: the word of a student's own hand-out.
     Raises MinitxlError for exercises that do not exist, or are not in their place.
     """
     cells = cells_of(_script(name, source))
     _exercises(name, cells)
     book = nbformat.v4.new_notebook()
+    texts = iter(text_of(name, [text for kind, text in cells if kind == "markdown"], variant))
     for number, (kind, text) in enumerate(cells):
         if kind == "exercise":
-            book.cells.append(_exercise_cell(EXERCISES[text], solved))
+            book.cells.append(_exercise_cell(vary(EXERCISES[text], variant), solved))
             if solved and listing:
                 book.cells.append(_listing(EXERCISES[text]))
         elif kind == "check":
-            book.cells.append(_check_cell(EXERCISES[text]))
+            book.cells.append(_check_cell(EXERCISES[text], variant))
+        elif kind == "markdown":
+            book.cells.append(nbformat.v4.new_markdown_cell(next(texts), id=f"cell-{number:02}"))
         else:
-            new = nbformat.v4.new_markdown_cell if kind == "markdown" else nbformat.v4.new_code_cell
-            book.cells.append(new(text, id=f"cell-{number:02}"))
+            source = code_of(text, variant)
+            book.cells.append(nbformat.v4.new_code_cell(source, id=f"cell-{number:02}"))
     for question in QUESTIONS.get(name, ()) if questions else ():
         text = question.solved if solved else question.stub
         cell = nbformat.v4.new_markdown_cell(text, id=question.id)
@@ -220,8 +226,8 @@ def check_sources(exercise: Exercise) -> tuple[str, ...]:
     return now, f'course.check("{exercise.id}", {exercise.name})'
 
 
-def _check_cell(exercise: Exercise) -> NotebookNode:
-    source = check_sources(exercise)[0]
+def _check_cell(exercise: Exercise, variant: str) -> NotebookNode:
+    source = code_of(check_sources(exercise)[0], variant)
     cell = nbformat.v4.new_code_cell(source, id=f"check-{exercise.id}")
     metadata = _nbgrader(check_id(exercise.id), grade=True, locked=True, points=exercise.points)
     cell.metadata = NotebookNode(deletable=False, editable=False, nbgrader=metadata)

@@ -22,6 +22,7 @@ from minitxl.viz.lessons.idea import draw_idea
 from minitxl.viz.lessons.influence import draw_changes, draw_learned_reach
 from minitxl.viz.lessons.learning import LiveCurves
 from minitxl.viz.lessons.memory_rows import draw_masks, draw_stale_states
+from minitxl.viz.lessons.samples import Samples
 from minitxl.viz.reading import Reading, memory_share
 from minitxl.viz.theme import Picture
 from minitxl.viz.widgets.compression import compression_explorer
@@ -39,6 +40,7 @@ __all__ = [
     "LiveCurves",
     "Picture",
     "Reading",
+    "Samples",
     "bits_by_position",
     "colour_limits",
     "compression_explorer",

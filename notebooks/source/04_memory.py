@@ -2,7 +2,7 @@
 # # 4 Recurrence: what is kept, and where learning stops
 #
 # What the memory holds, which keys a query sees, where the gradient stops, and what the stop costs.
-# **You need** notebook 2, and the idea of notebook 3 (distances). **Time:** 40 minutes.
+# **You need** notebook 2, and the idea of notebook 3 (distances). **Time:** 60 minutes.
 
 # %%
 import numpy as np
@@ -132,6 +132,15 @@ for mem_len in (12, 4, 0):
 # %% [markdown]
 # With the full memory the difference is rounding. With less, what is forgotten shows.
 #
+# **Exercise.** Write this reading: segments, layers, and a memory for each layer. The layer is
+# given and small, it takes means where Transformer-XL attends; what goes from segment to segment is
+# yours. A test of your own: with `mem_len` $= L$ the outputs are the same for every $T$.
+
+# %% exercise read-segments
+
+# %% check read-segments
+
+# %% [markdown]
 # ## 4.4 The edge moves
 #
 # Query $i$ (from 0) stands in column $i + M$ of the keys and sees columns $0 \ldots i + M$: that is
@@ -252,6 +261,22 @@ for n in range(N):
 
 # %%
 course.run_with("the-stop")
+
+# %% [markdown]
+# **Exercise.** A whole layer, now that you have all its pieces. What positions add to the scores
+# comes as an argument. Your functions of notebook 2 may stand above it, in the same cell.
+
+# %% exercise layer-forward
+
+# %% check layer-forward
+
+# %% [markdown]
+# **Exercise.** And backwards: the longest of this course, and nothing in it is new. Where a result
+# goes two ways, what comes back adds up. (Do check it along a direction first, as in section 2.2.)
+
+# %% exercise layer-backward
+
+# %% check layer-backward
 
 # %% [markdown]
 # ## 4.7 Stopped against full

@@ -74,12 +74,18 @@ LINES = (
     ("course student --notebook 05_reach --out notebooks --source scripts --run --questions", 0),
     ("course release released --notebook 05_reach --source scripts --questions", 0),
     ("course release released", 2),
+    ("course release apart --notebook 06_training --seed-by-student nobody.csv", 2),
+    ("course release handout --notebook 05_reach --source scripts --project", 0),
+    ("course project handout --only memory --csv milestones.csv --seed-by-student nobody.csv", 2),
+    ("course project nobody --measure", 2),
     ("course gradescope scope.zip --notebook 05_reach --source scripts --seed 3", 0),
+    ("course site site --notebooks none", 2),  # there are none; tests/course/test_site.py writes it
     ("course solutions --notebook 05_reach --out solved --source scripts --run --questions", 0),
+    ("course solutions --notebook 05_reach --out written --source scripts --project", 0),
     (
         "course grade nobody --notebook 05_reach --out graded --source scripts --timeout 5 "
         "--total 50 --memory 2 --jobs 1 --seed 1 --roster roster.csv --due 2026-12-01 "
-        "--late 10%/day --sandbox none --questions",
+        "--late 10%/day --sandbox none --questions --seed-by-student",
         2,
     ),  # that there is no such folder; those of tests/course/ grade
     ("course grade nobody --out graded --only ann --resume", 2),

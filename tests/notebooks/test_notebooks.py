@@ -30,7 +30,7 @@ LESSONS = {
     "04_memory": ["model.through_memory"],
     "05_reach": ["experiments.reach", "model.reach"],  # 5.2: a formula, and a trial that it holds
     "06_training": ["training.optim"],
-    "07_evaluation": ["data", "inference.cached"],  # 7.1 asks compressors, 7.5 times the reader
+    "07_evaluation": ["data", "inference.cached"],  # 7.1 asks compressors, 7.4 times the reader
     "08_beyond": ["inference.cached"],
     "README.md": ["backend"],  # a debugger's way through the model
 }

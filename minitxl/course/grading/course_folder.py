@@ -54,6 +54,7 @@ c.JudgeSubmission.seed = {seed}  # of shapes and numbers
 c.JudgeSubmission.timeout = {limits.timeout}  # seconds for an exercise
 c.JudgeSubmission.total = {limits.total}  # seconds for a notebook
 c.JudgeSubmission.memory = {limits.memory}  # GiB for the process
+c.JudgeSubmission.by_student = {by_student}  # its own variant for each
 c.JudgeSubmission.closed = {closed!r}
 c.AssignLatePenalties.plugin_class = "minitxl.course.grading.late_plugin.LatePenalty"
 c.LatePenalty.rule = "{late}"

@@ -12,12 +12,13 @@ import contextlib
 
 from nbformat import NotebookNode, v4
 from nbgrader.preprocessors import NbGraderPreprocessor
-from traitlets import Float, Integer, List, Unicode
+from traitlets import Bool, Float, Integer, List, Unicode
 
 from minitxl.course.grading import sandbox
 from minitxl.course.grading.feedback import SAME
 from minitxl.course.grading.judge import Judged, Limits, judge
 from minitxl.course.notebooks import check_id
+from minitxl.course.variants import COMMON, word_of
 
 NOT_RUN = "minitxl_not_run"  # a notebook's metadata: why there is nothing to judge
 
@@ -30,6 +31,7 @@ class JudgeSubmission(NbGraderPreprocessor):
     timeout = Integer(60, help="seconds for an exercise").tag(config=True)
     total = Integer(900, help="seconds for a notebook").tag(config=True)
     memory = Float(4.0, help="GiB for a submission's process").tag(config=True)
+    by_student = Bool(False, help="whether each student has a variant").tag(config=True)
     closed = List(Unicode(), help="paths that submissions have no business in").tag(config=True)
 
     aside = contextlib.nullcontext  # in which to judge, away from nbgrader's own work
@@ -44,10 +46,13 @@ class JudgeSubmission(NbGraderPreprocessor):
             return nb, resources
         kind = sandbox.choose(self.sandbox)[0] if self.sandbox == "auto" else self.sandbox
         limits = Limits(self.timeout, self.total, self.memory)
+        whose = resources["nbgrader"]
+        options = {"kind": kind, "seed": self.seed, "limits": limits, "closed": self.closed}
+        options["variant"] = word_of(whose["student"]) if self.by_student else COMMON
         with JudgeSubmission.aside():
-            found = judge(nb, kind=kind, seed=self.seed, limits=limits, closed=self.closed)
+            found = judge(nb, **options)
         write_outputs(nb, found)
-        JudgeSubmission.results[resources["nbgrader"]["notebook"]] = found
+        JudgeSubmission.results[whose["notebook"]] = found
         return nb, resources
 
 

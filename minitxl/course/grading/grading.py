@@ -30,8 +30,9 @@ from minitxl.course.grading.processes import processes
 from minitxl.course.grading.records import JUDGED, SETTINGS, Graded, Record, Row, keep, recall
 from minitxl.course.grading.roster import Person, Roster
 from minitxl.course.grading.similar import is_copy, shape
-from minitxl.course.grading.submissions import received
+from minitxl.course.grading.submissions import NAMED, received
 from minitxl.course.notebooks import SOURCE, check_id, exercises_of, known, notebook_from, write
+from minitxl.course.variants import COMMON, word_of, words_in
 from minitxl.errors import MinitxlError
 
 MOST_JOBS = 60  # Windows waits for no more
@@ -53,6 +54,7 @@ class Order:
     only: tuple[str, ...] = ()  # students
     resume: bool = False
     questions: bool = False  # with cells for them, which a person grades
+    by_student: bool = False  # each has a variant, by the id in the roster
 
 
 def grade(
@@ -72,6 +74,8 @@ def grade(
     read_penalty(order.late)
     again = order.resume or bool(order.only)
     settings = _settings(out, order, again)
+    if settings["by_student"] and order.roster is None:
+        raise MinitxlError("each student has a variant by the id in the roster: give --roster")
     names = settings["names"]
     wanted = {name: [e.id for e in exercises_of(name, order.source)] for name in names}
     hand_ins, notes = collect(submissions, wanted, order.roster)
@@ -89,6 +93,7 @@ def grade(
         closed = [str(submissions.resolve()), str(out)]
         filled = {"seed": settings["seed"], "late": settings["late"], "limits": limits}
         filled |= {"questions": settings["questions"], "kind": kind}
+        filled |= {"by_student": settings["by_student"]}
         filled |= {"closed": sandbox.closed_paths(closed)}
         if not again:
             api = course_folder.make(out, names, order.source, filled)
@@ -100,7 +105,8 @@ def grade(
         todo = _todo(out, hand_ins, order)
         progress(f"students: {len(todo)}, {jobs} at once; notebooks: {', '.join(names)}")
         with processes(jobs, _start_worker, out) as run:
-            work = partial(_grade_student, names, order.source, out, settings)
+            words = {word_of(name): name for name in people} if settings["by_student"] else {}
+            work = partial(_grade_student, names, order.source, out, settings, words)
             for hand_in, record in zip(todo, run(work, todo), strict=True):
                 progress(f"{hand_in.student}: {record.points:g} points")
             students = [hand_in.student for hand_in in todo]
@@ -126,6 +132,7 @@ def _settings(out: Path, order: Order, again: bool) -> dict:
         old = json.loads(path.read_text(encoding="utf-8"))
         asked = {"names": list(order.names) or None, "seed": order.seed, "due": order.due}
         asked["late"] = None if order.late == "none" else order.late
+        asked["by_student"] = order.by_student or None
         for name, value in asked.items():
             if value is not None and value != old[name]:
                 raise MinitxlError(
@@ -146,7 +153,8 @@ def _settings(out: Path, order: Order, again: bool) -> dict:
         raise MinitxlError(f"seed = {seed} must be 0 or more")
     limits = asdict(order.limits)
     settings = {"names": names, "seed": seed, "due": order.due, "late": order.late}
-    return settings | {"limits": limits, "questions": order.questions}
+    own = {"questions": order.questions, "by_student": order.by_student}
+    return settings | {"limits": limits} | own
 
 
 def _todo(out: Path, hand_ins: dict[str, HandIn], order: Order) -> list[HandIn]:
@@ -239,9 +247,12 @@ def _start_worker(out: Path, lock) -> Callable:
 
 
 def _grade_student(
-    names: list[str], source: Path, out: Path, settings: dict, hand_in: HandIn
+    names: list[str], source: Path, out: Path, settings: dict, words: dict, hand_in: HandIn
 ) -> Record:
-    """Judge a student's notebooks, enter the points, and keep what came of it."""
+    """Judge a student's notebooks, enter the points, and keep what came of it.
+
+    words: whose each variant is; none, where all have the common version.
+    """
     from minitxl.course.grading.execute import NOT_RUN, JudgeSubmission
 
     student = hand_in.student
@@ -252,7 +263,8 @@ def _grade_student(
     books = {}
     for name in names:
         file = hand_in.files.get(name)
-        released = notebook_from(name, source, questions=settings["questions"])
+        variant = word_of(student) if words else COMMON
+        released = notebook_from(name, source, questions=settings["questions"], variant=variant)
         try:
             data = None if file is None else file.read()
             book, remarks = received(data, file.parts[-1] if file else "", released)
@@ -266,6 +278,8 @@ def _grade_student(
         record.remarks += [(name, text) for text in remarks]
         if book is not None and (found := unusual(book, released)):
             record.remarks.append((name, f"have a look, its cells have {', '.join(found)}"))
+        if book is not None and (text := _handed_to_another(book, released, student, words)):
+            record.remarks.append((name, text))
         copied = [e.id for e in exercises_of(name, source) if book and is_copy(book, e)]
         if copied:
             text = f"{', '.join(copied)}: the library's code, but for names and comments"
@@ -287,6 +301,18 @@ def _grade_student(
     _reckon_late(record, hand_in, settings)
     keep(out / JUDGED / f"{student}.json", asdict(record))
     return record
+
+
+def _handed_to_another(book, released, student: str, words: dict) -> str:
+    """Say whose hand-out a notebook is, where it is not the student's; nothing where it is."""
+    own = word_of(student) if words else COMMON
+    theirs = set(book.metadata.pop(NAMED))
+    if theirs - {own}:
+        who = sorted(words.get(word, f"nobody here ({word})") for word in theirs - {own})
+        return f"cells of the hand-out of {', '.join(who)}"
+    if own and not theirs and words_in(cell.source for cell in released.cells):
+        return "not the student's own hand-out: nothing in it names the variant"
+    return ""
 
 
 def _enter(student: str, books: dict, folder: Path, released: Callable) -> None:

@@ -23,6 +23,7 @@ from minitxl.course.grading import sandbox
 from minitxl.course.grading.submissions import plain
 from minitxl.course.notebooks import check_id
 from minitxl.course.running import Failed, pack, unpack
+from minitxl.course.variants import COMMON, vary
 from minitxl.errors import MinitxlError
 
 # What an answer has no use for: not forbidden, but to be looked at.
@@ -91,12 +92,14 @@ def judge(
     seed: int,
     limits: Limits = Limits(),
     closed=(),
+    variant: str = COMMON,
     clock: Callable[[], float] | None = None,
 ) -> list[Judged]:
     """Judge the exercises of a notebook that `submissions.received` has put in order.
 
     kind: of sandbox, as `sandbox.choose` returns it; seed: of shapes and numbers; closed: paths
-    that a submission has no business in; clock: tells the seconds, for `limits.total`.
+    that a submission has no business in; variant: the student's, as the roster has it; clock:
+    tells the seconds, for `limits.total`.
     """
     clock = clock or time.monotonic
     deadline = clock() + limits.total
@@ -112,6 +115,7 @@ def judge(
         exercise = _checked(marks.get("grade_id")) if marks.get("grade") else None
         if exercise is None:
             continue
+        exercise = vary(exercise, variant)
         left = deadline - clock()
         if left <= 0:
             text = f"not run: the exercises before took over {limits.total} s in all"

@@ -16,9 +16,11 @@ from nbformat import NotebookNode
 from minitxl.course import EXERCISES
 from minitxl.course.grading.feedback import SAME
 from minitxl.course.notebooks import check_id, check_sources
+from minitxl.course.variants import common_of, words_in
 from minitxl.errors import MinitxlError
 
 LONGEST = 1_000_000  # characters of all cells, without outputs
+NAMED = "minitxl_variants"  # a notebook's metadata: the variants that what was handed in names
 
 
 def received(
@@ -40,13 +42,15 @@ def received(
     marks = _marks(book, ours)
     handed_out = {cell.source.strip() for cell in released.cells if not _grade_id(cell)}
     out = copy.deepcopy(released)
+    out.metadata[NAMED] = sorted(words_in(cell["source"] for cell in book.cells))
     out.cells = []
     for number, cell in enumerate(book.cells):
         original = ours.get(marks.get(number))
         kind = original.cell_type if original else cell["cell_type"]
         source = cell["source"]
         if original and original.metadata.nbgrader.locked:
-            if source.strip() not in check_sources(EXERCISES[_exercise_id(original)]):
+            known = check_sources(EXERCISES[_exercise_id(original)])
+            if common_of(source.strip()) not in known:
                 remarks.append(f"{_grade_id(original)}: the check was edited; the original counts")
             source = original.source
         new = nbformat.v4.new_code_cell if kind == "code" else nbformat.v4.new_markdown_cell

@@ -63,7 +63,7 @@ class Explorer:
         data = dict(self.box._repr_mimebundle_() or {})
         data["image/png"] = base64.b64encode(png).decode("ascii")
         data["text/plain"] = caption
-        return data, shown_as(self.scene.width, caption)
+        return data, shown_as(self.scene.width, caption, self.drawing)
 
 
 @cache

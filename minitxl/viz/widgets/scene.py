@@ -24,6 +24,7 @@ NAMES = {name: (LIGHT[name], DARK[name]) for name in ("paper", "ink", "muted", "
 NAMES |= {"faint": ("#DEDBD3", "#363B42"), "hatch": ("#BDB9AE", "#5A6069")}
 SIDES = {"start": "left", "middle": "center", "end": "right"}
 Colour = str | tuple[str, str]
+ADVANCE = 0.602  # width of a character of DejaVu Sans Mono, of its size; shapes.js has it too
 LEVELS = 17  # depths of a shade, 0 ... 16
 
 
@@ -93,8 +94,8 @@ class Scene:
         halo=False, turn=0, mono=False,
     ) -> None:  # fmt: skip
         """Write at (x, y): left end, middle or right end of a line, at half its height; halo: a
-        ground of paper around the letters; turn: degrees, against the clock; mono: letters of
-        one width."""
+        ground of paper around the letters; turn: degrees, against the clock; mono: each character,
+        a space too, ADVANCE * size wide."""
         place = dict(x=round(float(x), 1), y=round(float(y), 1), words=str(words), turn=turn)
         look = dict(size=size, anchor=anchor, bold=bold, fill=_pair(colour), halo=halo, mono=mono)
         self.shapes.append({"kind": "text", **place, **look})

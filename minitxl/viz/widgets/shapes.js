@@ -3,6 +3,7 @@
 // file and a widget's own to one module.
 
 const NS = "http://www.w3.org/2000/svg";
+const ADVANCE = 0.602; // width of a letter where all have one, of its size
 let made = 0; // patterns need names of their own in the page
 
 function node(name, attributes, text) {
@@ -38,7 +39,12 @@ function written({ x, y, words, size, anchor, bold, fill, halo, turn, mono }, { 
   if (turn) places.transform = `rotate(${-turn} ${x} ${y})`;
   const text = node("text", places, words);
   Object.assign(text.style, { fill: colour(fill), fontSize: `${size}px` });
-  if (mono) text.style.fontFamily = '"DejaVu Sans Mono", ui-monospace, Menlo, Consolas, monospace';
+  if (mono) {  // of one width, whatever font there is
+    text.style.fontFamily = '"DejaVu Sans Mono", ui-monospace, Menlo, Consolas, monospace';
+    text.style.whiteSpace = "pre";
+    text.setAttribute("textLength", words.length * ADVANCE * size);
+    text.setAttribute("lengthAdjust", "spacingAndGlyphs");
+  }
   if (bold) text.style.fontWeight = "bold";
   if (halo) {
     const ground = { stroke: colour(paper), strokeWidth: 6, strokeLinejoin: "round" };
