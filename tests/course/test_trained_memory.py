@@ -185,3 +185,23 @@ def test_milestones(tmp_path, monkeypatch):
     assert "it is ranked when it passes all checks" in got["trained-ranked"][1]
     with pytest.raises(MinitxlError, match="holds no memory to measure"):
         measured(tmp_path, print, ["claim"])
+
+
+def test_every_arm_has_as_many_bytes():
+    """And the class that is given is in its own arms alone; what has no finite loss is told."""
+    asked = {}
+
+    def task(fields, memory, seed, *, through, s):
+        config = Config(n_token=7, n_layer=2, d_model=8, n_head=2, d_head=4, d_inner=8, **fields)
+        model = TransformerXL(config, device="cpu", memory=memory)
+        asked[len(asked)] = memory, through, model.network.memory or Memory(model.config)
+        return float(len(asked))
+
+    s = memory_rank.Settings(seeds=1)
+    bits = memory_rank.rank(RunningMeans, s, task=task)
+    assert [bits[name] for name in memory_rank.ARMS] == [[n + 1.0] for n in range(len(bits))]
+    for name, (memory, through, built) in zip(memory_rank.ARMS, asked.values(), strict=True):
+        assert built.n_bytes() == (0 if name == "none" else 4 * 2 * s.mem_len * 8), name
+        assert memory is (RunningMeans if "own" in name else None) and through == ("+" in name)
+    with pytest.raises(MinitxlError, match="no memory, seed 0: the training has no finite loss"):
+        memory_rank.rank(RunningMeans, s, task=lambda *a, **k: np.nan)
