@@ -8,13 +8,14 @@ import pytest
 
 pytest.importorskip("psutil")
 
-from minitxl import Config, MinitxlError, TransformerXL
+from minitxl import Config, MinitxlError, TransformerXL, load_run, save_run
 from minitxl.course.project import assess, memory_checks, memory_rank, solution
 from minitxl.course.project.assess import measured
 from minitxl.course.project.handout import report
 from minitxl.course.project.milestones import walk
 from minitxl.course.project.running_means import RunningMeans
 from minitxl.course.project.trained_memory import FILE, TEMPLATE, TRAINED
+from minitxl.data.vocab import CharVocab
 from minitxl.model.family.memories.kinds import Memory
 
 TITLES = [title for title, _ in memory_checks.CHECKS]
@@ -144,8 +145,14 @@ def test_a_model_with_a_memory_of_ones_own(tmp_path):
         np.testing.assert_array_equal(log_p, want)
     longer = model.with_options(mem_len=9)
     assert longer.memory is AsInPaper and longer.predict(ids)[1][0].shape == (2, 9, 8)
-    with pytest.raises(MinitxlError, match=r"give it, TransformerXL\(config, memory=...\)"):
+    with pytest.raises(MinitxlError, match="is a class, which no file holds: give it by memory="):
         TransformerXL(model.config, device="cpu")
+    save_run(tmp_path / "run", model, CharVocab("abcdefg"))
+    again = load_run(tmp_path / "run", device="cpu", memory=AsInPaper).model
+    np.testing.assert_array_equal(again.predict(ids)[0], model.predict(ids)[0])
+    assert again.memory is AsInPaper
+    with pytest.raises(MinitxlError, match="give it by memory="):
+        load_run(tmp_path / "run")
     with pytest.raises(MinitxlError, match="position_ids cannot be used with a custom memory"):
         model.predict(ids, position_ids=np.arange(24).reshape(2, 12))
 

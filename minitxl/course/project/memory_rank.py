@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ from minitxl.training.optim import Adam, clip_by_norm, learning_rate
 
 RATE = 4  # c: states for a coarse row
 SEGMENTS = 2  # of an update
+_corpus = cache(load_corpus)
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def on_text(
 
     fields: those of Config that make the memory, where it is none of one's own.
     """
-    corpus = load_corpus("war-and-peace")
+    corpus = _corpus("war-and-peace")
     config = Config(
         n_token=corpus.vocab.n_token, n_layer=s.n_layer, d_model=s.d_model, n_head=2,
         d_head=s.d_model // 2, d_inner=2 * s.d_model, tgt_len=s.tgt_len, dropout=0.0,
