@@ -5,7 +5,7 @@
 # training line by line; see, while two models learn, what only the one with a memory can learn;
 # say how sure a comparison of models is; tell a broken model from a sound one.
 #
-# **You need** notebooks 2 (backward passes) and 4 (memory). **Time:** 40 minutes, of which the
+# **You need** notebooks 2 (backward passes) and 4 (memory). **Time:** 60 minutes, of which the
 # computer takes one. **Exercises:** 4.
 
 # %%
@@ -214,8 +214,8 @@ draw("ablation")
 #
 # Thirteen exercises are parts of the model. `parts` collects those that you have solved, in the
 # notebooks saved beside this one too; `capstone` has a small model learn by them, beside the
-# library's. With all of them, only linear maps, ReLU, the embedding and LayerNorm's forward pass are
-# not yours.
+# library's. With all of them, only linear maps, ReLU, the embedding and LayerNorm's forward pass
+# are not yours.
 
 # %%
 mine = course.parts()

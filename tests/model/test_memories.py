@@ -1,77 +1,18 @@
 """Every gradient of the other memories, stopped and through, on any array library."""
 
-import itertools
-
 import numpy as np
 import pytest
 
-from helpers.models import B, assert_right, make_model, make_tokens
+from helpers.memories import KINDS, built, compressive, every_kind, text_of
+from helpers.models import assert_right, make_model
 from helpers.strict_backend import StrictBackend
 from minitxl import TransformerXL
 from minitxl.backend import get_backend
-from minitxl.config import Memory
 from minitxl.model.family.memories.walk import memory_losses
 from minitxl.model.gradcheck import directional_error
 from minitxl.model.through_memory import sequence_gradients
 
 CPU = get_backend("cpu", "float64")
-LENGTHS = (5, 3, 6)  # of consecutive segments
-SETTINGS = [
-    dict(dropout=0.2, dropatt=0.1),
-    dict(pre_lnorm=True, untie_r=True, clamp_len=4),
-]
-
-
-def compressive(compress="mean", loss="none", rate=2, n_coarse=3, mem_len=4):
-    options = dict(n_coarse=n_coarse, rate=rate, compress=compress, loss=loss)
-    return dict(mem_len=mem_len, memory=Memory(kind="compressive", **options))
-
-
-def matrix(rule="delta", feature="unit", reads="all", mem_len=0):
-    return dict(
-        mem_len=mem_len, memory=Memory(kind="matrix", rule=rule, feature=feature, reads=reads)
-    )
-
-
-TOKENS = dict(mem_len=0, memory=Memory(kind="tokens", n_slot=3))
-KINDS = {
-    "mean": compressive(),
-    "max": compressive("max", rate=3),
-    "conv": compressive("conv"),
-    "conv-attention": compressive("conv", "attention"),
-    "conv-autoencode": compressive("conv", "autoencode", rate=3),
-    "every": compressive("every"),
-    "random": compressive("random"),
-    "no-fine": compressive("conv", "attention", mem_len=0),
-    "no-coarse": compressive(n_coarse=0),
-    **{
-        "-".join(names): matrix(*names, mem_len=3 * (n % 2))
-        for n, names in enumerate(
-            itertools.product(("sum", "delta"), ("unit", "elu"), ("all", "past"))
-        )
-    },
-    "delta-rows": matrix(mem_len=3),
-    "sum-elu-rows": matrix("sum", "elu", mem_len=3),
-    "tokens": TOKENS,
-}
-every_kind = pytest.mark.parametrize("kind", KINDS)
-
-
-def built(kind, turn, backend=CPU, **options):
-    """A model of a kind; of the settings every other kind has the same, in turn."""
-    settings = SETTINGS[(list(KINDS).index(kind) + turn) % 2]
-    return make_model(backend, **{**KINDS[kind], **settings, **options})
-
-
-def text_of(lengths=LENGTHS, batch=B):
-    """Segments (tokens, targets) of one text, and dLoss/dnll of each but the second."""
-    ids, rng, stop = make_tokens(batch, sum(lengths) + 1), np.random.default_rng(1), 0
-    segments, upstream = [], []
-    for n, length in enumerate(lengths):
-        start, stop = stop, stop + length
-        segments.append((ids[:, start:stop], ids[:, start + 1 : stop + 1]))
-        upstream.append(None if n == 1 else rng.normal(size=(batch, length)))
-    return segments, upstream
 
 
 def keys(n_segment, config):
@@ -137,7 +78,7 @@ def errors_of(model, grads, loss, only=""):
 @every_kind
 def test_gradients_through_the_memory(kind):
     """Over three segments of different lengths; a compression's own loss is another test's."""
-    model = built(kind, 0, memory=KINDS[kind]["memory"].replace(loss="none"))
+    model = built(kind, 0, CPU, memory=KINDS[kind]["memory"].replace(loss="none"))
     segments, upstream = text_of()
 
     def loss():
@@ -154,7 +95,7 @@ def test_gradients_through_the_memory(kind):
 @every_kind
 def test_gradients_with_the_memory_held_fixed(kind):
     """Of the last segment, after a memory that several segments have left."""
-    model = built(kind, 1)
+    model = built(kind, 1, CPU)
     segments, _ = text_of()
     _, mems = walk(model, segments[:-1])
     key = (1, 2) if model.config.dropout else None

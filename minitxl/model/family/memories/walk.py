@@ -119,8 +119,8 @@ def hidden_backward(
         accumulate(memory.parameters(memory.weights(grads, n, None)), memory.parameters(dw))
         dhidden.append(dh)
         dmems.append(dstate)
-    dhidden[-1], dmems = memory.enter_backward(dhidden[-1], dmems[::-1], entered, grads, xp=xp)
-    return dhidden[::-1], dmems
+    first, dmems = memory.enter_backward(dh, dmems[::-1], entered, grads, xp=xp)
+    return [first, *(memory.own_rows(dh) for dh in dhidden[-2::-1])], dmems
 
 
 def memory_losses(cache) -> list:
