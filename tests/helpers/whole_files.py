@@ -194,7 +194,8 @@ LAYOUTS = {
         many((f"ann/a-{N}", RIGHT, DUE - 9 * DAY), (f"ann/{N}", WRONG, DUE - DAY)),
     ),
     "twice, the second is late": (
-        5.4, "late by 1.0 minutes", many((f"ann/a-{N}", RIGHT, DUE - DAY), (f"ann/{N}", RIGHT, DUE + 60)),
+        5.4, "late by 1.0 minutes",
+        many((f"ann/a-{N}", RIGHT, DUE - DAY), (f"ann/{N}", RIGHT, DUE + 60)),
     ),
     "another name": (6, "", one("ann/my homework (final) 2.ipynb")),
     "another notebook's name": (6, "", one("ann/05_reach.ipynb")),
@@ -225,7 +226,9 @@ LAYOUTS = {
             {"a.zip": zipped({"b.zip": zipped({"c.zip": zipped({N: text(source)})})})})),
     ),
     "a zip whose path leaves": (6, "", one("ann/x.zip", members={f"../../bob/{N}": None})),
-    "a zip that says it is old": (5.4, "late by 1.0 minutes", one("ann/x.zip", DUE + 60, members={N: None})),
+    "a zip that says it is old": (
+        5.4, "late by 1.0 minutes", one("ann/x.zip", DUE + 60, members={N: None}),
+    ),
     "a zip that fills the memory": (
         0, "has over 50 MB", one("ann/x.zip", members={N: b"\0" * 60_000_000}),
     ),
