@@ -108,6 +108,7 @@ def run(kind: str, request: dict, *, memory: float, timeout: float, closed=()) -
             "processes": 0 if kind == "none" else PROCESSES,
             "work": work,
             "closed": [] if inside else closed_paths(closed),
+            "readable": [] if inside or os.name == "nt" else _readable(),
         }
         (place / "request.json").write_text(json.dumps(settings | request), encoding="utf-8")
         command, kill = _command(kind, place, memory)
@@ -202,6 +203,13 @@ def _pythons() -> list[str]:
     prefixes = {sys.prefix, sys.base_prefix, sys.exec_prefix}
     prefixes |= {str(Path(sys.executable).resolve().parents[1])}
     return sorted(p for p in prefixes if not f"{p}/".startswith("/usr/") and p not in ("/", "/usr"))
+
+
+def _readable() -> list[str]:
+    """Return where a submission may read, if only the audit hook holds it: as in bubblewrap."""
+    system = ("/usr", "/lib", "/lib64", "/etc", "/sys", "/System", "/Library", os.devnull)
+    system += ("/dev/random", "/dev/urandom", "/dev/shm")
+    return [path + os.sep for path in (*system, *_pythons())]
 
 
 def _copies() -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ from minitxl.training.optim import Adam, clip_by_norm, learning_rate
 
 RATE = 4  # c: states for a coarse row
 SEGMENTS = 2  # of an update
+_corpus = cache(load_corpus)
 
 
 @dataclass(frozen=True)
@@ -103,27 +105,44 @@ def measure(
     return results
 
 
+def on_text(
+    fields: dict, memory: type[Memory] | None, seed: int, *, through: bool, s: Settings
+) -> float:
+    """Return the bits per character that a model with a memory pays, once it is trained.
+
+    fields: those of Config that make the memory, where it is none of one's own.
+    """
+    corpus = _corpus("war-and-peace")
+    config = Config(
+        n_token=corpus.vocab.n_token, n_layer=s.n_layer, d_model=s.d_model, n_head=2,
+        d_head=s.d_model // 2, d_inner=2 * s.d_model, tgt_len=s.tgt_len, dropout=0.0,
+        pre_lnorm=True, init_std=0.1, **fields,
+    )  # fmt: skip
+    model = TransformerXL(config, device="cpu", seed=seed, memory=memory)
+    _learn(model, corpus.train, s, through=through)
+    return _bits(model, corpus.valid, s)
+
+
 def rank(
-    kind: type[Memory], s: Settings = Settings(), progress: Callable = lambda line: None
+    kind: type[Memory],
+    s: Settings = Settings(),
+    progress: Callable = lambda line: None,
+    task: Callable[..., float] = on_text,
 ) -> dict[str, list[float]]:
-    """Return bits per character of held-out text by arm, one for each seed."""
+    """Return what a model with each memory pays, by arm, one number for each seed.
+
+    task: what is learned; any other with the arguments of `on_text`.
+    """
     found: dict[str, list] = {name: [] for name in ARMS}
-    corpus = load_corpus("war-and-peace")
     with one_blas_thread():
         for seed in range(s.seeds):
             for name, arm in ARMS.items():
-                config = Config(
-                    n_token=corpus.vocab.n_token, n_layer=s.n_layer, d_model=s.d_model, n_head=2,
-                    d_head=s.d_model // 2, d_inner=2 * s.d_model, tgt_len=s.tgt_len, dropout=0.0,
-                    pre_lnorm=True, init_std=0.1, **arm.fields(s.mem_len),
-                )  # fmt: skip
                 memory = kind if arm.own else None
-                model = TransformerXL(config, device="cpu", seed=seed, memory=memory)
-                _learn(model, corpus.train, s, through=arm.through)
-                found[name].append(_bits(model, corpus.valid, s))
-                if not np.isfinite(found[name][-1]):
+                paid = task(arm.fields(s.mem_len), memory, seed, through=arm.through, s=s)
+                if not np.isfinite(paid):
                     raise MinitxlError(f"{arm.label}, seed {seed}: the training has no finite loss")
-                progress(f"{arm.label}, seed {seed}: {found[name][-1]:.3f} bits")
+                found[name].append(paid)
+                progress(f"{arm.label}, seed {seed}: {paid:.3f} bits")
     return found
 
 
