@@ -105,7 +105,7 @@ class Released(_Settings):
         self._require("cluster_order", self.cluster_order in orders, "'natural' or 'reversed'")
 
 
-MEMORIES = ("xl", "compressive", "matrix", "tokens")
+MEMORIES = ("xl", "compressive", "matrix", "tokens", "custom")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,8 @@ class Memory(_Settings):
     "xl" keeps the last mem_len states; "compressive" (Rae et al. 2019) beside these n_coarse rows,
     each for `rate` states that have left them; "matrix" (Katharopoulos et al. 2020, Schlag et al.
     2021, Munkhdalai et al. 2024) one matrix a head; "tokens" (Bulatov et al. 2022) n_slot states
-    that are read before the segment and written after it.
+    that are read before the segment and written after it; "custom" what a class of one's own does,
+    which `TransformerXL(config, memory=...)` is given.
     """
 
     kind: str = "xl"  # one of MEMORIES

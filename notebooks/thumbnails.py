@@ -26,13 +26,13 @@ COLOURS = 128  # of the palette: figures have few, and the file is a third as la
 # shares of the figure's width.
 CUTS = {
     0: ("Left: fixed segments.", 0.5, 0.076, 0.5),
-    1: ("What each character costs", 0.32, 0.089, 0.366),
-    2: ("One query, three keys", 0.48, 0.235, 0.41),
+    1: ("Cut into segments of 32", 0.335, 0.052, 0.33),
+    2: ("The output is 1.000", 0.385, 0.17, 0.41),
     3: ("Layer 1, head 2: four terms", 0.03, 0.085, 0.9),
     4: ("Gradient of the loss on the whole segment, stopped", 0.36, 0.062, 0.49),
     5: ("The first output depends on 8 tokens", 0.19, 0.085, 0.79),
     6: ("Step ", 0.012, 0.084, 0.49),
-    7: ("What “r” attends to", 0.47, 0.074, 0.37),
+    7: ("RECL of the true text", 0.04, 0.052, 0.5),
     8: ("4 : 1 compression", 0.6675, 0.055, 0.3275),
 }
 

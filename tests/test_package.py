@@ -52,6 +52,13 @@ def test_lowest_versions_are_those_of_pyproject():
     assert lines == [bound.replace(">=", "==") for bound in wanted]
 
 
+def test_binder_installs_the_course():
+    version = read("binder/runtime.txt").strip().removeprefix("python-")
+    assert f"Programming Language :: Python :: {version}" in PROJECT["classifiers"]
+    lines = [x for x in read("binder/requirements.txt").splitlines() if not x.startswith("#")]
+    assert lines == ["-e .[notebooks]"] and "notebooks" in PROJECT["optional-dependencies"]
+
+
 def test_hosted_ci_runs_the_steps_of_ours():
     """Between its jobs all of them, and no other."""
     steps = re.search(r"^all=\((.+)\)$", read(".ci/run"), re.MULTILINE)[1].split()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from minitxl.cli.common import Parser, add_command, say
 
+PROJECTS = ("corpus", "memory", "trained-memory", "claim")
 GRADE_EPILOG = """\
 SUBMISSIONS holds one folder for each student, with notebooks or zips, or is a download of Moodle or
 Canvas (or a zip of these). Of several hand-ins the latest counts. nbgrader keeps the gradebook
@@ -57,16 +58,23 @@ def add(commands) -> None:
     released.add_argument("--project", action="store_true", help="with the folder of projects")
     project = add_command(kinds, "project", run, "say which milestones of projects are reached")
     project.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="as handed out")
+    project.add_argument("--only", nargs="+", default=[], choices=PROJECTS, help="these alone")
     project.add_argument(
-        "--only", nargs="+", default=[], choices=("corpus", "memory", "claim"), help="these alone"
-    )
-    project.add_argument(
-        "--measure", action="store_true", help="first train with the memory in it (runs its code)"
+        "--measure",
+        action="store_true",
+        help="first train with a memory in it (runs its code)",
     )
     project.add_argument(
         "--seed-by-student", type=Path, metavar="CSV", help="the roster; FOLDERs are named by id"
     )
     project.add_argument("--csv", type=Path, metavar="FILE", help="write a table, too")
+    site = add_command(
+        kinds, "site", run, "write the course as web pages, to be read without Python"
+    )
+    site.add_argument("out", type=Path, metavar="OUT", help="a new folder; begin at its index.html")
+    site.add_argument(
+        "--notebooks", type=Path, metavar="DIR", help="that were run (default: the repository's)"
+    )
     scope = add_command(kinds, "gradescope", run, "write the zip of an autograder for Gradescope")
     scope.add_argument("out", type=Path, metavar="ZIP", help="a new file")
     scope.add_argument("--seed", type=int, default=0, help="of shapes and numbers (default: 0)")
@@ -110,8 +118,19 @@ def run(options: argparse.Namespace) -> int:
     if options.kind is None:
         options.parser.print_help()
         return 2
-    own = {"grade": _grade, "release": _release, "gradescope": _gradescope, "project": _project}
+    own = {"grade": _grade, "release": _release, "gradescope": _gradescope}
+    own |= {"site": _site, "project": _project}
     return own.get(options.kind, _write)(options)
+
+
+def _site(options: argparse.Namespace) -> int:
+    from minitxl.cli.explore import component
+    from minitxl.course.site import write_site
+
+    notebooks = {} if options.notebooks is None else {"notebooks": options.notebooks}
+    for path in write_site(options.out, component, **notebooks):
+        print(path)
+    return 0
 
 
 def _gradescope(options: argparse.Namespace) -> int:
@@ -179,7 +198,7 @@ def _project(options: argparse.Namespace) -> int:
     rows = []
     for folder in options.folders:
         if options.measure:
-            print(assess.measured(folder, say))
+            print("\n".join(assess.measured(folder, say, options.only)))
         lines, found = assess.assessed(folder, options.only, roster)
         print("\n".join(lines))
         rows += found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from minitxl.cli.common import RUN_HELP, add_checkpoint, add_command, add_device, load
+from minitxl.cli.common import RUN_HELP, Parser, add_checkpoint, add_command, add_device, load
 
 LONGEST = 2000  # tokens of a passage that are packed
 OPENINGS = {  # passages of War and Peace's test text, by how they begin
@@ -18,7 +18,10 @@ OPENINGS = {  # passages of War and Peace's test text, by how they begin
 def add(commands) -> None:
     """Add the command and its options."""
     sentence = "write a page in which the model runs: type, watch its memory, let it write"
-    parser = add_command(commands, "explore", run, sentence)
+    _add_options(add_command(commands, "explore", run, sentence))
+
+
+def _add_options(parser: Parser) -> Parser:
     add = parser.add_argument
     default = "default: war-and-peace"
     add("folder", metavar="RUN", nargs="?", default="war-and-peace", help=f"{RUN_HELP}; {default}")
@@ -34,13 +37,26 @@ def add(commands) -> None:
     add("--head", type=int, metavar="N", help="shown first; 0: the mean of all (default: likewise)")
     add_checkpoint(parser)
     add_device(parser)
+    return parser
 
 
 def run(options: argparse.Namespace) -> int:
     """Write the page and print where it is and how large."""
+    shown = component(options)
+    path, data = shown.save(options.out), shown.data
+    print(
+        f"{path}: {path.stat().st_size / 1e6:.1f} MB, segments of {data['T']} {data['unit']}s, "
+        f"memory {data['M']}; open it in a browser"
+    )
+    return 0
+
+
+def component(options: argparse.Namespace | None = None):
+    """Return the live component that the options ask for; None: as the command does alone."""
     from minitxl.errors import MinitxlError
     from minitxl.viz.in_browser import live
 
+    options = options or _add_options(Parser()).parse_args([])
     for name, low in (("tgt_len", 2), ("mem_len", 0)):
         value = getattr(options, name)
         if value is not None and value < low:
@@ -48,13 +64,7 @@ def run(options: argparse.Namespace) -> int:
     loaded = load(options)
     lengths = dict(tgt_len=options.tgt_len, mem_len=options.mem_len)
     shown = dict(layer=options.layer, head=options.head)
-    component = live(loaded.model, loaded.vocab, _passages(loaded, options), **lengths, **shown)
-    path, data = component.save(options.out), component.data
-    print(
-        f"{path}: {path.stat().st_size / 1e6:.1f} MB, segments of {data['T']} {data['unit']}s, "
-        f"memory {data['M']}; open it in a browser"
-    )
-    return 0
+    return live(loaded.model, loaded.vocab, _passages(loaded, options), **lengths, **shown)
 
 
 def _passages(loaded, options: argparse.Namespace) -> list[tuple]:

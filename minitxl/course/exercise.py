@@ -9,16 +9,19 @@ returned names what went wrong.
 from __future__ import annotations
 
 import inspect
+import math
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from minitxl.course.hints import RTOL, close, hint
 from minitxl.course.running import Failed, call, quiet
+
+LINES_A_POINT = 4  # to write down what one knows is quick, to find it out is the work
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class Exercise:
 
     id: str
     title: str
-    points: int
+    lines: int  # statements of a plain right answer, counted by the tests
+    ideas: int  # what has to be found out, as neither its docstring nor the text above states it
     notebook: str  # "02_attention_by_hand"
     head: str  # the def line, and the docstring with shapes and equation
     imports: str  # of the model solution
@@ -64,6 +68,7 @@ class Exercise:
     mistakes: tuple[Mistake, ...]
     unseen: Callable | None = None  # args -> bool array, True where outputs are not compared
     steps: tuple[str, ...] = ()  # to the answer, the last one is its formula; see `course.reveal`
+    given: Callable | None = None  # stands above the function in its cell: what it may call
 
     @property
     def name(self) -> str:
@@ -71,15 +76,26 @@ class Exercise:
         return self.head.split("(")[0].strip().removeprefix("def ")
 
     @property
+    def points(self) -> int:
+        """What the exercise is worth: an idea a point, four lines a point, rounded up."""
+        return math.ceil(self.ideas + self.lines / LINES_A_POINT)
+
+    @property
     def stub(self) -> str:
         """Source with which the learner begins."""
-        return f"{_clean(self.head)}    raise NotImplementedError\n"
+        return f"{self._above}{_clean(self.head)}    raise NotImplementedError\n"
+
+    @property
+    def _above(self) -> str:
+        if self.given is None:
+            return ""
+        return f"import numpy as np\n\n\n{inspect.getsource(self.given)}\n\n"
 
     @property
     def solution(self) -> str:
         """Source of the model solution, with its imports in the function."""
         inside = f"{_clean(self.imports)}\n{_clean(self.body)}"
-        return _clean(self.head) + textwrap.indent(inside, "    ")
+        return self._above + _clean(self.head) + textwrap.indent(inside, "    ")
 
     @cached_property
     def model_solution(self) -> Callable:
@@ -107,7 +123,7 @@ class Exercise:
 
     def not_there(self) -> Verdict:
         """Return how good it is to have no function of this name."""
-        first = self.stub.splitlines()[0]
+        first = _clean(self.head).splitlines()[0]
         return Verdict(False, 0.0, f"it is not there: run its cell, `{first}`", solved=False)
 
     def judge(self, answer, rng: np.random.Generator) -> Verdict:
@@ -144,6 +160,7 @@ class Exercise:
             None if isinstance(g, Failed) else self._seen(_floats(g), case)
             for g, case in zip(got, cases, strict=True)
         ]
+        wrong = cache(lambda m, n: self._results(self.mistakes[m].wrong, cases[n]))
         scores, right = [], []
         messages: dict[str, list[str]] = {}  # what is wrong -> with which outputs
         for o, name in enumerate(self.outputs):
@@ -160,7 +177,7 @@ class Exercise:
             n = bad[0]
             text = None
             if any(found[m] is not None for m in bad):  # else no wrong number is to be explained
-                text = self._mistake(o, cases, found)
+                text = self._mistake(o, cases, found, wrong)
             if text is None and found[n] is None:
                 text = got[n].message
             elif text is None:
@@ -176,21 +193,20 @@ class Exercise:
         parts += [f"right: {', '.join(right)}"] if right else []
         return Verdict(False, float(np.mean(scores)), "; ".join(parts))
 
-    def _mistake(self, o: int, cases: list[Case], found: list) -> str | None:
+    def _mistake(self, o: int, cases: list[Case], found: list, wrong: Callable) -> str | None:
         """Return the message of the known mistake that gives output o in every case.
+
+        wrong(m, n) are the outputs of mistake m in case n.
 
         If there is none, of one that gives it in the ordinary cases: two people who make the same
         mistake may still differ in an edge case.
         """
         # An edge case may break the answer and not the wrong version: it has no say then.
-        pairs = [(f[o], case) for f, case in zip(found, cases, strict=True) if f is not None]
-        ordinary = [(value, case) for value, case in pairs if not case.edge]
+        pairs = [n for n, f in enumerate(found) if f is not None]
+        ordinary = [n for n in pairs if not cases[n].edge]
         for some in (pairs, ordinary):
-            for mistake in self.mistakes:
-                if all(
-                    close(value, self._results(mistake.wrong, case)[o], case.rtol)
-                    for value, case in some
-                ):
+            for m, mistake in enumerate(self.mistakes):
+                if all(close(found[n][o], wrong(m, n)[o], cases[n].rtol) for n in some):
                     return mistake.message
         return None
 

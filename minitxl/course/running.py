@@ -125,7 +125,7 @@ def _detached(value):
 
 
 def _same(now, before) -> bool:
-    if isinstance(before, list):
+    if isinstance(before, list | tuple):
         return len(now) == len(before) and all(map(_same, now, before))
     if not isinstance(before, np.ndarray):
         return True  # a number: it cannot be changed

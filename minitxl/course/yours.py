@@ -7,7 +7,7 @@ like any other. Nothing else changes: the copy has parameters of its own, and a 
 whose table of twins (`minitxl/backend/twins.py`) holds the functions, so that every other model in
 the kernel computes the same bits as before. To undo it, forget the copy.
 
-Twelve exercises are parts of the model. What they leave out (linear maps, ReLU, embedding,
+Thirteen exercises are parts of the model. What they leave out (linear maps, ReLU, embedding,
 LayerNorm forwards) stays the library's plain NumPy; so does what an exercise does not deal with:
 dropout of attention weights, documents, ext_len, and the stop where LayerNorm stands in front.
 """
@@ -24,7 +24,7 @@ from minitxl.backend import Backend, get_backend
 from minitxl.backend.twins import Namespace
 from minitxl.config import RELATIVE
 from minitxl.course.exercise import Exercise
-from minitxl.course.exercises import attention, memory, ops, position
+from minitxl.course.exercises import attention, loss, memory, ops, position, shift
 from minitxl.course.running import quiet
 from minitxl.errors import MinitxlError
 from minitxl.model.attention import (
@@ -50,18 +50,19 @@ Array = Any
 
 FORWARD = (
     position.POSITIONS,
-    position.REL_SHIFT,
+    shift.REL_SHIFT,
     position.FOUR_TERMS,
     memory.MASK,
     attention.ATTENTION,
     memory.MEMORY,
 )
 BACKWARD = (
-    ops.CROSS_ENTROPY,
+    loss.CROSS_ENTROPY,
     ops.LAYER_NORM,
     ops.SOFTMAX,
     attention.ATTENTION_BACKWARD,
-    position.REL_SHIFT_BACKWARD,
+    shift.REL_SHIFT_BACKWARD,
+    position.BIASES,
     memory.STOP,
 )
 PARTS: dict[str, Exercise] = {e.name: e for e in (*FORWARD, *BACKWARD)}
@@ -125,7 +126,12 @@ class Own:
         "attention_mask": ("attention_mask",),
         "update_mems": ("update_memory",),
         "core_forward": ("rel_shift", "four_terms", "attend"),
-        "core_backward": ("softmax_backward", "attention_backward", "rel_shift_backward"),
+        "core_backward": (
+            "softmax_backward",
+            "attention_backward",
+            "rel_shift_backward",
+            "bias_gradients",
+        ),
         "layer_norm_forward": ("layer_norm_backward",),  # to keep x
         "layer_norm_backward": ("layer_norm_backward",),
         "cross_entropy_backward": ("cross_entropy_gradient",),
@@ -264,7 +270,11 @@ class Own:
             dbd = rel_shift_backward(ds, xp=xp)
         dq_v = dbd @ r * scale
         dr = xp.sum(xp.matrix_transpose(dbd) @ q_v, axis=0)  # -> (H, K, Dh)
-        du, dv_bias = (xp.sum(dq, axis=(0, 2)) for dq in (dq_u, dq_v))
+        if "bias_gradients" in self:
+            shapes = [(r.shape[0], r.shape[2])] * 2
+            du, dv_bias = self.ask("bias_gradients", ds, k, r, shapes=shapes, dtype=ds.dtype)
+        else:
+            du, dv_bias = (xp.sum(dq, axis=(0, 2)) for dq in (dq_u, dq_v))
         return dq_u + dq_v, dk, dv, dr, du, dv_bias
 
     def layer_norm_forward(self, x, gamma, beta, *, eps, xp):

@@ -19,6 +19,7 @@ from minitxl.storage.checkpoint import read_json
 
 if TYPE_CHECKING:
     from minitxl.viz.theme import Picture
+    from minitxl.viz.widgets.album import Album
 
 RESULTS = Path(__file__).parent / "results"
 DRAWN = (  # experiments that have a picture
@@ -56,3 +57,8 @@ def draw(name: str, results: dict | None = None) -> Picture:
         raise MinitxlError(f"experiment {name!r} has no picture; there are {', '.join(DRAWN)}")
     module = import_module(f"minitxl.experiments.{name}_figure")
     return getattr(module, f"draw_{name}")(stored(name) if results is None else results)
+
+
+def recl_explorer(results: dict | None = None) -> Album:
+    """The results of `recl` to play with: RECL by another share, step, least gain; the control."""
+    return import_module("minitxl.experiments.recl_explorer").recl_explorer(results)

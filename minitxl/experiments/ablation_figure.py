@@ -9,17 +9,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from minitxl.experiments.ablation import difference
 from minitxl.viz.by_position import position_bins
-from minitxl.viz.theme import (
-    FAINT,
-    INK,
-    MUTED,
-    SEGMENT_COLOURS,
-    Picture,
-    level_lines,
-    new_figure,
-    styled,
-    titled,
-)
+from minitxl.viz.theme import FAINT, INK, MUTED, SEGMENT_COLOURS, drawing, level_lines
 
 ORANGE, BLUE, GREEN, *_ = SEGMENT_COLOURS
 COLOURS = {"xl": BLUE, "shaw": ORANGE, "abs": GREEN}  # by the beginning of an arm's name
@@ -35,18 +25,16 @@ def colour_of(member: str) -> str:
     return COLOURS[member.split("-")[0]]
 
 
-def draw_ablation(results: dict) -> Picture:
+@drawing(10.4, 7.6, top=0.955, bottom=0.014)
+def draw_ablation(figure, results: dict) -> tuple[str, str]:
     """Draw every seed of every arm by reading, bits by position, and all paired differences.
 
     results: what `minitxl.experiments.ablation.run` returned, as JSON has it.
     """
-    with styled():
-        figure = new_figure(10.4, 7.6)
-        _arms(figure.add_axes((0.232, 0.545, 0.19, 0.34)), results["cells"])
-        _by_position(figure.add_axes((0.075, 0.135, 0.34, 0.3)), results["cells"])
-        _differences(figure.add_axes((0.745, 0.135, 0.24, 0.75)), results["differences"])
-        title, note = _words(results)
-        return titled(figure, title, note, top=0.955, bottom=0.014, size=9, color=MUTED)
+    _arms(figure.add_axes((0.232, 0.545, 0.19, 0.34)), results["cells"])
+    _by_position(figure.add_axes((0.075, 0.135, 0.34, 0.3)), results["cells"])
+    _differences(figure.add_axes((0.745, 0.135, 0.24, 0.75)), results["differences"])
+    return _words(results)
 
 
 def _arms(ax, cells: list[dict]) -> None:

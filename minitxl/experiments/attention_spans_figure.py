@@ -10,17 +10,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from minitxl.experiments.attention_spans import striking
 from minitxl.viz.attention import distance_bins
-from minitxl.viz.theme import (
-    INK,
-    MUTED,
-    PAPER,
-    SEGMENT_COLOURS,
-    Picture,
-    level_lines,
-    new_figure,
-    styled,
-    titled,
-)
+from minitxl.viz.theme import INK, MUTED, PAPER, SEGMENT_COLOURS, drawing, level_lines
 
 ORANGE, BLUE, GREEN, PURPLE, BROWN, *_ = SEGMENT_COLOURS
 SHOWN = {  # the striking heads that have a line of their own: colour, line
@@ -48,23 +38,21 @@ TERMS = {
 ITSELF = 0.5  # where distance 0 stands on the logarithmic axis
 
 
-def draw_attention_spans(results: dict) -> Picture:
+@drawing(10.4, 8.6, top=0.955, bottom=0.016)
+def draw_attention_spans(figure, results: dict) -> tuple[str, str]:
     """Draw weight by distance of every head, span and memory share, and what the terms do.
 
     results: what `minitxl.experiments.attention_spans.run` returned, as JSON has it.
     """
-    with styled():
-        figure = new_figure(10.4, 8.6)
-        _draw_heads(figure.add_axes((0.088, 0.545, 0.40, 0.345)), results)
-        spans = figure.add_axes((0.58, 0.545, 0.185, 0.345))
-        memory = figure.add_axes((0.80, 0.545, 0.185, 0.345))
-        _draw_grid(spans, results, "span", "90% span, characters", "{:.0f}")
-        _draw_grid(memory, results, "memory_share", "share in the memory, %", "{:.0f}", 100.0)
-        spans.set_ylabel("layer")
-        _draw_alone(figure.add_axes((0.088, 0.125, 0.40, 0.285)), results)
-        _draw_dropped(figure.add_axes((0.735, 0.125, 0.205, 0.285)), results)
-        title, note = _words(results)
-        return titled(figure, title, note, top=0.955, bottom=0.016, size=9, color=MUTED)
+    _draw_heads(figure.add_axes((0.088, 0.545, 0.40, 0.345)), results)
+    spans = figure.add_axes((0.58, 0.545, 0.185, 0.345))
+    memory = figure.add_axes((0.80, 0.545, 0.185, 0.345))
+    _draw_grid(spans, results, "span", "90% span, characters", "{:.0f}")
+    _draw_grid(memory, results, "memory_share", "share in the memory, %", "{:.0f}", 100.0)
+    spans.set_ylabel("layer")
+    _draw_alone(figure.add_axes((0.088, 0.125, 0.40, 0.285)), results)
+    _draw_dropped(figure.add_axes((0.735, 0.125, 0.205, 0.285)), results)
+    return _words(results)
 
 
 def _binned(weight) -> tuple[np.ndarray, np.ndarray]:

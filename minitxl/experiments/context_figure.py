@@ -5,17 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from minitxl.viz.theme import (
-    FAINT,
-    INK,
-    MUTED,
-    SEGMENT_COLOURS,
-    Picture,
-    level_lines,
-    new_figure,
-    styled,
-    titled,
-)
+from minitxl.viz.theme import FAINT, INK, SEGMENT_COLOURS, drawing, level_lines
 
 ORANGE, BLUE, GREEN, PURPLE, BROWN, GREY = SEGMENT_COLOURS
 PANELS = {  # title -> (arm, reading) -> colour, line, name
@@ -41,7 +31,8 @@ PANELS = {  # title -> (arm, reading) -> colour, line, name
 TICKS = (2, 8, 16, 32, 64, 128, 256, 512)
 
 
-def draw_context(results: dict) -> Picture:
+@drawing(10.4, 7.6, top=0.955, bottom=0.014)
+def draw_context(figure, results: dict) -> tuple[str, str]:
     """Draw the gain against the distance, a line a run, and the half-distance of every run.
 
     results: what `minitxl.experiments.context.run` returned, as JSON has it.
@@ -49,21 +40,18 @@ def draw_context(results: dict) -> Picture:
     found = {
         (arm["arm"], r["reading"]): (arm, r) for arm in results["arms"] for r in arm["readings"]
     }
-    with styled():
-        figure = new_figure(10.4, 7.6)
-        for i, (title, lines) in enumerate(PANELS.items()):
-            ax = figure.add_axes((0.062 + 0.318 * i, 0.595, 0.285, 0.275))
-            shown = {key: look for key, look in lines.items() if key in found}
-            _gains(ax, results["edges"], {key: (found[key][1], x) for key, x in shown.items()})
-            ax.set_title(title, pad=8)
-            if i:
-                ax.tick_params(labelleft=False)
-            else:
-                ax.set_ylabel("nats more with the\nmentions renamed")
-            ax.set_xlabel("characters to the last mention")
-        _halves(figure.add_axes((0.262, 0.135, 0.718, 0.35)), found)
-        title, note = _words(results, found)
-        return titled(figure, title, note, top=0.955, bottom=0.014, size=9, color=MUTED)
+    for i, (title, lines) in enumerate(PANELS.items()):
+        ax = figure.add_axes((0.062 + 0.318 * i, 0.595, 0.285, 0.275))
+        shown = {key: look for key, look in lines.items() if key in found}
+        _gains(ax, results["edges"], {key: (found[key][1], x) for key, x in shown.items()})
+        ax.set_title(title, pad=8)
+        if i:
+            ax.tick_params(labelleft=False)
+        else:
+            ax.set_ylabel("nats more with the\nmentions renamed")
+        ax.set_xlabel("characters to the last mention")
+    _halves(figure.add_axes((0.262, 0.135, 0.718, 0.35)), found)
+    return _words(results, found)
 
 
 def _distances(ax) -> None:

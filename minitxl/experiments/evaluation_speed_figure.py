@@ -8,16 +8,7 @@ import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from minitxl.experiments.evaluation_speed import best_at_longest
-from minitxl.viz.theme import (
-    INK,
-    MUTED,
-    SEGMENT_COLOURS,
-    Picture,
-    level_lines,
-    new_figure,
-    styled,
-    titled,
-)
+from minitxl.viz.theme import INK, MUTED, SEGMENT_COLOURS, drawing, level_lines
 
 ORANGE, BLUE, GREEN, PURPLE, *_ = SEGMENT_COLOURS
 # Method -> label, colour, line. Each line is labelled where it ends: never colour alone.
@@ -30,67 +21,65 @@ XL = {"xl": ("re-projected", BLUE), "xl-cached": ("cached", GREEN)}
 MARKERS = ("o", "s", "^", "D", "v", "P")  # of the segment lengths
 
 
-def draw_evaluation_speed(results: dict) -> Picture:
+@drawing(10.4, 5.1, top=0.94, bottom=0.018)
+def draw_evaluation_speed(figure, results: dict) -> tuple[str, str]:
     """Draw time per token and speed-up against attention length, the paper's points beside them.
 
     results: what `minitxl.experiments.evaluation_speed.run` returned, as JSON has it.
     """
     lengths, segments = (results["settings"][f"{x}_lens"] for x in ("attention", "segment"))
     shortest, longest = segments[0], segments[-1]
-    with styled():
-        figure = new_figure(10.4, 5.1)
-        left = figure.add_axes((0.067, 0.235, 0.262, 0.61))
-        right = figure.add_axes((0.593, 0.235, 0.262, 0.61))
-        for ax in (left, right):
-            ax.set_xscale("log")
-            ax.set_yscale("log")
-        ends = []
-        for method, (label, colour, line) in VANILLA.items():
-            x, y = _line(results["points"], method, None)
-            if method == "window":  # the faster of the two kinds at each length
-                other = _line(results["points"], "window-absolute", None)[1]
-                y = np.minimum(y, other)
-            left.plot(x, y, line, color=colour, lw=2.2, marker="o", ms=4.5)
-            ends.append((y[-1], label, colour))
-        for method, (label, colour) in XL.items():
-            for n in (shortest, longest):
-                x, y = _line(results["points"], method, n)
-                mark = MARKERS[segments.index(n) % len(MARKERS)]
-                left.plot(x, y, "-", color=colour, lw=2.2, marker=mark, ms=4.5)
-                ends.append((y[-1], f"XL {label}, S = {n}", colour))
-        _label_ends(left, ends)
-        left.set_ylabel("ms per token (log scale)")
-        left.set_title("Time per predicted token", pad=10)
-
-        ends = []
-        for n in segments:
-            x, y = _line(results["speedups"], "xl-cached", n, "speedup")
+    left = figure.add_axes((0.067, 0.235, 0.262, 0.61))
+    right = figure.add_axes((0.593, 0.235, 0.262, 0.61))
+    for ax in (left, right):
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+    ends = []
+    for method, (label, colour, line) in VANILLA.items():
+        x, y = _line(results["points"], method, None)
+        if method == "window":  # the faster of the two kinds at each length
+            other = _line(results["points"], "window-absolute", None)[1]
+            y = np.minimum(y, other)
+        left.plot(x, y, line, color=colour, lw=2.2, marker="o", ms=4.5)
+        ends.append((y[-1], label, colour))
+    for method, (label, colour) in XL.items():
+        for n in (shortest, longest):
+            x, y = _line(results["points"], method, n)
             mark = MARKERS[segments.index(n) % len(MARKERS)]
-            right.plot(x, y, "-", color=GREEN, lw=2.2, marker=mark, ms=4.5)
-            ends.append((y[-1], f"S = {n}: {y[-1]:,.0f}", GREEN))
-        x, y = _line(results["flop_model"], value="speedup")
-        right.plot(x, y, "--", color=MUTED, lw=1.6, zorder=1)
-        ends.append((y[-1], f"by FLOPs: {y[-1]:,.0f}", MUTED))
-        paper = [p for p in results["paper"] if p["attention_len"] in lengths]
-        if paper:
-            x, y = _line(paper, value="speedup")
-            right.plot(x, y, "*", color=INK, ms=12, mec="white", mew=0.7, zorder=5)
-            ends.append((y[-1], f"the paper: {y[-1]:,.0f}", INK))
-        _label_ends(right, ends)
-        right.set_ylabel("speed-up (log scale)")
-        right.set_title("XL cached: times faster than the window", pad=10)
+            left.plot(x, y, "-", color=colour, lw=2.2, marker=mark, ms=4.5)
+            ends.append((y[-1], f"XL {label}, S = {n}", colour))
+    _label_ends(left, ends)
+    left.set_ylabel("ms per token (log scale)")
+    left.set_title("Time per predicted token", pad=10)
 
-        for ax in (left, right):
-            ax.set_xlabel("attention length in tokens (log scale)")
-            ax.set_xlim(lengths[0] * 0.87, lengths[-1] * 1.12)
-            ax.xaxis.set_major_locator(FixedLocator(_ticks(lengths)))
-            ax.xaxis.set_minor_locator(NullLocator())
-            ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-            ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,g}"))
-            ax.yaxis.set_minor_locator(NullLocator())
-            level_lines(ax)
-        title, note = _words(results)
-        return titled(figure, title, note, top=0.94, bottom=0.018, size=9, color=MUTED)
+    ends = []
+    for n in segments:
+        x, y = _line(results["speedups"], "xl-cached", n, "speedup")
+        mark = MARKERS[segments.index(n) % len(MARKERS)]
+        right.plot(x, y, "-", color=GREEN, lw=2.2, marker=mark, ms=4.5)
+        ends.append((y[-1], f"S = {n}: {y[-1]:,.0f}", GREEN))
+    x, y = _line(results["flop_model"], value="speedup")
+    right.plot(x, y, "--", color=MUTED, lw=1.6, zorder=1)
+    ends.append((y[-1], f"by FLOPs: {y[-1]:,.0f}", MUTED))
+    paper = [p for p in results["paper"] if p["attention_len"] in lengths]
+    if paper:
+        x, y = _line(paper, value="speedup")
+        right.plot(x, y, "*", color=INK, ms=12, mec="white", mew=0.7, zorder=5)
+        ends.append((y[-1], f"the paper: {y[-1]:,.0f}", INK))
+    _label_ends(right, ends)
+    right.set_ylabel("speed-up (log scale)")
+    right.set_title("XL cached: times faster than the window", pad=10)
+
+    for ax in (left, right):
+        ax.set_xlabel("attention length in tokens (log scale)")
+        ax.set_xlim(lengths[0] * 0.87, lengths[-1] * 1.12)
+        ax.xaxis.set_major_locator(FixedLocator(_ticks(lengths)))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,g}"))
+        ax.yaxis.set_minor_locator(NullLocator())
+        level_lines(ax)
+    return _words(results)
 
 
 def _line(points, method=None, segment_len=None, value="ms"):

@@ -7,61 +7,51 @@ import math
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from minitxl.experiments.evaluation_speed import PAPER
-from minitxl.viz.theme import (
-    INK,
-    MUTED,
-    SEGMENT_COLOURS,
-    Picture,
-    level_lines,
-    new_figure,
-    styled,
-    titled,
-)
+from minitxl.viz.theme import INK, SEGMENT_COLOURS, drawing, level_lines
 
 ORANGE, BLUE, GREEN, *_ = SEGMENT_COLOURS
 LOOKS = ((BLUE, "o"), (ORANGE, "s"))  # of the models, in the order of the results
 
 
-def draw_evaluation_on_gpu(results: dict, machine: dict) -> Picture:
+@drawing(8.6, 4.6, top=0.94, bottom=0.02)
+def draw_evaluation_on_gpu(figure, results: dict, machine: dict) -> tuple[str, str]:
     """Draw how much faster a memory is than a window on a GPU, beside the paper's points.
 
     results, machine: the parts "evaluation" and "machine" of the report, as JSON has them.
     """
     points = fastest(results["found"]["points"])
-    with styled():
-        figure = new_figure(8.6, 4.6)
-        ax = figure.add_axes((0.09, 0.24, 0.6, 0.6))
-        ax.set_xscale("log")
-        ax.set_yscale("log")
-        models = list(dict.fromkeys(p["model"] for p in points))
-        for model, (colour, mark) in zip(models, LOOKS, strict=True):
-            line = [p for p in points if p["model"] == model]
-            x = [p["attention_len"] for p in line]
-            y = [p["window_ms"] / p["ms"] for p in line]
-            ax.plot(x, y, "-", color=colour, lw=2.2, marker=mark, ms=6)
-            _name(ax, x[-1], y[-1], f"{_long(model)}: {int(y[-1]):,}", colour)
-        ax.plot(list(PAPER), list(PAPER.values()), "*", color=INK, ms=13, mec="white", mew=0.7)
-        last = max(PAPER)
-        _name(ax, last, PAPER[last], f"the paper: {PAPER[last]:,}", INK)
-        ax.set_xlabel("attention length in tokens (log scale)")
-        ax.set_ylabel("speed-up (log scale)")
-        ax.set_xlim(700, 4300)
-        ax.xaxis.set_major_locator(FixedLocator(list(PAPER)))
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,g}"))
-        ax.yaxis.set_minor_locator(NullLocator())
-        level_lines(ax)
-        best = max(p["window_ms"] / p["ms"] for p in points)
-        title = f"On a GPU: up to {int(best):,} times faster than a window read anew"
-        note = (
-            f"{machine['found']['gpu']}, float32, CuPy {machine['found']['cupy']}; one run, random "
-            "weights. Ours: memory projected again, segments of 1, 64 or 128,\nthe best of them; "
-            "window: 1 or 8 at a time, relative or absolute, the best. All but absolute "
-            "positions are\nreplayed as one launch. The paper's stars: its own models and card, "
-            "its segment length not stated."
-        )
-        return titled(figure, title, note, top=0.94, bottom=0.02, size=9, color=MUTED)
+    ax = figure.add_axes((0.09, 0.24, 0.6, 0.6))
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    models = list(dict.fromkeys(p["model"] for p in points))
+    for model, (colour, mark) in zip(models, LOOKS, strict=True):
+        line = [p for p in points if p["model"] == model]
+        x = [p["attention_len"] for p in line]
+        y = [p["window_ms"] / p["ms"] for p in line]
+        ax.plot(x, y, "-", color=colour, lw=2.2, marker=mark, ms=6)
+        _name(ax, x[-1], y[-1], f"{_long(model)}: {int(y[-1]):,}", colour)
+    ax.plot(list(PAPER), list(PAPER.values()), "*", color=INK, ms=13, mec="white", mew=0.7)
+    last = max(PAPER)
+    _name(ax, last, PAPER[last], f"the paper: {PAPER[last]:,}", INK)
+    ax.set_xlabel("attention length in tokens (log scale)")
+    ax.set_ylabel("speed-up (log scale)")
+    ax.set_xlim(700, 4300)
+    ax.xaxis.set_major_locator(FixedLocator(list(PAPER)))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
+    level_lines(ax)
+    best = max(p["window_ms"] / p["ms"] for p in points)
+    title = f"On a GPU: up to {int(best):,} times faster than a window read anew"
+    note = (
+        f"{machine['found']['gpu']}, float32, CuPy {machine['found']['cupy']}; one run, random "
+        "weights. Ours: memory projected again, segments of 1, 64 or 128,\nthe best of them; "
+        "window: 1 or 8 at a time, relative or absolute, the best. All but absolute "
+        "positions are\nreplayed as one launch. The paper's stars: its own models and card, "
+        "its segment length not stated."
+    )
+    return title, note
 
 
 def fastest(points: list[dict]) -> list[dict]:

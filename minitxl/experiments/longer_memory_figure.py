@@ -4,17 +4,7 @@ from __future__ import annotations
 
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from minitxl.viz.theme import (
-    HIDDEN,
-    INK,
-    MUTED,
-    SEGMENT_COLOURS,
-    Picture,
-    level_lines,
-    new_figure,
-    styled,
-    titled,
-)
+from minitxl.viz.theme import HIDDEN, INK, MUTED, SEGMENT_COLOURS, drawing, level_lines
 
 ORANGE, BLUE, GREEN, PURPLE, *_ = SEGMENT_COLOURS
 LOOK = {  # option -> colour, marker, line, name
@@ -26,7 +16,8 @@ LOOK = {  # option -> colour, marker, line, name
 LINEAR = 0.01  # bits: up to here the axis is linear, beyond it logarithmic
 
 
-def draw_longer_memory(results: dict) -> Picture:
+@drawing(10.4, 6.6, top=0.945, bottom=0.018)
+def draw_longer_memory(figure, results: dict) -> tuple[str, str]:
     """Draw, for each model, bits more than with the trained memory against the memory's length.
 
     results: what `minitxl.experiments.longer_memory.run` returned, as JSON has it.
@@ -34,19 +25,16 @@ def draw_longer_memory(results: dict) -> Picture:
     points = [p for m in results["models"] for p in m["points"]]
     every = [x for p in points for x in p["minus_trained"]["by_seed"]]
     low, high = min(-LINEAR, 1.4 * min(every)), max(10 * LINEAR, 1.6 * max(every))
-    with styled():
-        figure = new_figure(10.4, 6.6)
-        corners = [(x, y) for y in (0.575, 0.19) for x in (0.095, 0.57)]
-        for model, corner in zip(results["models"], corners, strict=True):
-            ax = figure.add_axes((*corner, 0.26, 0.27))
-            _scale(ax, low, high)  # the same for all: so they can be compared
-            _panel(ax, model)
-            if corner[0] == corners[0][0]:
-                ax.set_ylabel("bits more than as trained\n(linear to 0.01, then log)")
-            if corner[1] == corners[-1][1]:
-                ax.set_xlabel("memory at evaluation, in characters")
-        title, note = _words(results)
-        return titled(figure, title, note, top=0.945, bottom=0.018, size=9, color=MUTED)
+    corners = [(x, y) for y in (0.575, 0.19) for x in (0.095, 0.57)]
+    for model, corner in zip(results["models"], corners, strict=True):
+        ax = figure.add_axes((*corner, 0.26, 0.27))
+        _scale(ax, low, high)  # the same for all: so they can be compared
+        _panel(ax, model)
+        if corner[0] == corners[0][0]:
+            ax.set_ylabel("bits more than as trained\n(linear to 0.01, then log)")
+        if corner[1] == corners[-1][1]:
+            ax.set_xlabel("memory at evaluation, in characters")
+    return _words(results)
 
 
 def _scale(ax, low: float, high: float) -> None:

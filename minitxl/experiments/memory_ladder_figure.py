@@ -2,45 +2,33 @@
 
 from __future__ import annotations
 
-from minitxl.viz.theme import (
-    HIDDEN,
-    INK,
-    MUTED,
-    SEGMENT_COLOURS,
-    Picture,
-    level_lines,
-    new_figure,
-    styled,
-    titled,
-)
+from minitxl.viz.theme import HIDDEN, INK, MUTED, SEGMENT_COLOURS, drawing, level_lines
 
 ORANGE, BLUE, *_ = SEGMENT_COLOURS
 LOOK = {"plain": (BLUE, "o", "-"), "clamp_len": (ORANGE, "s", "--")}
 
 
-def draw_memory_ladder(results: dict) -> Picture:
+@drawing(10.4, 4.5, top=0.93, bottom=0.02)
+def draw_memory_ladder(figure, results: dict) -> tuple[str, str]:
     """Draw bits against the memory at evaluation, for each length in training, every seed.
 
     results: what `minitxl.experiments.memory_ladder.run` returned, as JSON has it.
     """
     models, mem_lens = results["models"], results["settings"]["mem_lens"]
-    with styled():
-        figure = new_figure(10.4, 4.5)
-        axes = []
-        for i, model in enumerate(models):
-            place = (0.075 + 0.31 * i, 0.24, 0.28, 0.58)
-            ax = figure.add_axes(place, sharey=axes[0] if axes else None)
-            axes.append(ax)
-            _panel(ax, model, mem_lens)
-            if i:
-                ax.tick_params(labelleft=False)
-        axes[0].set_ylabel("bits more than with\nthe trained memory")
-        for (option, (colour, *_)), y in zip(LOOK.items(), (0.93, 0.85), strict=True):
-            text = "no option" if option == "plain" else option
-            look = dict(color=colour, weight="bold", ha="left")
-            axes[-1].text(0.03, y, text, transform=axes[-1].transAxes, **look)
-        title, note = _words(results)
-        return titled(figure, title, note, top=0.93, bottom=0.02, size=9, color=MUTED)
+    axes = []
+    for i, model in enumerate(models):
+        place = (0.075 + 0.31 * i, 0.24, 0.28, 0.58)
+        ax = figure.add_axes(place, sharey=axes[0] if axes else None)
+        axes.append(ax)
+        _panel(ax, model, mem_lens)
+        if i:
+            ax.tick_params(labelleft=False)
+    axes[0].set_ylabel("bits more than with\nthe trained memory")
+    for (option, (colour, *_)), y in zip(LOOK.items(), (0.93, 0.85), strict=True):
+        text = "no option" if option == "plain" else option
+        look = dict(color=colour, weight="bold", ha="left")
+        axes[-1].text(0.03, y, text, transform=axes[-1].transAxes, **look)
+    return _words(results)
 
 
 def _panel(ax, model: dict, mem_lens: list) -> None:

@@ -32,7 +32,6 @@ from minitxl.experiments.latch import (
 )
 from minitxl.experiments.parts import Parts
 from minitxl.model.reach import exact_reach
-from minitxl.training.machine import machine_facts
 
 EDGE = 0.9  # an accuracy below it is beyond the edge: on the ramp the first below 1 is .89, or less
 
@@ -79,11 +78,7 @@ def run(
                 runs.append(parts.get(name, lambda x=shape, i=seed: _trained(x, i, s)))
                 bar.update()
             models.append(_described(shape, runs))
-    return {
-        "experiment": "reach",
-        "settings": dataclasses.asdict(s),
-        "machine": machine_facts(),
-        "seconds": parts.seconds,
+    return parts.head("reach") | {
         "units": {
             "accuracy": "share of right answers at distances 1, 2, ... tokens, of all sequences",
             "loss": "nats per answer, mean of the last tenth of the updates",
@@ -147,30 +142,67 @@ def edge(accuracy) -> int:
 
 
 def perturbed_reach(shape) -> int:
-    """Return how far before a segment a token lies whose change changes an output in it.
+    """Return how far before a segment a token lies whose change changes an output in it."""
+    changes = changes_by_token(shape)
+    start = changes.shape[1] - shape[1]  # of the segment
+    return start - int(np.flatnonzero(changes.any(axis=0))[0])
 
-    The weights are initial values in float64, the tokens random; compared bit by bit, for all
-    distances up to T beyond the formula.
+
+def changes_by_token(shape, **options) -> np.ndarray:
+    """Return how much the outputs of a segment change with each token -> (T, L).
+
+    The largest change of a log-probability, of the output in the row for the token in the column:
+    L of them, to the segment's last, from T or more beyond the formula on. The weights are initial
+    values in float64, the tokens random; not a bit of what is out of reach changes. options:
+    ext_len and same_length of the model.
     """
     tgt_len = shape[1]
-    model = new_model(*shape, seed=0, dtype="float64")
-    farthest = exact_reach(*shape) + tgt_len
-    start = -(-farthest // tgt_len) * tgt_len  # where the last segment starts
-    tokens = np.random.default_rng(0).integers(0, N_TOKEN, (1, start + tgt_len))
+    model = new_model(*shape, seed=0, dtype="float64").with_options(**options)
+    ext_len = model.config.ext_len
+    n_segment = -(-(exact_reach(*shape) + ext_len) // tgt_len) + 2
+    length = n_segment * tgt_len
+    tokens = np.random.default_rng(0).integers(0, N_TOKEN, length)
+    same = np.tile(tokens, (length, 1))  # (B = L, L): as many copies as tokens
+    changed = (same + np.eye(length, dtype=int)) % N_TOKEN  # in copy i the token i is another
 
     def last_segment(tokens):
         mems = None
-        for part in cut(tokens, tgt_len):
-            log_p, mems = model.predict(part, mems)
-        return log_p
+        for stop in range(tgt_len, length + 1, tgt_len):
+            part = tokens[:, max(0, stop - tgt_len - ext_len) : stop]
+            log_p, mems = model.predict(part, mems, last=tgt_len)
+        return log_p  # (B, T, V)
 
-    base, changing = last_segment(tokens), [0]
-    for distance in range(1, farthest + 1):
-        changed = tokens.copy()
-        changed[0, start - distance] = (changed[0, start - distance] + 1) % N_TOKEN
-        if (last_segment(changed) != base).any():
-            changing.append(distance)
-    return max(changing)
+    return np.abs(last_segment(changed) - last_segment(same)).max(axis=2).T  # (L, T) -> (T, L)
+
+
+def influence_by_distance(model, text, distances, *, places: int = 4, asked: int = 16) -> list:
+    """Return how much a changed character at each distance before a segment moves its predictions.
+
+    The mean total variation of the first `asked` predictions of a segment, 0 ... 1, at `places` of
+    the text; the character becomes another, drawn at random.
+    """
+    c, rng = model.config, np.random.default_rng(0)
+    n_before = -(-max(distances) // c.tgt_len)  # segments before the last
+    start = n_before * c.tgt_len
+    begins = np.arange(places) * (len(text) - start - asked) // places
+    tokens = text[begins[:, None] + np.arange(start + asked)].astype(np.int32)  # (places, L)
+
+    def read_on(tokens, first: int, mems) -> tuple[list, np.ndarray]:
+        """Read from segment `first` on; return the memory before each, and the predictions."""
+        met = [mems]
+        for part in cut(tokens[:, first * c.tgt_len : start], c.tgt_len):
+            met.append(model.predict(part, met[-1], last=1)[1])
+        return met, np.exp(model.predict(tokens[:, start:], met[-1])[0])
+
+    met, base = read_on(tokens, 0, None)
+    moved = []
+    for distance in distances:
+        changed, at = tokens.copy(), start - distance
+        changed[:, at] = (changed[:, at] + rng.integers(1, c.n_token, places)) % c.n_token
+        first = at // c.tgt_len  # what was read before is as it was
+        p = read_on(changed, first, met[first])[1]
+        moved.append(float(np.abs(p - base).sum(axis=2).mean() / 2))
+    return moved
 
 
 def summary(results: dict) -> str:

@@ -5,59 +5,49 @@ from __future__ import annotations
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from minitxl.experiments.reading_cost import point_of
-from minitxl.viz.theme import (
-    MUTED,
-    SEGMENT_COLOURS,
-    Picture,
-    level_lines,
-    new_figure,
-    styled,
-    titled,
-)
+from minitxl.viz.theme import SEGMENT_COLOURS, drawing, level_lines
 
 ORANGE, BLUE, *_ = SEGMENT_COLOURS
 LOOK = {"window": (ORANGE, "s"), "memory": (BLUE, "o")}
 
 
-def draw_reading_cost(results: dict) -> Picture:
+@drawing(8.6, 5.2, top=0.94, bottom=0.02)
+def draw_reading_cost(figure, results: dict) -> tuple[str, str]:
     """Draw bits per character against milliseconds for every way of reading.
 
     results: what `minitxl.experiments.reading_cost.run` returned, as JSON has it.
     """
-    with styled():
-        figure = new_figure(8.6, 5.2)
-        ax = figure.add_axes((0.085, 0.225, 0.875, 0.62))
-        ax.set_xscale("log")
-        for way, (colour, marker) in LOOK.items():
-            points = [p for p in results["points"] if p["way"] == way]
-            x, y = [p["ms"] for p in points], [p["bpc"] for p in points]
-            ax.plot(x, y, "-", color=colour, lw=1.8, marker=marker, ms=6)
-            for p in points:
-                ax.plot([p["ms_min"], p["ms_max"]], [p["bpc"]] * 2, color=colour, lw=5, alpha=0.3)
-                said = f"stride {p['stride']}" if way == "window" else f"M = {p['mem_len']}"
-                if way == "window" and p["stride"] == results["window"]:
-                    said = "fixed chunks"
-                above = said.startswith("stride")  # these lie on one line, the others do not
-                ax.annotate(
-                    said, (p["ms" if above else "ms_max"], p["bpc"]), (0, 9) if above else (7, 0),
-                    textcoords="offset points", ha="center" if above else "left",
-                    va="baseline" if above else "center", size=9, color=colour,
-                )  # fmt: skip
-        level_lines(ax)
-        ax.margins(0.09, 0.16)
-        ax.set_xlabel("ms for each predicted character (log scale)")
-        ax.set_ylabel("bits per character")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        ax.xaxis.set_minor_formatter(NullFormatter())
-        texts = (
-            ("no memory, a window that moves on", ORANGE, 0.94),
-            ("Transformer-XL, segments with a memory", BLUE, 0.87),
-        )
-        for text, colour, y in texts:
-            ax.text(0.985, y, text, transform=ax.transAxes, ha="right", color=colour, weight="bold")
-        title, note = _words(results)
-        return titled(figure, title, note, top=0.94, bottom=0.02, size=9, color=MUTED)
+    ax = figure.add_axes((0.085, 0.225, 0.875, 0.62))
+    ax.set_xscale("log")
+    for way, (colour, marker) in LOOK.items():
+        points = [p for p in results["points"] if p["way"] == way]
+        x, y = [p["ms"] for p in points], [p["bpc"] for p in points]
+        ax.plot(x, y, "-", color=colour, lw=1.8, marker=marker, ms=6)
+        for p in points:
+            ax.plot([p["ms_min"], p["ms_max"]], [p["bpc"]] * 2, color=colour, lw=5, alpha=0.3)
+            said = f"stride {p['stride']}" if way == "window" else f"M = {p['mem_len']}"
+            if way == "window" and p["stride"] == results["window"]:
+                said = "fixed chunks"
+            above = said.startswith("stride")  # these lie on one line, the others do not
+            ax.annotate(
+                said, (p["ms" if above else "ms_max"], p["bpc"]), (0, 9) if above else (7, 0),
+                textcoords="offset points", ha="center" if above else "left",
+                va="baseline" if above else "center", size=9, color=colour,
+            )  # fmt: skip
+    level_lines(ax)
+    ax.margins(0.09, 0.16)
+    ax.set_xlabel("ms for each predicted character (log scale)")
+    ax.set_ylabel("bits per character")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    texts = (
+        ("no memory, a window that moves on", ORANGE, 0.94),
+        ("Transformer-XL, segments with a memory", BLUE, 0.87),
+    )
+    for text, colour, y in texts:
+        ax.text(0.985, y, text, transform=ax.transAxes, ha="right", color=colour, weight="bold")
+    return _words(results)
 
 
 def _words(results: dict) -> tuple[str, str]:

@@ -8,48 +8,37 @@ from matplotlib.patches import Rectangle
 
 from minitxl.experiments.stop_gradient import NEAR, WAYS, median_updates, of_way, stalled
 from minitxl.viz.gradient import COLOURS, colour_limits
-from minitxl.viz.theme import (
-    HIDDEN,
-    INK,
-    MUTED,
-    PAPER,
-    SEGMENT_COLOURS,
-    Picture,
-    new_figure,
-    styled,
-    titled,
-)
+from minitxl.viz.theme import HIDDEN, INK, MUTED, PAPER, SEGMENT_COLOURS, drawing
 
 ORANGE, BLUE, *_ = SEGMENT_COLOURS
 LOOK = {"stopped": (ORANGE, "s"), "full": (BLUE, "o")}  # colour and mark; each line is named too
 NAMES = {"stopped": "stopped at the memory", "full": "through the memory"}
 
 
-def draw_stop_gradient(results: dict) -> Picture:
+@drawing(10.4, 6.9, top=0.95, bottom=0.018)
+def draw_stop_gradient(figure, results: dict) -> tuple[str, str]:
     """Draw the share that has not learned yet, the learning curves, and the gradient.
 
     results: what `minitxl.experiments.stop_gradient.run` returned, as JSON has it.
     """
     groups = {way: of_way(results, way) for way in WAYS}
-    with styled():
-        figure = new_figure(10.4, 6.9)
-        _draw_survival(figure.add_axes((0.066, 0.535, 0.37, 0.335)), results, groups)
-        _draw_curves(figure.add_axes((0.52, 0.535, 0.335, 0.335)), results, groups)
-        norms = {way: np.array(groups["stopped"]["runs"][0]["gradient"][way]) for way in WAYS}
-        limits = colour_limits(*norms.values())
-        for i, way in enumerate(WAYS):
-            ax = figure.add_axes((0.066 + 0.434 * i, 0.175, 0.42, 0.185))
-            image = _draw_norms(ax, norms[way], way, results["settings"]["tgt_len"], limits)
-            if i:
-                ax.tick_params(labelleft=False)
-            else:
-                ax.set_ylabel("layer n")
-        bar = figure.colorbar(image, cax=figure.add_axes((0.93, 0.175, 0.012, 0.185)))
-        bar.outline.set_visible(False)
-        bar.ax.tick_params(labelsize=8)
-        figure.text(0.016, 0.437, "Norm of the loss's gradient by hidden state h", weight="bold")
-        title, note = _words(results, groups)
-        return titled(figure, title, note, top=0.95, bottom=0.018, size=9, color=MUTED)
+    _draw_survival(figure.add_axes((0.066, 0.535, 0.37, 0.335)), results, groups)
+    _draw_curves(figure.add_axes((0.52, 0.535, 0.335, 0.335)), results, groups)
+    norms = {way: np.array(groups["stopped"]["runs"][0]["gradient"][way]) for way in WAYS}
+    limits = colour_limits(*norms.values())
+    for i, way in enumerate(WAYS):
+        ax = figure.add_axes((0.066 + 0.434 * i, 0.175, 0.42, 0.185))
+        image = _draw_norms(ax, norms[way], way, results["settings"]["tgt_len"], limits)
+        if i:
+            ax.tick_params(labelleft=False)
+        else:
+            ax.set_ylabel("layer n")
+    bar = figure.colorbar(image, cax=figure.add_axes((0.93, 0.175, 0.012, 0.185)))
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8)
+    figure.text(0.016, 0.437, "Norm of the loss's gradient by hidden state h", weight="bold")
+    title, note = _words(results, groups)
+    return title, note
 
 
 def _draw_survival(ax, results: dict, groups: dict) -> None:

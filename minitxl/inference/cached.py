@@ -9,7 +9,8 @@ nothing to it that changes as the text moves on; so here every layer keeps
 and only the new tokens are projected. (RoPE turns keys: they are kept as turned by their place in
 the buffers, and turned on when these move.) The numbers are those of `TransformerXL.predict` and
 `score` up to the last digit. Absolute positions (attn_type 2 and 3) are added to the states when
-they are read, and differ each time: there nothing can be kept, and `PlainReader` reads as ever.
+they are read, and differ each time: there nothing can be kept, and `PlainReader` reads as ever, as
+it does with another memory than the paper's.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 
 from minitxl.backend.threads import Workers, one_blas_thread, threads_for
 from minitxl.errors import MinitxlError
+from minitxl.inference.plain import PlainReader, SegmentReader
 from minitxl.model.attention import (
     additive_mask,
     attention_mask,
@@ -45,63 +47,17 @@ MIN_QUERIES = 128  # of a block, if there are so many: fewer would starve the ma
 
 
 def can_cache(config) -> bool:
-    """Whether keys and values stay true as the text moves on: for the relative encodings."""
-    return encoding_of(config).position_terms is not None
+    """Whether keys and values stay true as the text moves on: for the relative encodings, with the
+    paper's own memory, whose states stay as they are."""
+    return config.memory.kind == "xl" and encoding_of(config).position_terms is not None
 
 
 def reader_of(model: TransformerXL, batch_size: int = 1, threads: int | None = 1):
-    """Return a `CachedReader`, or a `PlainReader` on a GPU, or where keys cannot be kept."""
+    """Return a `CachedReader`, or another on a GPU, or where keys cannot be kept (`plain.py`)."""
     if can_cache(model.config) and model.backend.name != "cuda":
         return CachedReader(model, batch_size, threads=threads)
-    return PlainReader(model, batch_size)
-
-
-class PlainReader:
-    """The interface of `CachedReader` around `model.predict` and `model.score`.
-
-    Its calls are alike once the memory is full, so that a GPU records one and replays it. There
-    this reader is the faster one too: it projects again, which a GPU does in no time, but is told
-    so by one launch instead of some hundred.
-    """
-
-    def __init__(self, model: TransformerXL, batch_size: int = 1):
-        self.model = model
-        self.batch_size = batch_size
-        self._score = model.backend.replayed(self._score_once)
-        self._read: dict = {}  # by `last`
-        self.reset()
-
-    def _score_once(self, inputs, mems):
-        tokens, targets, places = inputs
-        return self.model.score(tokens, targets, mems, position_ids=places)
-
-    def reset(self) -> None:
-        """Go back to a stream's start."""
-        self._mems = None
-
-    @property
-    def mems(self) -> list:
-        """The memory, as the model takes it."""
-        return self.model.start_mems(self.batch_size) if self._mems is None else self._mems
-
-    def read(self, tokens, last=None, position_ids=None):
-        """As `CachedReader.read`."""
-        if last not in self._read:
-            self._read[last] = self.model.backend.replayed(
-                lambda x, mems: self.model.predict(x[0], mems, last=last, position_ids=x[1])
-            )
-        tokens = self.model.checked_on_host(tokens, "tokens")
-        places = self.model.checked_places(position_ids, tokens)
-        log_probs, self._mems = self._read[last]((tokens, places), self._mems)
-        return log_probs
-
-    def score(self, tokens, targets, position_ids=None):
-        """As `CachedReader.score`."""
-        names = ((tokens, "tokens"), (targets, "targets"))
-        tokens, targets = (self.model.checked_on_host(ids, name) for ids, name in names)
-        places = self.model.checked_places(position_ids, tokens)
-        nll, self._mems = self._score((tokens, targets, places), self._mems)
-        return nll
+    written_once = model.config.memory.kind == "tokens"
+    return (SegmentReader if written_once else PlainReader)(model, batch_size)
 
 
 class CachedReader:
@@ -114,7 +70,7 @@ class CachedReader:
     batch_size: rows that are read side by side. lengths: mem_len, clamp_len, same_length, ext_len,
     where they are to differ from the model's. threads: that share the work of long segments on a
     CPU; None: one for each core. The parameters must stay as they are: after an update make a new
-    reader. Raises `MinitxlError` for an encoding whose keys cannot be kept.
+    reader. Raises `MinitxlError` for an encoding or a memory whose keys cannot be kept.
     """
 
     def __init__(
@@ -122,6 +78,11 @@ class CachedReader:
     ):
         self.model = model.with_options(**lengths)
         c = self.config = self.model.config
+        if c.memory.kind != "xl":
+            raise MinitxlError(
+                f"a {c.memory.kind} memory changes what is remembered, so keys cannot be kept; use "
+                "reader_of, or PlainReader (cached=False)"
+            )
         if not can_cache(c):
             raise MinitxlError(
                 f"attn_type={c.attn_type} adds positions to the states when they are read, so "

@@ -13,7 +13,8 @@ from minitxl.backend.threads import Workers, threads_for
 from minitxl.data.documents import checked_starts
 from minitxl.data.stream import one_dimensional, segments
 from minitxl.errors import MinitxlError
-from minitxl.inference.cached import PlainReader, reader_of
+from minitxl.inference.cached import reader_of
+from minitxl.inference.plain import PlainReader
 from minitxl.inference.units import bits, perplexity
 from minitxl.model.transformer_xl import TransformerXL
 

@@ -140,8 +140,9 @@ def generate_batch(
             f"the vocabulary has {vocab.n_token} symbols, the model predicts "
             f"{model.config.n_token}: take both from the same run"
         )
+    c = model.config
     if mem_len is None:
-        mem_len = model.config.mem_len or model.config.tgt_len
+        mem_len = c.mem_len or (c.tgt_len if c.memory.kind != "tokens" else 0)
     # Nothing is read twice here, so all of it goes into the memory.
     model = model.with_options(mem_len=_whole_number("mem_len", mem_len), ext_len=0)
     rngs = [np.random.default_rng(seed + n) for n in range(len(prompts))]

@@ -18,6 +18,13 @@ import math
 
 from minitxl.backend import Backend, get_backend
 from minitxl.errors import MinitxlError
+from minitxl.model.attention import (
+    AttentionWeights,
+    additive_mask,
+    attention_backward,
+    attention_forward,
+    attention_mask,
+)
 
 STEP = 1e-5  # e: smaller drowns in rounding (1e-16 / e), larger in curvature (e^2)
 ROUNDING = 1e-15  # relative, of a loss in float64 that is summed up from many numbers
@@ -85,6 +92,63 @@ def check_model(model, tokens, targets, mems=None, key=None, seed: int = 0) -> d
         errors[name] = directional_error(loss, before, grads[name], rng, back)
         model.params[name] = before
     return errors
+
+
+def sequence_slope(model, segments, direction, *, hold_memory: bool = False) -> float:
+    """Return the slope of a sequence's mean loss along a direction of the weights, by two runs.
+
+    segments: consecutive (tokens, targets), which begin without memory; direction: as
+    `model.params.flat`. hold_memory: every segment is given the memory that the unmoved weights
+    leave, so that it is a constant, as it is to the stopped gradient (sec. 3.2).
+    """
+    _check_float64("the model", model.params.flat)
+    weights = model.params.flat
+    before = model.backend.xp.asarray(weights, copy=True)
+
+    def run(given=None):
+        mems, met, total, count = None, [], 0.0, 0
+        for number, (tokens, targets) in enumerate(segments):
+            met.append(mems)
+            nll, mems = model.score(tokens, targets, mems if given is None else given[number])
+            total += float(model.backend.xp.sum(nll))
+            count += targets.size
+        return total / count, met
+
+    held = run()[1] if hold_memory else None
+    sides = []
+    for sign in (1, -1):
+        weights[:] = before + sign * STEP * direction
+        sides.append(run(held)[0])
+    weights[:] = before
+    return (sides[0] - sides[1]) / (2 * STEP)
+
+
+def attention_block(*, n_mem: int, seed: int = 0, backend: Backend | None = None) -> tuple:
+    """Return forward, backward and inputs of a small `attention_forward` for `check_op`.
+
+    Two heads, 4 queries, n_mem rows of memory, random numbers; backward returns the gradient of the
+    memory's rows, too (sec. 3.2, 3.3).
+    """
+    backend = backend or get_backend("cpu", "float64")
+    xp, rng = backend.xp, backend.rng(seed, 3)
+    b, t, d, h, dh = 2, 4, 6, 2, 5
+    shapes = {"x": (b, t, d), "h": (b, n_mem + t, d)}
+    shapes |= dict.fromkeys(("w_q", "w_k", "w_v", "w_r"), (d, h * dh)) | {"w_o": (h * dh, d)}
+    shapes |= {"u": (h, dh), "v": (h, dh)}
+    inputs = {name: backend.asarray(rng.normal(shape)) for name, shape in shapes.items()}
+    pos = backend.asarray(rng.normal((n_mem + t, d)))
+    hidden = attention_mask(n_query=t, n_mem=n_mem, max_keys=None, device=backend.device, xp=xp)
+    mask = additive_mask(hidden, dtype=backend.dtype, xp=xp)
+
+    def forward(x, h, **weights):
+        w = AttentionWeights(*weights.values())
+        return attention_forward(x, h, pos, w, mask, dropatt=0.0, rng=None, xp=xp)
+
+    def backward(dy, cache):
+        dx, dh, dw = attention_backward(dy, cache, memory_rows=True, xp=xp)
+        return dx, dh, *dw
+
+    return forward, backward, inputs
 
 
 def directional_error(loss, x, grad, rng, backend: Backend) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from minitxl.backend import Backend, get_backend
 from minitxl.config import RELATIVE, SINUSOID, Config
 from minitxl.errors import MinitxlError
-from minitxl.model.family.memories.kinds import check_states
+from minitxl.model.family.memories.kinds import Memory, check_states
 from minitxl.model.family.memories.walk import with_memory
 from minitxl.model.family.network import ends_of, member
 from minitxl.model.network import PAPER, Gradients, ModelCache, Network
@@ -35,13 +35,16 @@ class TransformerXL:
         dtype: str = "float32",
         seed: int = 0,
         params: Params | None = None,
+        memory: type[Memory] | None = None,
     ):
-        self.config = config
+        if memory is not None:  # a class of the reader's own, see `family/memories/kinds.py`
+            config = config.replace(memory=config.memory.replace(kind="custom"))
+        self.config, self.memory = config, memory
         self.backend = get_backend(device, dtype)
         if params is None:
-            params = draw(empty_params(config, self.backend), config, self.backend, seed)
+            params = draw(empty_params(config, self.backend, memory), config, self.backend, seed)
         self.params = params
-        self.network = network_of(config)
+        self.network = network_of(config, memory)
 
     def __repr__(self) -> str:
         return f"TransformerXL({self.n_params:,} parameters on {self.backend.name}, {self.config})"
@@ -63,7 +66,7 @@ class TransformerXL:
                 f"{', '.join(wrong)} cannot change for given parameters; only {', '.join(may)} can"
             )
         config = self.config.replace(max_klen=self.config.table_len, **changes)
-        return TransformerXL(config, device=self.backend, params=self.params)
+        return TransformerXL(config, device=self.backend, params=self.params, memory=self.memory)
 
     def start_mems(self, batch_size: int) -> list:
         """Return the memory of a stream's start: n_layer arrays (B, 0, D).
@@ -283,19 +286,20 @@ def _check_mems(mems: Sequence, batch_size: int, config: Config, backend: Backen
 # --- the family ---------------------------------------------------------------------------------
 
 
-def network_of(config: Config) -> Network:
+def network_of(config: Config, memory: type[Memory] | None = None) -> Network:
     """Return the paper's functions or, where the configuration asks for another encoding,
     vocabulary or memory, those of the family. This is the one place where that is decided."""
     if config.memory.kind != "xl":
-        return with_memory(config, ends_of(config))
+        return with_memory(config, ends_of(config), memory)
     paper = config.attn_type == RELATIVE and config.is_plain
     return PAPER if paper else member(config)
 
 
-def empty_params(config: Config, backend: Backend) -> Params:
+def empty_params(config: Config, backend: Backend, memory: type[Memory] | None = None) -> Params:
     """Make parameters that are all 0, with the constants of the model."""
     where = dict(dtype=backend.dtype, device=backend.device, xp=backend.xp)
     constants = {}
     if config.attn_type in (RELATIVE, SINUSOID):
         constants["inv_freq"] = inverse_frequencies(d_model=config.d_model, **where)
-    return Params.zeros(network_of(config).param_shapes(config), constants=constants, **where)
+    shapes = network_of(config, memory).param_shapes(config)
+    return Params.zeros(shapes, constants=constants, **where)

@@ -11,7 +11,8 @@ import numpy as np
 
 from minitxl.backend.cupy_launch import wants_tf32
 from minitxl.config import SINUSOID, Config
-from minitxl.inference.cached import CachedReader, PlainReader
+from minitxl.inference.cached import CachedReader
+from minitxl.inference.plain import PlainReader
 from minitxl.model.transformer_xl import TransformerXL
 from minitxl.tools import gpu_shared as shared
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import base64
 import io
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
 from pathlib import Path
 
 import numpy as np
@@ -159,14 +160,17 @@ def stored(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def shown_as(width: float, caption: str) -> dict:
+def shown_as(width: float, caption: str, widget=None) -> dict:
     """Metadata of a picture in a notebook: pixels of the page, and words for who cannot see it.
 
     A dark JupyterLab turns pictures that ask for a light ground; `turned_in_the_dark` says how.
+    widget: the anywidget that the output also holds; Google Colab needs what its own metadata say.
     """
     turned_in_the_dark()
     about = {"width": round(width), "alt": caption.replace("\n", " ")}
-    return {"image/png": about, "needs_background": "light"}
+    bundle = None if widget is None else widget._repr_mimebundle_()
+    own = bundle[1] if isinstance(bundle, tuple) else {}
+    return {**own, "image/png": about, "needs_background": "light"}
 
 
 @cache
@@ -231,6 +235,24 @@ def titled(
     figure.text(0.016, top, title, size=13, weight="bold")
     figure.text(0.016, bottom, note, size=size, color=color)
     return Picture(figure, f"{title}. {note}")
+
+
+def drawing(width: float, height: float, *, top: float, bottom: float) -> Callable:
+    """Make a function that draws into the figure it is given first, and returns title and note, one
+    that takes the other arguments and returns the `Picture`, width x height inches; heights 0..1.
+    """
+
+    def with_frame(draw: Callable[..., tuple[str, str]]) -> Callable[..., Picture]:
+        @wraps(draw)
+        def drawn(*args, **options) -> Picture:
+            with styled():
+                figure = new_figure(width, height)
+                title, note = draw(figure, *args, **options)
+                return titled(figure, title, note, top=top, bottom=bottom, size=9, color=MUTED)
+
+        return drawn
+
+    return with_frame
 
 
 class LiveFigure:

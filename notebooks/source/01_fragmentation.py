@@ -1,18 +1,15 @@
 # %% [markdown]
 # # 1 Fixed segments: what is lost at every cut
 #
-# **You will be able to** say how many characters a prediction is made from when a text is cut into
-# segments; measure what that costs, by position in the segment; explain why longer segments and
-# sliding windows are dear cures; feed a model batches whose memory is truly their past.
-#
+# What a prediction is made from when a text is cut, what that costs, and what each cure costs.
 # **You need** notebook 0, and logarithms: a character that was predicted with probability $p$ costs
-# $-\log_2 p$ bits. **Time:** 25 minutes. **Exercises:** 1.
+# $-\log_2 p$ bits. **Time:** 25 minutes.
 
 # %%
 import numpy as np
 
 import minitxl
-from minitxl import Inspection, Stream, TransformerXL, load_corpus, viz
+from minitxl import Inspection, TransformerXL, load_corpus, viz
 from minitxl.data import segments
 from minitxl.experiments import stored  # results that are kept with the package
 from minitxl.inference.sliding import evaluate_sliding, windows
@@ -40,86 +37,50 @@ for tokens, targets in segments(text[: 4 * T + 1], batch_size=1, tgt_len=T):
     print(f"read {vocab.decode(tokens[0])!r:12} predict {vocab.decode(targets[0])!r}")
 
 # %% [markdown]
-# The last target of one segment is the first character read in the next. So no target is lost, but
-# every segment's first prediction is made from a single character.
+# No target is lost, but every segment's first prediction is made from a single character.
 #
 # ### Exercise: what a fixed segment knows
 #
-# How many characters is each prediction made from? Once you have the numbers, their mean tells why
-# a model "with a context of $T$" has about half of that. (The check prints one line and lets you
-# go on in any case: no later cell needs your function.)
+# How many characters is each prediction made from? Their mean tells why a model "with a context of
+# $T$" has about half of that. (No later cell needs your function: you can go on in any case.)
 
 # %% exercise context-lengths
 
 # %% check context-lengths
 
 # %% [markdown]
-# ## 1.2 What it costs: a passage
+# ## 1.2 What it costs: drag the cuts
 #
-# The shipped model reads the same passage twice in segments of 32: once from nothing in each
-# segment, and once with the memory of those before. `score` returns the loss of every character in
-# nats, $-\ln p$; dividing by $\ln 2$ gives bits.
+# The shipped model reads a passage from nothing in each segment, or with the memory of what came
+# before. **Drag a cut**: what stands right after it grows dear, and cheap again when the cut has
+# passed. **Point at a character**: from what was it guessed, and what did each reader expect?
 
 # %%
-T, S = 32, 9
 begin = vocab.decode(text).index('"I could not, on my honor')
-passage = text[begin : begin + S * T + 1]
-
-
-def bits_of(tokens, *, t, remember, rows=1, mem_len=128):
-    """Bits of every character: (rows, characters of a row), read in segments of t."""
-    reader, mems, bits = model.with_options(tgt_len=t, mem_len=mem_len), None, []
-    for x, y in segments(tokens, batch_size=rows, tgt_len=t):  # (rows, t) each
-        nll, mems = reader.score(x, y, mems if remember else None)
-        bits.append(model.backend.to_numpy(nll) / np.log(2))
-    return np.concatenate(bits, axis=1)
-
-
-viz.draw_surprise(
-    list(vocab.decode(passage[1:])),
-    bits_of(passage, t=T, remember=False).reshape(S, T),
-    bits_of(passage, t=T, remember=True).reshape(S, T),
-)
+viz.play_cut(model, vocab, text[begin - 192 : begin + 321])
 
 # %% [markdown]
-# Look down the first columns on the left: after a cut the model has to find out anew which word it
-# is in, who is speaking, in which language. On the right the same places are pale. What stays deep
-# on both sides is truly hard: the first letters of new words. (The first row is the same: there is
-# no memory yet.)
+# After a cut the model has to find out anew which word it is in, who is speaking, in which
+# language. Now press *with a memory*: the same places are pale. What stays deep is truly hard: the
+# first letters of new words. Then take shorter segments, and longer ones.
 
 # %% [markdown]
 # ## 1.3 Is this fair? Models that were trained without memory
 #
 # The shipped model learned to rely on its memory, so taking it away is hard on it. A fair rival has
 # never had one. For this course small models were trained on the same text in the same order, each
-# from several seeds and with a learning rate of its own. Here are three of them:
-#
-# - **vanilla**: absolute positions, no memory;
-# - **relative positions, no memory**: only the recurrence is taken away;
-# - **Transformer-XL**: relative positions and memory.
-#
-# The results are stored; `python -m minitxl experiment ablation` trains and measures all kinds of
-# model again. All are read as in training, those without memory in segments that begin from
-# nothing: how much of the gap that way of reading makes, sections 1.4 and 1.5 show.
+# from several seeds and with a learning rate of its own: a **vanilla** one (absolute positions, no
+# memory), one with **relative positions and no memory**, and a **Transformer-XL**. Each is read as
+# it was trained.
 
 # %%
 ablation = stored("ablation")
 viz.draw_group_by_position(ablation)
 
 # %% [markdown]
-# The models without memory have learned to make the best of a blank start, and it costs them all
-# the same: no training can supply characters that were not read. Further into the segment the
-# curves draw near. The paper calls the gap *context fragmentation* (section 1).
-
-# %%
-cells = {c["member"]: np.array(c["by_position"]) for c in ablation["cells"]}  # (seeds, T)
-t = cells["xl"].shape[1]
-lost = (cells["xl-alone"] - cells["xl"]).mean(axis=0)  # paired by seed, mean over seeds: (T,)
-print("position   lost bits   share of all that is lost")
-for low, high in ((0, 1), (1, 2), (2, 4), (4, 8), (8, 16), (16, t)):
-    if low < high <= t:
-        part = lost[low:high].sum() / lost.sum()
-        print(f"{low + 1:3} to {high:3} {lost[low:high].mean():8.2f} {part:15.0%}")
+# The models without memory have learned to make the best of a blank start, and still it costs them:
+# no training can supply characters that were not read. Further into the segment the curves draw
+# near. The paper calls the gap *context fragmentation* (section 1).
 
 # %% [markdown]
 # > **Question 1.** The loss on the last characters of a segment is not zero either. What do they
@@ -131,7 +92,17 @@ for low, high in ((0, 1), (1, 2), (2, 4), (4, 8), (8, 16), (16, t)):
 # Twice the length, half as many cuts. The shipped model reads 12,000 characters in segments of 16,
 # 32, 64 and 128, from nothing in each; and again with its memory of 128.
 
+
 # %%
+def bits_of(tokens, *, t, remember, rows=1, mem_len=128):
+    """Bits of every character: (rows, characters of a row), read in segments of t."""
+    reader, mems, bits = model.with_options(tgt_len=t, mem_len=mem_len), None, []
+    for x, y in segments(tokens, batch_size=rows, tgt_len=t):  # (rows, t) each
+        nll, mems = reader.score(x, y, mems if remember else None)  # nats, -ln p
+        bits.append(model.backend.to_numpy(nll) / np.log(2))
+    return np.concatenate(bits, axis=1)
+
+
 n = 12 * 1024  # characters
 without = {
     t: bits_of(text[: n + 1], t=t, remember=False, rows=n // t) for t in (16, 32, 64, 128)
@@ -142,35 +113,13 @@ with_memory = {
 viz.draw_segment_lengths(without, with_memory)
 
 # %% [markdown]
-# On the left all lengths lie on one curve: what a prediction costs on average depends on how many
-# characters it is made from, not on $T$. (Segments of 128 begin only a hundred times here, so their
-# first points are left to chance most.) Call the curve $c(n)$. A model without memory then pays
+# On the left all lengths lie on one curve $c(n)$: what a prediction costs depends on how many
+# characters it is made from, not on $T$. A model without memory then pays
 #
 # $$\mathrm{bpc}(T) = \frac1T \sum_{n=1}^{T} c(n),$$
 #
 # which falls towards the end of the curve, slowly, as $1/T$. With a memory the length of the
 # segment hardly matters: every prediction has at least 128 characters before it.
-
-# %%
-curve = without[128].mean(axis=0)  # c(1) ... c(128)
-for t, bits in without.items():
-    print(f"T = {t:3}: {bits.mean():.3f} measured, {curve[:t].mean():.3f} from the curve of 128")
-
-
-# %%
-def picture(t):
-    kept = dict(t=t, rows=32)
-    shape = (-1, t)
-    a = bits_of(text[: n + 1], remember=True, **kept)[:, 128:].reshape(shape)
-    b = bits_of(text[: n + 1], remember=False, **kept)[:, 128:].reshape(shape)
-    return viz.bits_by_position(a, b)
-
-
-picture(64)
-
-# %% [markdown]
-# > **Try this.** `picture(16)`, then `picture(128)`: how do the averages on the right move, and how
-# > the first points on the left?
 
 # %% [markdown]
 # ## 1.5 Second cure: a sliding window
@@ -195,9 +144,8 @@ viz.draw_sliding(rows, (1.0, remembered))
 
 # %% [markdown]
 # The window buys back what the cut took, at the price of reading every character $W$ / stride
-# times. A memory gives each prediction $W$ to $2W$ characters and reads each of them once: the
-# states of the characters before are still there. Notebook 7 makes this the paper's comparison, at
-# its attention lengths.
+# times. A memory gives each prediction $W$ to $2W$ characters and reads each of them once. Notebook
+# 7 makes this the paper's comparison, at its attention lengths.
 #
 # > **Question 2.** A stride of 32 is the compromise that many evaluations choose. How many
 # > characters does a prediction have then, at least and at most? What share of the gain is won?
@@ -206,24 +154,14 @@ viz.draw_sliding(rows, (1.0, remembered))
 # ## 1.6 A memory is only as good as its stream
 #
 # For speed several rows are read side by side. The memory of row $b$ is what row $b$ read before,
-# so the next batch must go on in every row where it ended. `Stream` cuts the text that way:
-
-# %%
-stream = Stream(text[: 3 * 48 + 1], batch_size=3, tgt_len=16)
-for number in range(3):
-    tokens, _, fresh = stream.next()
-    print(f"batch {number}{', memories start empty' if fresh else ''}")
-    for b, row in enumerate(tokens):
-        print(f"    row {b}: {vocab.decode(row)!r}")
-
-# %% [markdown]
-# > **Common misconception: “any batches will do, the memory sorts it out.”** Nothing in the model
-# > knows where a cached state came from. Deal the segments out in another order and it reads
-# > another row's past as its own. The same holds at the end of a document: reset the memory, or the
-# > next document begins in the middle of the last one.
+# so the next batch must go on in every row where it ended. (`Stream` does that; you will write it
+# in notebook 4.)
 #
-# A number for it: read 32 rows with the right memory, with none, and with the memory of the row
-# next door.
+# > **Common misconception: “any batches will do, the memory sorts it out.”** Nothing in the model
+# > knows where a cached state came from: deal the segments out in another order, and it reads
+# > another row's past as its own. Nor does it know where a document ends: reset the memory there.
+#
+# A number for it: 32 rows with the right memory, with none, and with that of the row next door.
 
 # %%
 reader = model.with_options(tgt_len=32, mem_len=128)
@@ -246,16 +184,14 @@ for name, bits in cost.items():
 # %% [markdown]
 # ## 1.7 The start of a stream
 #
-# At the very start there is no past, and for a while less of it than the memory could hold. Two
-# ways are in use: a short memory, of length 0 at first, and a full one that is padded with zero
-# vectors.
+# At the very start there is no past. Two ways are in use: a short memory, of length 0 at first, and
+# a full one that is padded with zero vectors.
 #
 # > **Common misconception: “zeros are as good as nothing.”** A row of zeros is a key like any
-# > other. Its score is not $-\infty$, so the softmax gives it weight, and takes that weight away
-# > from real characters. Nothing, in attention, is a key that is not there.
+# > other: the softmax gives it weight, and takes that away from real characters. Nothing, in
+# > attention, is a key that is not there.
 #
-# How much weight? 64 rows read their first segment of 32 characters, then their second, with the
-# short memory and with the padded one.
+# How much weight? 64 rows read two segments, with the short memory and with the padded one.
 
 # %%
 T, rows = 32, 64
@@ -275,20 +211,33 @@ for start in ("empty", "zeros"):
         )
 
 # %% [markdown]
-# The weight on nothing is large. What it does to the loss depends on what the model was trained
-# with. This one hardly ever met an empty memory (only at the start of an epoch): with two or three
-# keys it is far too sure of itself, and the blank rows water that down, so that its very first
-# guesses get better. With some real characters in memory the zeros are a burden, if a small one.
-# Either way the padded model is another model: its predictions depend on how many blank rows the
-# memory happens to have. So read as you trained. `start_mems="zeros"` is what the released
-# TensorFlow code does; the released PyTorch code starts empty, and so does this library: for the
-# first segments $K = M + T$ is simply smaller.
+# This model hardly ever met an empty memory: with two or three keys it is far too sure of itself,
+# and blank rows water that down, so its very first guesses even get better. But its predictions now
+# depend on how many blank rows there happen to be. So read as you trained. (`start_mems="zeros"` is
+# what the released TensorFlow code does; the PyTorch code starts empty, as this library does.)
 #
-# ## What to take along
+# *Answers to the questions: `notebooks/README.md` in the repository, “Model answers”.*
 #
-# - A prediction of a fixed segment is made from 1 to $T$ characters, $(T + 1)/2$ on average.
-# - The cost falls on the first characters after a cut; longer segments pay it less often, a sliding
-#   window buys it back by reading again.
-# - A memory reads once. But it must be this row's past, and empty where there is none.
+# ## What you can do now
+#
+# - Say what a prediction of a fixed segment is made from: 1 to $T$ characters, $(T + 1)/2$ on
+#   average.
+# - Measure what that costs, place by place, and compare rivals that are read fairly.
+# - Weigh the cures: longer segments pay less often, a sliding window reads again, a memory reads
+#   once.
+# - Feed a memory: it must be this row's past, and empty where there is none.
+#
+# **The picture to remember** is the saw: each cut starts it anew, and the memory takes its teeth.
+
+# %%
+viz.draw_saw(ablation)
+
+# %% [markdown]
+# **Where this lives today.** The sliding window went into the model itself: in [Mistral
+# 7B](https://arxiv.org/abs/2310.06825) each layer sees a window of kept keys, and the window of a
+# window reaches further, as in notebook 5; [Gemma 3](https://arxiv.org/abs/2503.19786) mixes such
+# layers with a few that see all. The weight on nothing came back, too: drop a text's first keys and
+# models break, keep them as a place to put weight and they go on for millions of tokens ([attention
+# sinks](https://arxiv.org/abs/2309.17453)).
 #
 # **Next:** notebook 2 takes attention apart, forwards and backwards, with numbers to check by eye.

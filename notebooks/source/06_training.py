@@ -3,11 +3,10 @@
 #
 # **You will be able to** write the gradient that every training step starts from; read a step of
 # training line by line; see, while two models learn, what only the one with a memory can learn;
-# say, from experiments with several seeds, what recurrence, encoding and the stopped gradient are
-# worth, and how sure that is; tell a broken model from a sound one by what it shows.
+# say how sure a comparison of models is; tell a broken model from a sound one.
 #
-# **You need** notebooks 2 (backward passes) and 4 (memory). **Time:** 40 minutes, of which the
-# computer takes one. **Exercises:** 2.
+# **You need** notebooks 2 (backward passes) and 4 (memory). **Time:** 60 minutes, of which the
+# computer takes one. **Exercises:** 4.
 
 # %%
 import numpy as np
@@ -22,7 +21,7 @@ from minitxl import (
     load_pretrained,
     viz,
 )
-from minitxl.experiments import draw, stored  # results that are kept with the package
+from minitxl.experiments import draw  # results that are kept with the package
 from minitxl.training.optim import Adam, clip_by_norm, learning_rate
 
 # %% [markdown]
@@ -33,8 +32,7 @@ from minitxl.training.optim import Adam, clip_by_norm, learning_rate
 #
 # $$\ell = -\ln p_{\mathrm{target}}, \qquad p = \mathrm{softmax}(z)$$
 #
-# Its derivative is one of the shortest in the field. A step takes the *mean* of all tokens' losses,
-# so each token's share is divided by their number.
+# A step takes the *mean* of all tokens' losses, so each token's share is divided by their number.
 #
 # **Exercise.** Write it. Mind large scores: `exp(1000)` is infinite, and the softmax of `z` is that
 # of `z` minus any number.
@@ -45,6 +43,18 @@ from minitxl.training.optim import Adam, clip_by_norm, learning_rate
 
 # %%
 course.run_with("cross-entropy-gradient")
+
+# %% [markdown]
+# With words in place of characters $V$ is large (267,735 for WikiText-103), and most of it is rare.
+# The paper then cuts the words into clusters by how frequent they are (section 4.1): a first
+# softmax chooses a frequent word, or the tail as a whole; a second one, in a narrower space, is
+# needed only for words of the tail.
+#
+# **Exercise.** Write the losses for two clusters. (In the library: `model/family/adaptive.py`.)
+
+# %% exercise adaptive-softmax
+
+# %% check adaptive-softmax
 
 # %% [markdown]
 # ## 6.2 One step, line by line
@@ -59,12 +69,14 @@ course.run_with("cross-entropy-gradient")
 # \epsilon}$$
 #
 # in step $n = 1, 2 \ldots$ The rate $\eta_n$ climbs in the first ones, for the averages $m$ and $v$
-# are not worth much yet, and then falls along a cosine. With the memory around it, this is all of
-# training:
+# are not worth much yet, and then falls along a cosine. The text may be yours: name a file.
+
+# %%
+TEXT = "war-and-peace"  # or "/home/me/letters.txt": a few hundred thousand characters do well
 
 # %%
 T, B, STEPS = 16, 16, 1200
-corpus = load_corpus("war-and-peace")
+corpus = load_corpus(TEXT)
 config = Config(
     n_token=corpus.vocab.n_token,
     n_layer=2,
@@ -102,92 +114,91 @@ class Learner:
 
 
 # %% [markdown]
-# Sixteen places of the book are read side by side. Row $b$ of the next batch goes on where row $b$
-# of this one ended: only then is the memory the past of what is read (notebook 4).
+# Sixteen places of the text are read side by side. Row $b$ of the next batch goes on where row $b$
+# of this one ended (notebook 4).
 
 # %%
 stream, learner = Stream(corpus.train, batch_size=B, tgt_len=T), Learner(mem_len=T)
 for n in range(3):
     nll = learner.step(*stream.next())  # tokens, targets, fresh: the text begins again
-    print(
-        f"step {n}: {nll.mean():.3f} nats, norm of the gradient {learner.norm:.2f}, "
-        f"rate {learner.rate:.1e}, memory {learner.mems[0].shape}"
-    )
-print(f"{learner.model.n_params:,} parameters; a uniform guess among {config.n_token} characters "
-      f"costs ln {config.n_token} = {np.log(config.n_token):.3f} nats")  # fmt: skip
+    print(f"step {n}: {nll.mean():.3f} nats, |g| = {learner.norm:.2f}, rate {learner.rate:.1e}")
+print(f"a uniform guess among {config.n_token} characters: {np.log(config.n_token):.3f} nats")
 
 # %% [markdown]
-# `minitxl.Trainer` does the same, on several threads or machines, and can be stopped and resumed to
-# the same bits.
-#
 # > **Question 1.** The first loss of a new model is always close to $\ln V$. Why, and what would be
 # > wrong with a model for which it is three times as much?
 #
 # > **Common misconception: “one could as well shuffle the segments.”** Then the memory would hold
-# > another page. Training with memory reads the text in order; what is random is only the
-# > beginning of the weights (and dropout).
+# > another page. What is random is only the beginning of the weights (and dropout).
+
+# %% [markdown]
+# **Exercise.** Write the loop yourself, with a small model that is given, in NumPy alone: memory,
+# clipping and Adam are yours. The check looks at the losses, at $\theta$ and at the memory.
+
+# %% exercise training-loop
+
+# %% check training-loop
 
 # %% [markdown]
 # ## 6.3 Watch it learn
 #
-# Two models that differ in nothing but the memory read the same batches. Every batch is measured
-# before it is learned from, and 1,200 of them are a tenth of the text: no character comes twice, so
-# these are losses on unseen text. The picture grows while they learn. Interrupt them if you like
-# (the square, or `I` `I`) and run the cell again: they go on.
+# Two models that differ in nothing but the memory read the same batches, each measured before it is
+# learned from: 1,200 are a tenth of the book, so that these are losses on unseen text. Interrupt
+# them if you like (the square, or `I` `I`) and run the cell again: they go on.
 
 # %%
 learners = {"with memory": Learner(mem_len=T), "without memory": Learner(mem_len=0)}
 stream = Stream(corpus.train, batch_size=B, tgt_len=T)
 live = viz.LiveCurves(learners, steps=STEPS)
+samples = viz.Samples({n: x.model for n, x in learners.items()}, corpus, at=(0, 100, 400, STEPS))
 
 # %%
 with live:
     while live.done < STEPS:
+        samples.look(live.done)
         batch = stream.next()
         for name, learner in learners.items():
             live.add(name, learner.step(*batch) / np.log(2))  # nats -> bits, (B, T)
+samples.look(live.done)
 
 # %% [markdown]
 # At first all four curves are one: which characters are frequent needs no memory. After a hundred
-# steps one of them stays behind and never catches up. The first character of a segment is
-# predicted from a single character, and what that tells about the next is soon learned; the rest
-# has not been read. With the memory the first character costs no more than any other.
+# steps one stays behind and never catches up: the first character of a segment is predicted from a
+# single character, and what that tells is soon learned.
 #
+# What is a tenth of a bit, to read? Move the slider.
+
+# %%
+samples.album()
+
+# %% [markdown]
 # > **Try this.** Make the models anew with a learning rate of `4e-2`, then `4e-4` (in `settings`).
 # > Deal the rows out in another order at every step: `tokens, targets, fresh = stream.next()`,
 # > `order = np.random.default_rng(live.done).permutation(B)`, `batch = (tokens[order],
 # > targets[order], fresh)`. What is the memory of a stranger worth? Where is it worse than none?
+#
+# This model is yours, and runs in the page: type, let it write, wipe its memory.
+
+# %%
+viz.live(learners["with memory"].model, corpus.vocab, corpus.test[:400], tgt_len=T, mem_len=T)
 
 # %% [markdown]
 # ## 6.4 What is each part worth?
 #
-# One pair tells little: another seed gives another number, and so does another learning rate. So
-# the paper's comparison (table 6) was made anew, small: twelve kinds of model, each with the best
-# of three rates on two seeds that are not reported, then five seeds. Models of one seed are
-# compared with each other.
+# Another seed gives another number, and so does another learning rate. So the paper's comparison
+# (table 6) was made anew, small: twelve kinds of model, each with the best of three rates, then
+# five seeds.
 
 # %%
-ablation = stored("ablation")
 draw("ablation")
 
-# %%
-for d in ablation["differences"]:
-    low, high = d["interval"]
-    print(
-        f"{d['question']:52} {d['mean']:+.3f} bits  [{low:+.3f}, {high:+.3f}]"
-        f"  p = {d['p_holm']:.3f}"
-    )
-
 # %% [markdown]
-# Read the brackets before the numbers: they are 95% intervals from five seeds, and $p$ is corrected
-# for so many comparisons (Holm). Sure is that the memory helps Transformer-XL, but how much depends
-# on how its rival is read: 0.142 bits against fixed chunks, 0.066 against a window that moves on by
-# half its length, and nothing against longer segments that take as much memory. Sure is that
-# absolute positions make less of a memory than relative ones, and that the naive cache of notebook
-# 3 ruins the model. Not sure is that the paper's encoding is better than Shaw's: with the memory it
-# may be, without it Shaw's is a little better. Whether that is the small size, the short training
-# or characters instead of words, this experiment cannot say. To run it yourself:
-# `python -m minitxl experiment ablation --jobs 2` (`--quick` shows in seconds that it works).
+# Read the bars before the dots: 95% intervals from five seeds, bold where they hold for so many
+# comparisons (Holm). Sure is that the memory helps Transformer-XL, but how much depends on how its
+# rival is read: 0.142 bits against fixed chunks, 0.066 against a window that moves on by half its
+# length, nothing against longer segments that take as much memory. Sure is that absolute positions
+# make less of a memory, and that the naive cache of notebook 3 ruins the model. Not sure is that
+# the paper's encoding is better than Shaw's.
 #
 # > **Question 2.** Absolute positions *with* memory are the cell that the paper leaves out. Here
 # > positions count on over memory and segment. But above the first layer a cached state was
@@ -199,31 +210,12 @@ for d in ablation["differences"]:
 # > paper's absolute baselines are trained so. Why does it help nobody here?
 
 # %% [markdown]
-# ## 6.5 Stopped, or through the memory?
+# ## 6.5 Nothing but yours
 #
-# The models above learned with a gradient that ends at the memory. Does it matter? Here is a task
-# that needs the memory and has a loss at one single token: name the marker that you saw up to 24
-# tokens ago, three segments of 8. Notebook 4 asks what becomes of the gradient; look now at the
-# curves of learning, upper left.
-
-# %%
-draw("stop_gradient")
-
-# %% [markdown]
-# Let through, the gradient brings the loss near its floor in 80 to 140 updates, with every one of
-# 24 seeds. Stopped, the median is 120 instead of 100, four in five are done after 140, and two of
-# the 24 have not arrived after 600. The price of the full gradient: the activations of all segments
-# that the loss can reach have to be kept, here four times as many. That is what Transformer-XL
-# saves, and the seeds say what it gives away, on a task made to show it: seldom much, and now and
-# then all. Why the stopped model learns to write its memory at all: notebook 4.
-
-# %% [markdown]
-# ## 6.6 Nothing but yours
-#
-# Twelve exercises are parts of the model, six on its way forward and six on its way back. `parts`
-# collects those that you have solved, in the notebooks saved beside this one too; `capstone` has a
-# small model learn by them, beside the library's, from the same weights and the same text. With all
-# twelve, only linear maps, ReLU, the embedding and LayerNorm's forward pass are not yours.
+# Thirteen exercises are parts of the model. `parts` collects those that you have solved, in the
+# notebooks saved beside this one too; `capstone` has a small model learn by them, beside the
+# library's. With all of them, only linear maps, ReLU, the embedding and LayerNorm's forward pass
+# are not yours.
 
 # %%
 mine = course.parts()
@@ -233,13 +225,13 @@ course.capstone(mine)
 
 # %% [markdown]
 # > **Try this.** Spoil one: `course.capstone(mine | {"softmax_backward": lambda dp, p: p * dp})`.
-# > Does the model still learn? Would you have noticed without the other curve?
+# > Would you notice without the other curve?
 
 # %% [markdown]
-# ## 6.7 A bug hunt
+# ## 6.6 A bug hunt
 #
-# A wrong model seldom stops. It runs, it learns something, and its text looks like text. Here are
-# five: each is the shipped model with a mistake that people do make in the code around it.
+# A wrong model seldom stops. Here are five: each is the shipped model with a mistake that people do
+# make in the code around it.
 #
 # | word | what is wrong |
 # |---|---|
@@ -249,11 +241,11 @@ course.capstone(mine)
 # | `zeros` | a memory that is not full yet is filled up with zeros |
 # | `positions` | positions restart at every segment |
 #
-# And here is what they show. (Each reads 16 rows of the test text, $T = 32$, $M = 64$; $dW_k$ is
-# the gradient of the last segment, as in notebook 2.)
+# What they show (each reads 16 rows of the test text, $T = 32$, $M = 64$; $dW_k$ is the gradient of
+# the last segment, as in notebook 2):
 
 # %%
-text = corpus.test
+text = load_corpus("war-and-peace").test
 shown = course.hunt.symptoms(load_pretrained("war-and-peace").model, text)
 curves = ("by_segment", "by_place", "seen", "share")
 viz.draw_symptoms(*({name: getattr(x, what) for name, x in shown.items()} for what in curves))
@@ -267,8 +259,7 @@ viz.draw_symptoms(*({name: getattr(x, what) for name, x in shown.items()} for wh
 # %% check bug-hunt
 
 # %% [markdown]
-# When you have found one, look at its code: what it does in place of `Sound` in
-# `minitxl/course/hunt.py`.
+# When you have found one, look at its code, in place of `Sound` in `minitxl/course/hunt.py`.
 
 # %%
 course.hunt.reveal()
@@ -280,7 +271,18 @@ course.hunt.reveal()
 # > **Question 5.** Which of the five would you find by the learning curve alone? For the others:
 # > write down a test of a few lines that fails for the broken model and passes for the sound one.
 #
-# ## Where to go
+# ## What you can now do
 #
-# - Notebook 7: what the trained model is worth, and how to measure it without fooling oneself.
-# - Train for real: `python -m minitxl train` (five minutes), `--preset small` (an hour).
+# - Write a training step with a memory, and doubt a difference of two curves: which seeds, which
+#   intervals, how was the rival read?
+# - Find a bug that no error message tells.
+#
+# **The picture to remember** is your own, 6.3: without a memory the first character of a segment
+# stays a guess, however long one trains.
+#
+# **Today:** [XLNet](https://arxiv.org/abs/1906.08237) was pretrained with this recurrence, and
+# [GTrXL](https://arxiv.org/abs/1910.06764) trains agents with it, whose episodes outlast a segment.
+# Most large models are trained on one long window, and meet a cache only when they are used.
+#
+# **Next:** notebook 7, evaluation; or train for real: `python -m minitxl train` (five minutes),
+# `--preset small` (an hour).

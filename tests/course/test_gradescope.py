@@ -43,7 +43,7 @@ def autograder(tmp_path_factory):
 @pytest.mark.parametrize(
     ("answer", "points", "words"),
     [
-        (RIGHT, 6, "softmax_backward"),
+        (RIGHT, 3, "softmax_backward"),
         (HEAD + "    return p * dp", 0, "softmax_backward: the sum is missing"),
         (None, 0, "no notebook was handed in"),
     ],
@@ -62,7 +62,7 @@ def test_a_submission(autograder, tmp_path, answer, points, words):
         check=True,
     )
     (test,) = json.loads(results.read_text())["tests"]
-    assert (test["score"], test["max_score"], test["name"]) == (points, 6, "Softmax backwards")
+    assert (test["score"], test["max_score"], test["name"]) == (points, 3, "Softmax backwards")
     assert test["output"].startswith(words)
 
 

@@ -105,19 +105,19 @@ def test_what_nbgrader_cannot_take_ends_nothing(tmp_path, source, monkeypatch):
 
 DUE = 1_700_000_000
 CASES = {  # student: points, part of the reason, what it costs to be late
-    "right": (6, None, 0),
+    "right": (3, None, 0),
     "wrong": (0, "the sum is missing", 0),
-    "half": (3, "masked keys", 0),
+    "half": (1.5, "masked keys", 0),
     "unsolved": (0, "NotImplementedError", 0),
     "empty": (0, "is an empty file", 0),
-    "late": (6, None, 1.2),
+    "late": (3, None, 0.6),
     "missing": (0, "no notebook was handed in", 0),
 }
 
 
 def make_class(folder, source):
     put(folder, source, "right", RIGHT, when=DUE - 1)
-    put(folder, source, "wrong", HEAD + "    print('a number: 6.0')\n    return p * dp", when=DUE)
+    put(folder, source, "wrong", HEAD + "    print('a number: 3.0')\n    return p * dp", when=DUE)
     half = RIGHT.replace("return", "assert p.all(), 'zero'\n    return")
     put(folder, source, "half", half, when=DUE)
     put(folder, source, "unsolved", when=DUE)
@@ -147,7 +147,7 @@ def test_points_and_reasons(graded, student):
     record = next(r for r in graded[0].records if r.student == student)
     points, why, penalty = CASES[student]
     (row,) = record.rows
-    assert (row.points, row.of, record.penalty) == (points, 6, penalty), row.remark
+    assert (row.points, row.of, record.penalty) == (points, 3, penalty), row.remark
     assert (why or "") in row.remark and bool(row.remark) == bool(why)
 
 
@@ -157,7 +157,7 @@ def test_remarks_and_who_is_missing(graded):
     remarks = {r.student: [text for _, text in r.remarks] for r in graded[0].records if r.remarks}
     assert remarks == {
         "late": ["have a look, its cells have ctypes",
-                 "late by 27.8 hours, which costs 1.2 points"],
+                 "late by 27.8 hours, which costs 0.6 points"],
     }  # fmt: skip
 
 
@@ -193,12 +193,12 @@ def test_one_by_one_again_and_on_from_before(graded, source, tmp_path):
     put(tmp_path / "in", source, "wrong", RIGHT, when=DUE)
     put(tmp_path / "in", source, "zoe", RIGHT, when=DUE)
     again = grade(tmp_path / "in", out, Order(resume=True, **order), seen.append)
-    assert [r.points for r in again.records] == [3, 4.8, 6, 6]
-    assert seen[-2:] == ["wrong: 6 points", "zoe: 6 points"]
+    assert [r.points for r in again.records] == [1.5, 2.4, 3, 3]
+    assert seen[-2:] == ["wrong: 3 points", "zoe: 3 points"]
     once = grade(tmp_path / "in", out, Order(only=("late",), **order), seen.append)
-    assert once.records == again.records and seen[-1] == "late: 4.8 points"
+    assert once.records == again.records and seen[-1] == "late: 2.4 points"
     with open(out / "grades.csv", newline="") as file:
-        assert [float(r["score"]) for r in csv.DictReader(file)] == [3, 4.8, 6, 6]
+        assert [float(r["score"]) for r in csv.DictReader(file)] == [1.5, 2.4, 3, 3]
     for changed, message in (
         ({"only": ("nobody",)}, "nobody handed in nothing"),
         ({"resume": True, "seed": 6}, "seed = 6 contradicts what .* was graded by, 5"),
@@ -232,9 +232,9 @@ def test_questions_are_graded_by_hand(graded, source, tmp_path):
         gradebook.db.commit()
     again = grade(tmp_path / "in", out, Order(resume=True, **order))
     (record,) = again.records
-    assert (record.by_hand, record.points, record.of) == ((2.0, 6.0, 1), 8.0, 12.0)
+    assert (record.by_hand, record.points, record.of) == ((2.0, 6.0, 1), 5.0, 9.0)
     with open(out / "grades.csv", newline="") as file:
-        assert [float(r["score"]) for r in csv.DictReader(file)] == [8.0]
+        assert [float(r["score"]) for r in csv.DictReader(file)] == [5.0]
 
 
 @pytest.mark.slow
@@ -246,12 +246,12 @@ def test_a_gradebook_that_was_written_into(graded, source, tmp_path):
 
     with course_folder.quiet(), course_folder.interface(out).gradebook as gradebook:
         found = gradebook.find_grade(f"{ID}-check", NAME, "minitxl", "wrong")
-        found.auto_score = 6.0
+        found.auto_score = 3.0
         gradebook.db.commit()
     order = Order(source=source, resume=True, jobs=1, limits=ORDER["limits"])
     result = grade(graded[2], out, order)
     (note,) = result.notes
-    assert note.startswith(f"wrong, {ID}: the gradebook had 6.0 points, the judge gave 0")
+    assert note.startswith(f"wrong, {ID}: the gradebook had 3.0 points, the judge gave 0")
     assert next(r for r in result.records if r.student == "wrong").points == 0
     with open(out / "grades.csv", newline="") as file:
         assert {r["student_id"]: float(r["score"]) for r in csv.DictReader(file)}["wrong"] == 0

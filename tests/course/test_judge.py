@@ -45,7 +45,7 @@ def source(tmp_path_factory):
 @pytest.mark.parametrize("case", HARMLESS)
 def test_right_answers_get_their_points(source, case):
     one, _ = judged(source, *HARMLESS[case])
-    assert (one.points, one.remark) == (6, ""), one
+    assert (one.points, one.remark) == (3, ""), one
 
 
 def test_torch(source):
@@ -54,9 +54,9 @@ def test_torch(source):
         "import torch\n" + HEAD + "    s = torch.tensor(np.log(p + 1e-300), requires_grad=True)\n"
         "    torch.softmax(s, -1).backward(torch.tensor(dp))\n    return s.grad"
     )
-    assert judged(source, answer)[0].points == 6
+    assert judged(source, answer)[0].points == 3
     low = HEAD + "    dp, p = (torch.from_numpy(x).float() for x in (dp, p))\n" + BODY
-    assert judged(source, low, ["import torch"])[0].points == 6
+    assert judged(source, low, ["import torch"])[0].points == 3
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -93,7 +93,9 @@ def test_a_notebook_has_its_time(source):
 
 def test_a_half_right_answer(source):
     one, _ = judged(source, HEAD + "    assert p.all(), 'zero'\n" + BODY)
-    assert one.points == 3 and "right, but not for masked keys, p = 0: AssertionError" in one.remark
+    assert (
+        one.points == 1.5 and "right, but not for masked keys, p = 0: AssertionError" in one.remark
+    )
 
 
 def test_the_seed_decides(source):
@@ -134,8 +136,8 @@ def test_points_are_never_above_the_maximum(source):
     book.cells += [code(source_of("reach")), extra]
     got, _ = received(nbformat.writes(book).encode(), "x.ipynb", released)
     found = judge(got, kind="none", seed=1)
-    assert [(one.exercise.id, one.points) for one in found] == [(ID, 6)]
-    assert judging.Judged(EXERCISES[ID], judging.Verdict(True, 50.0, "")).points == 6
+    assert [(one.exercise.id, one.points) for one in found] == [(ID, 3)]
+    assert judging.Judged(EXERCISES[ID], judging.Verdict(True, 50.0, "")).points == 3
 
 
 def test_what_is_unusual_is_told(source):

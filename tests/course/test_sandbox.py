@@ -70,7 +70,7 @@ def test_a_container_has_nothing(monkeypatch, tmp_path):
 def test_bubblewrap_changes_nothing(source, bwrap, case):
     why, *cells = WRONG[case] if case in WRONG else ("", *HARMLESS[case])
     one, _ = judged(source, *cells, kind=bwrap, memory=2.0)
-    assert one.points == (0 if case in WRONG else 6) and why in one.remark
+    assert one.points == (0 if case in WRONG else 3) and why in one.remark
 
 
 ESCAPES = [
@@ -141,7 +141,7 @@ def test_a_daemon_ends(source, bwrap, tmp_path, monkeypatch):
     sandbox.adopt_orphans()
     for kind in (bwrap, "none"):
         one, _ = judged(source, daemon, kind=kind)
-        assert one.points == 6
+        assert one.points == 3
         left = [p for p in psutil.Process(os.getpid()).children(recursive=True)
                 if p.status() != psutil.STATUS_ZOMBIE]  # fmt: skip
         assert not left

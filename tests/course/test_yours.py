@@ -30,8 +30,8 @@ def walk(one):
     return np.concatenate(found)
 
 
-def test_twelve_exercises_are_parts():
-    assert len(PARTS) == 12 and len(trial.FORWARD) == len(trial.BACKWARD) == 6
+def test_thirteen_exercises_are_parts():
+    assert len(PARTS) == 13 and (len(trial.FORWARD), len(trial.BACKWARD)) == (6, 7)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def unsolved(*args):
 def test_a_right_function_keeps_the_bits_and_writes(quick, capsys):
     course.run_with(rel_shift=RIGHT["rel_shift"])
     out = capsys.readouterr().out
-    assert "✓ your rel_shift is right" in out and "yours are 1 of its 12 parts: rel_shift" in out
+    assert "✓ your rel_shift is right" in out and "yours are 1 of its 13 parts: rel_shift" in out
     library, yours = re.search(r"300 char.* library (\S+), yours (\S+) bits", out).groups()
     assert library == yours and float(yours) < 3
     assert len(out.split("It writes:\n")[1]) == len(trial.PROMPT) + 5 + 1
@@ -181,7 +181,7 @@ def test_what_is_right_here_runs_with_it(quick, capsys):
     names |= {"attention_mask": len, "softmax_backward": RIGHT["softmax_backward"]}
     exec("run_with('softmax-backward', 'the-stop')", names)
     out = capsys.readouterr().out
-    assert "yours are 2 of its 12 parts: rel_shift, softmax_backward" in out
+    assert "yours are 2 of its 13 parts: rel_shift, softmax_backward" in out
     assert "… key_value_backward: it is not there, run its cell" in out
     with pytest.raises(MinitxlError, match="'reach' is no part of the model; these are: relat"):
         course.run_with("reach")
@@ -212,7 +212,7 @@ def test_parts_are_found_here_and_in_saved_notebooks(tmp_path, capsys):
     exec(f"found = parts({str(tmp_path)!r})", names)
     out = capsys.readouterr().out.splitlines()
     assert set(names["found"]) == {"update_memory", "rel_shift"}
-    assert out[0] == "2 of 12 parts of the model are yours" and len(out) == 13
+    assert out[0] == "2 of 13 parts of the model are yours" and len(out) == 14
     marks = {line.split()[1]: line[0] for line in out[1:]}
     assert marks["rel_shift"] == marks["update_memory"] == "✓"
     assert marks["attention_mask"] == "✗" and marks["four_terms"] == "…"
@@ -224,7 +224,7 @@ def test_the_capstone_learns_by_their_functions_alone(capsys):
     vectorised = {n: f for n, f in RIGHT.items() if n != "four_terms"}
     course.capstone(vectorised, steps=8)
     out = capsys.readouterr().out
-    assert out.startswith("11 of 12 parts are yours")
+    assert out.startswith("12 of 13 parts are yours")
     library, yours, apart = re.search(
         r"after 8 steps .* library (\S+), yours (\S+) bits; .* than (\S+)\n", out
     ).groups()

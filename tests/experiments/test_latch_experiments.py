@@ -192,6 +192,40 @@ def test_edge():
     assert reach.edge([1.0, 1.0]) == 3
 
 
+RULED = [(2, 4, 8), (3, 4, 4), (2, 5, 3), (4, 2, 5), (3, 6, 1), (1, 3, 7), (2, 1, 4)]
+
+
+def left_ends(changes):
+    """How far before the segment's start the first token is that changes each output (T,)."""
+    start = changes.shape[1] - changes.shape[0]
+    return start - (changes > 0).argmax(axis=1)
+
+
+@pytest.mark.parametrize("shape", RULED)
+def test_the_rule_of_the_reach_and_what_moves_it(shape):
+    """Notebook 5's table: R; (N-1) T + M for M < T; R + ext_len; N (M-1) with same_length."""
+    n, t, m = shape
+    rule = (n - 1) * t * math.ceil(m / t) + m
+    if m % t == 0:
+        assert rule == n * m
+    if m < t:
+        assert rule == (n - 1) * t + m
+    assert (left_ends(reach.changes_by_token(shape)) == rule).all()
+    for extra in (1, t + 1):
+        changes = reach.changes_by_token(shape, ext_len=extra)
+        assert left_ends(changes).max() == rule + extra
+    changes = reach.changes_by_token(shape, same_length=True)
+    np.testing.assert_array_equal(left_ends(changes) + np.arange(t), n * (m - 1))
+
+
+def test_influence_ends_where_the_reach_does():
+    model = make_model(CPU, n_layer=2, tgt_len=4, mem_len=6, n_token=V)
+    far = reach.exact_reach(2, 4, 6)
+    text = np.random.default_rng(0).integers(0, V, 200)
+    moved = reach.influence_by_distance(model, text, [1, far, far + 1], asked=3)
+    assert moved[0] > moved[1] > moved[2] == 0.0
+
+
 def test_reach_summary_and_picture(reached):
     text = reach.summary(reached)
     assert text.count("\n") == 4 and "perturbed" in text

@@ -11,6 +11,9 @@ import numpy as np
 
 from helpers.memory_answers import FIRST
 from helpers.memory_answers import MISTAKES as MEMORY_MISTAKES
+from minitxl.course import EXERCISES
+from minitxl.course.exercises.learning import small_model
+from minitxl.course.exercises.stream import layer
 
 
 def context_lengths(n_target, tgt_len):
@@ -96,6 +99,16 @@ def four_terms(q, k, r, u, v):
     return tuple(x / math.sqrt(dh) for x in (a, terms_b, c, d))
 
 
+def bias_gradients(ds, k, r):
+    t, n = ds.shape[2:]
+    du = np.einsum("bhij,bhjd->hd", ds, k)
+    dv = np.zeros_like(du)
+    for i in range(t):
+        seen = n - t + i + 1  # keys 0 ... i + M, at distances i + M ... 0
+        dv += np.einsum("bhj,hjd->hd", ds[:, :, i, :seen], r[:, n - seen :])
+    return du / math.sqrt(k.shape[-1]), dv / math.sqrt(k.shape[-1])
+
+
 def update_memory(mem, h, mem_len):
     both = np.concatenate([mem, h], axis=1)
     return both[:, max(0, both.shape[1] - mem_len) :]
@@ -113,6 +126,62 @@ def attention_mask(n_query, n_mem, max_keys):
 def key_value_backward(dk, dv, h, w_k, w_v, n_mem):
     dh = dk[:, n_mem:] @ w_k.T + dv[:, n_mem:] @ w_v.T
     return dh, np.einsum("bkd,bke->de", h, dk), np.einsum("bkd,bke->de", h, dv)
+
+
+def read_segments(x, weights, tgt_len, mem_len):
+    mems = [x[:, :0] for _ in weights]
+    parts = []
+    for first in range(0, x.shape[1], tgt_len):
+        h = x[:, first : first + tgt_len]
+        for n, w in enumerate(weights):
+            both = np.concatenate([mems[n], h], axis=1)
+            h = layer(both, mems[n].shape[1], w)
+            mems[n] = both[:, max(0, both.shape[1] - mem_len) :]
+        parts.append(h)
+    return np.concatenate(parts, axis=1), np.array(mems)
+
+
+def layer_forward(h, bias, w, n_mem):
+    def norm(z):
+        return (z - z.mean(-1, keepdims=True)) / np.sqrt(z.var(-1, keepdims=True) + 1e-5)
+
+    w_q, w_k, w_v, w_o, w_1, w_2 = w
+    x = h[:, n_mem:]
+    s = x @ w_q @ np.swapaxes(h @ w_k, 1, 2) / math.sqrt(w_q.shape[1]) + bias
+    p = np.exp(s - s.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    a = norm(x + p @ (h @ w_v) @ w_o)
+    return norm(a + np.maximum(a @ w_1, 0) @ w_2)
+
+
+def layer_backward(dy, h, bias, w, n_mem):
+    def norm(z):
+        rstd = 1 / np.sqrt(z.var(-1, keepdims=True) + 1e-5)
+        return (z - z.mean(-1, keepdims=True)) * rstd, rstd
+
+    def norm_backward(dy, y, rstd):
+        return rstd * (dy - dy.mean(-1, keepdims=True) - y * (dy * y).mean(-1, keepdims=True))
+
+    w_q, w_k, w_v, w_o, w_1, w_2 = w
+    x, root = h[:, n_mem:], math.sqrt(w[0].shape[1])
+    q, k, v = x @ w_q, h @ w_k, h @ w_v
+    s = q @ k.swapaxes(1, 2) / root + bias
+    p = np.exp(s - s.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    o = p @ v
+    a, rstd_a = norm(x + o @ w_o)
+    f = np.maximum(a @ w_1, 0)
+    y, rstd_y = norm(a + f @ w_2)
+    dz = norm_backward(dy, y, rstd_y)
+    df = (dz @ w_2.T) * (f > 0)
+    da = norm_backward(dz + df @ w_1.T, a, rstd_a)
+    do = da @ w_o.T
+    dp = do @ v.swapaxes(1, 2)
+    ds = p * (dp - (dp * p).sum(-1, keepdims=True)) / root
+    dq, dk, dv = ds @ k, ds.swapaxes(1, 2) @ q, p.swapaxes(1, 2) @ do
+    dh = dk @ w_k.T + dv @ w_v.T
+    pairs = ((x, dq), (h, dk), (h, dv), (o, da), (a, df), (f, dz))
+    return da + dq @ w_q.T + dh[:, n_mem:], *(np.einsum("btd,bte->de", *pair) for pair in pairs)
 
 
 def reach(n_layer, tgt_len, mem_len):
@@ -149,6 +218,38 @@ def affordable_memory(n_layer, d_model, d_inner, segment_len, flops):
     return max(0, left // (6 * d_model) - segment_len)
 
 
+def adaptive_nll(h, targets, w_head, w_tail, proj):
+    def log_softmax(x):
+        x = x - x.max(axis=1, keepdims=True)
+        return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+
+    n_head = len(w_head) - 1
+    head = log_softmax(h @ w_head.T)
+    nll = -head[np.arange(len(h)), np.minimum(targets, n_head)]
+    rare = targets >= n_head
+    tail = log_softmax(h[rare] @ proj @ w_tail.T)
+    nll[rare] -= tail[np.arange(len(tail)), targets[rare] - n_head]
+    return nll
+
+
+def train(theta, x, y, fresh, mem_len, rate, clip):
+    m, v = np.zeros_like(theta), np.zeros_like(theta)
+    losses = []
+    for s in range(len(x)):
+        if fresh[s]:
+            mem = np.zeros((x.shape[1], 0, theta.shape[1]))
+        loss, grad, h = small_model(theta, x[s], y[s], mem)
+        losses.append(loss)
+        grad = grad * min(1, clip / np.linalg.norm(grad))
+        m = 0.9 * m + 0.1 * grad
+        v = 0.999 * v + 0.001 * grad**2
+        step = m / (1 - 0.9 ** (s + 1)) / (np.sqrt(v / (1 - 0.999 ** (s + 1))) + 1e-8)
+        theta = theta - rate[s] * step
+        both = np.concatenate([mem, h], axis=1)
+        mem = both[:, max(0, both.shape[1] - mem_len) :]
+    return losses, theta, mem
+
+
 def culprits(bugs):
     return [bugs.index(bug) for bug in ("zeros", "positions", "keys", "stream", "mask")]
 
@@ -166,21 +267,30 @@ ANSWERS = {
     "rel-shift": rel_shift,
     "rel-shift-backward": rel_shift_backward,
     "four-terms": four_terms,
+    "bias-gradients": bias_gradients,
     "memory-update": update_memory,
     "same-length-mask": attention_mask,
     "the-stop": key_value_backward,
+    "read-segments": read_segments,
+    "layer-forward": layer_forward,
+    "layer-backward": layer_backward,
     "reach": reach,
     "influence": influence,
     "bits-per-character": bits_per_character,
     "recl-gain": recl_gain,
     "speed-up": speed_up,
     "affordable-memory": affordable_memory,
+    "adaptive-softmax": adaptive_nll,
+    "training-loop": train,
 } | FIRST
 
 
 def source_of(exercise_id: str) -> str:
     """Return an answer as the text of a cell."""
-    return "import math\n\nimport numpy as np\n\n\n" + inspect.getsource(ANSWERS[exercise_id])
+    given = EXERCISES[exercise_id].given
+    above = f"{inspect.getsource(given)}\n\n" if given else ""
+    head = f"import math\n\nimport numpy as np\n\n\n{above}"
+    return head + inspect.getsource(ANSWERS[exercise_id])
 
 
 # A mistake in each right answer: what is put in place of what, and what the learner must be told.
@@ -205,6 +315,11 @@ MISTAKES = {
     "rel-shift": ("[..., 1:, :]", "[..., :-1, :]", "the last of the K+1 rows is dropped"),
     "rel-shift-backward": ("[..., 1:]", "[..., :-1]", "the wrong column is dropped"),
     "four-terms": (" / math.sqrt(dh)", "", "forgot to divide by sqrt(d_head)"),
+    "bias-gradients": (
+        "r[:, n - seen :]",
+        "r[:, :seen][:, ::-1]",
+        "the distances run the wrong way",
+    ),
     "memory-update": ("[mem, h]", "[h, mem]", "the past first"),
     "same-length-mask": ("first : at + 1", "first:at", "hidden from itself"),
     "the-stop": (
@@ -212,12 +327,17 @@ MISTAKES = {
         'np.einsum("bkd,bke->de", h[:, n_mem:], dk[:, n_mem:])',
         "your gradient lacks the memory rows",
     ),
+    "read-segments": ("both[:, max(0, both.shape[1] - mem_len) :]", "both", "nothing is forgotten"),
+    "layer-forward": (" / math.sqrt(w_q.shape[1])", "", "forgot to divide the scores by sqrt(E)"),
+    "layer-backward": (" * (f > 0)", "", "relu is not undone"),
     "reach": ("return mem_len - start", "return n_layer * mem_len", "only where T divides M"),
     "influence": ("offset + 1", "offset", "it is one too few"),
     "bits-per-character": (" / math.log(2)", "", "it is in nats still"),
     "recl-gain": ("np.minimum(best, x)[hard]", "x[hard]", "the minimum is missing"),
     "speed-up": (" / (memory / s)", " / memory", "divide its FLOPs by S"),
     "affordable-memory": (" - segment_len", "", "these are all the keys"),
+    "adaptive-softmax": ("nll[rare] -=", "nll[rare] = -", "lacks the tail's own probability"),
+    "training-loop": (" * min(1, clip / np.linalg.norm(grad))", "", "is not clipped"),
 } | MEMORY_MISTAKES
 
 

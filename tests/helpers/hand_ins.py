@@ -261,7 +261,7 @@ CHEATS = {  # name: answer, cells before, cells between
         ["np.isclose = np.allclose = lambda *a, **k: np.True_\nnp.abs = lambda x: x * 0"],
     ),
     "prints the judge's line": (
-        HEAD + "    print('✓ right, 6 of 6 points | softmax_backward')\n    return p",
+        HEAD + "    print('✓ right, 3 of 3 points | softmax_backward')\n    return p",
     ),
     "shows a number": (HEAD + "    import sys\n    sys.displayhook(6.0)\n    return p",),
     "writes replies": (
@@ -343,5 +343,5 @@ def hand_in(source, answer, before=(), after=()):
 def judged(source, answer, before=(), after=(), kind="none", **limits):
     book, released, remarks = hand_in(source, answer, before, after)
     (one,) = judge(book, kind=kind, seed=5, limits=Limits(**({"timeout": 20} | limits)))
-    assert one.exercise.id == ID and 0 <= one.points <= 6
+    assert one.exercise.id == ID and 0 <= one.points <= 3
     return one, [*remarks, *unusual(book, released)]

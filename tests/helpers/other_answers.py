@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from helpers.memory_answers import MEMORIES
+from helpers.whole_answers import WHOLE
 
 
 def lengths_by_counting(n_target, tgt_len):
@@ -397,4 +397,4 @@ OTHERS = {
     "recl-gain": (gain_by_loop, gain_by_partition),
     "speed-up": (speed_by_parts, speed_per_token),
     "affordable-memory": (affordable_by_search, affordable_by_steps),
-} | MEMORIES
+} | WHOLE

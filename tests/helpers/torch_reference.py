@@ -171,8 +171,11 @@ def score_terms(config, params, layer, q, k, masks):
     return terms
 
 
-def attention(config, params, layer, queries_in, keys_in, masks):
-    """Multi-head attention of one layer: output (B, T, D), probabilities, terms."""
+def attention(config, params, layer, queries_in, keys_in, masks, mix=None):
+    """Multi-head attention of one layer: output (B, T, D), probabilities, terms.
+
+    mix: what a memory beside it makes of its heads' output (B, T, H, Dh) (`torch_memories.py`).
+    """
     (n_batch, n_query, _), n_key = queries_in.shape, keys_in.shape[1]
     name = f"layers.{layer}.attn."
 
@@ -190,6 +193,8 @@ def attention(config, params, layer, queries_in, keys_in, masks):
     probs = torch.softmax(score, dim=-1)
     dropped = masks.apply(f"{layer}.probs", probs)
     out = torch.einsum("bhij,bjhd->bihd", dropped, value)
+    if mix is not None:
+        out = mix(out, queries_in, q, k, value)
     return out.reshape(n_batch, n_query, -1) @ params[name + "w_o"], probs, terms
 
 
@@ -200,7 +205,7 @@ def feed_forward(params, layer, x, masks):
     return masks.apply(f"{layer}.ff", inner @ params[name + "w_2"] + params[name + "b_2"])
 
 
-def decoder_layer(config, params, layer, context, n_query, masks):
+def decoder_layer(config, params, layer, context, n_query, masks, mix=None):
     """One layer on context (B, K, D) = [memory ; segment]: output (B, T, D), probs, terms."""
 
     def norm(which, x):
@@ -214,7 +219,7 @@ def decoder_layer(config, params, layer, context, n_query, masks):
     if config.pre_lnorm:
         queries_in = h if config.released.raw_queries else norm("attn", h)
         keys_in = norm("attn", context)
-    attended, *seen = attention(config, params, layer, queries_in, keys_in, masks)
+    attended, *seen = attention(config, params, layer, queries_in, keys_in, masks, mix)
     attended = masks.apply(f"{layer}.attn", attended)
     if config.pre_lnorm:
         x = h + attended

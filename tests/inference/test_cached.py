@@ -9,9 +9,10 @@ from helpers.models import B, M, T, V, make_model, make_tokens, read
 from minitxl import MinitxlError, TransformerXL
 from minitxl.backend import get_backend
 from minitxl.inference import cached
-from minitxl.inference.cached import CachedReader, PlainReader, reader_of
+from minitxl.inference.cached import CachedReader, reader_of
 from minitxl.inference.evaluate import evaluate
 from minitxl.inference.generate import generate, sample_token
+from minitxl.inference.plain import PlainReader
 
 CPU = get_backend("cpu", "float64")
 OPTIONS = [

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_info
 
 from helpers.models import make_model
 from minitxl.backend import get_backend
-from minitxl.config import SINUSOID
+from minitxl.config import SINUSOID, Memory
 from minitxl.errors import MinitxlError
 from minitxl.inference.generate import generate, generate_batch, sample_token, until
 
@@ -159,7 +159,8 @@ class Recorder:
     def __init__(self, n_token, tgt_len=4, mem_len=6, probs=None):
         # Absolute positions: so it is asked for every token as it is, and nothing is kept.
         lengths = dict(tgt_len=tgt_len, mem_len=mem_len)
-        self.config = SimpleNamespace(n_token=n_token, attn_type=SINUSOID, **lengths)
+        kind = dict(attn_type=SINUSOID, memory=Memory())
+        self.config = SimpleNamespace(n_token=n_token, **kind, **lengths)
         self.probs = np.full(n_token, 1 / n_token) if probs is None else np.asarray(probs)
         self.read, self.memory = [], []
 

@@ -10,8 +10,9 @@ from minitxl.backend import get_backend
 from minitxl.data.documents import checked_starts, right_aligned
 from minitxl.data.stream import Stream, segments
 from minitxl.inference import cached
-from minitxl.inference.cached import PlainReader, reader_of
+from minitxl.inference.cached import reader_of
 from minitxl.inference.evaluate import evaluate
+from minitxl.inference.plain import PlainReader
 from minitxl.inference.sliding import evaluate_sliding
 from minitxl.training.trainer import Trainer
 

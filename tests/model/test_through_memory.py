@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from minitxl import Config, TransformerXL
-from minitxl.model.through_memory import without_memory_rows
+from minitxl.errors import MinitxlError
+from minitxl.model.gradcheck import RTOL, attention_block, check_op, sequence_slope
+from minitxl.model.through_memory import sequence_gradients, without_memory_rows
 
 B, T, M = 2, 3, 4
 
@@ -59,3 +61,38 @@ def test_they_are_rows_times_gradients():
                 one = cache._replace(hidden=cache.hidden._replace(layers=[layer]))
                 shares.append(model.backward(one)[f"layers.0.attn.{name}"])
         np.testing.assert_allclose(sum(shares), difference, rtol=1e-10, atol=1e-14)
+
+
+def test_each_gradient_of_a_sequence_is_a_slope():
+    """The full one of the loss as it is, the stopped one of the loss with its memories given."""
+    sizes = dict(n_layer=2, d_model=8, n_head=2, d_head=4, d_inner=12, tgt_len=T, mem_len=M)
+    config = Config(n_token=9, init_std=0.3, **sizes)
+    model = TransformerXL(config, device="cpu", dtype="float64")
+    rng = np.random.default_rng(0)
+    pieces = [tuple(rng.integers(0, 9, (2, B, T))) for _ in range(3)]
+    upstream = [np.full((B, T), 1 / (3 * B * T))] * 3
+    direction = rng.normal(size=model.params.flat.size)
+    before, slopes = model.params.flat.copy(), {}
+    for held in (False, True):
+        gradient = sequence_gradients(model, pieces, upstream, through_memory=not held).params.flat
+        slopes[held] = sequence_slope(model, pieces, direction, hold_memory=held)
+        assert abs(slopes[held] - gradient @ direction) < 1e-6 * np.linalg.norm(gradient)
+    assert abs(slopes[True] - slopes[False]) > 1e-4
+    np.testing.assert_array_equal(model.params.flat, before)
+    with pytest.raises(MinitxlError, match="float32"):
+        sequence_slope(TransformerXL(config, device="cpu"), pieces, direction)
+
+
+def test_the_block_of_the_course_is_right_and_its_planted_mistake_is_seen():
+    forward, backward, inputs = attention_block(n_mem=M)
+    assert max(check_op(forward, backward, inputs).values()) < RTOL
+
+    def forgetful(dy, cache):
+        keys = cache.heads.k
+        rows = keys.x.reshape(inputs["h"].shape).copy()
+        rows[:, :M] = 0.0
+        heads = cache.heads._replace(k=keys._replace(x=rows.reshape(keys.x.shape)))
+        return backward(dy, cache._replace(heads=heads))
+
+    errors = check_op(forward, forgetful, inputs)
+    assert [name for name, error in errors.items() if error > RTOL] == ["w_k"]

@@ -94,6 +94,16 @@ def test_span_explorer_says_what_it_draws():
     assert "Without memory the last output depends on 3 tokens before it" in spoken(explorer)
 
 
+def test_with_same_length_the_reach_is_the_same_before_every_query():
+    """N (M - 1), as `changes_by_token` finds it for the model (tests/experiments)."""
+    explorer = viz.span_explorer(n_layer=3, tgt_len=4, mem_len=6)
+    explorer.controls["same_length"].value = "on"
+    for output in ("first", "middle", "last"):
+        explorer.controls["output"].value = output
+        assert f"The {output} output depends on 15 tokens before it" in spoken(explorer)
+        assert "every query sees 6 tokens" in spoken(explorer)
+
+
 def drawn(explorer):
     return json.dumps(explorer.drawing.scene)
 
@@ -113,7 +123,8 @@ def texts(scene):
 
 @pytest.mark.parametrize(("t", "m", "n"), [(2, 12, 4), (6, 12, 4), (2, 1, 1)])
 def test_no_two_segments_of_a_span_share_a_colour(t, m, n):
-    scene = span_scene(n_layer=n, tgt_len=t, mem_len=m, output="first", recurrence="on")
+    look = dict(output="first", recurrence="on", same_length="off")
+    scene = span_scene(n_layer=n, tgt_len=t, mem_len=m, **look)
     n_segments = exact_reach(n, t, m) // t + 2
     bars = [s["stroke"] for s in scene.shapes if s["kind"] == "lines" and s.get("width") == 5]
     for colours in zip(*bars, strict=True):  # of a light page, of a dark one

@@ -6,6 +6,7 @@ import html
 import json
 import re
 import sys
+import types
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from minitxl import MinitxlError, cli
 from minitxl.backend import get_backend
 from minitxl.model.through_memory import hidden_gradients
 from minitxl.storage.checkpoint import load_tensors
-from minitxl.viz import live, theme
+from minitxl.viz import live, span_explorer, theme
 from minitxl.viz.in_browser import pack
 from minitxl.viz.in_browser.gradient import gradient_numbers
 from minitxl.viz.in_browser.pack import looking_far, weights_of
@@ -107,7 +108,7 @@ def test_texts_to_choose_from_keep_their_titles():
 @pytest.mark.parametrize(
     "options, why",
     [
-        (dict(attn_type=2), "attn_type=2, and relative positions of types 0 and 1"),
+        (dict(attn_type=2), "attn_type=2, and a page knows types 0 and 1"),
         (dict(cutoffs=(5,), div_val=2), "its softmax is adaptive"),
         (dict(start_mems="zeros"), "start_mems='zeros'"),
     ],
@@ -224,6 +225,22 @@ def test_a_notebook_gets_picture_words_and_widget():
     state = shown.widget().get_state()
     assert "export default" in state["_esm"] and state["data"]["unit"] == "character"
     assert bytes(state["weights"]) == weights_of(shown._model)
+
+
+def test_colab_is_told_what_shows_the_widget(monkeypatch):
+    """Its own manager shows such widgets alone, and finds it by an output's metadata."""
+    pytest.importorskip("anywidget")
+    enabled, url = [], "https://example.org/manager.js"
+    colab = types.ModuleType("google.colab.output")
+    colab.enable_custom_widget_manager = lambda: enabled.append(True)
+    colab._widgets = types.SimpleNamespace(_installed_url=url)
+    assert MODULE.VIEW not in shown_of()._repr_mimebundle_()[1]
+    monkeypatch.setitem(sys.modules, colab.__name__, colab)
+    for shown in (shown_of(), span_explorer(n_layer=2, tgt_len=4, mem_len=4)):
+        about = shown._repr_mimebundle_()[1]
+        assert about[MODULE.VIEW]["colab"]["custom_widget_manager"]["url"] == url
+        assert "alt" in about["image/png"]
+    assert enabled
 
 
 def test_a_widget_is_answered_with_numbers_or_with_a_line():

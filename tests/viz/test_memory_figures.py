@@ -7,7 +7,7 @@ from minitxl.errors import MinitxlError
 from minitxl.model.attention import attention_mask
 from minitxl.viz.lessons.beyond import draw_reading_cost
 from minitxl.viz.lessons.influence import draw_changes, draw_learned_reach
-from minitxl.viz.lessons.memory_rows import draw_kept_rows, draw_masks, draw_stale_states
+from minitxl.viz.lessons.memory_rows import draw_masks, draw_stale_states
 
 
 def mask(max_keys):
@@ -16,14 +16,6 @@ def mask(max_keys):
 
 def texts(picture):
     return [text.get_text() for ax in picture.figure.axes for text in ax.texts]
-
-
-def test_kept_rows_are_counted_while_the_memory_fills():
-    picture = draw_kept_rows(tgt_len=4, mem_len=6, n_segments=4)
-    sizes = [x for x in texts(picture) if x.startswith("M = ")]
-    assert sizes == ["M = 0", "M = 4", "M = 6", "M = 6"]
-    assert "full from segment 3 on" in picture.caption
-    assert "not full yet" in draw_kept_rows(tgt_len=2, mem_len=9, n_segments=3).caption
 
 
 def test_masks_show_how_many_keys_each_query_sees():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from helpers.models import LETTERS, V, Letters, make_model
+from helpers.models import LETTERS, Letters, V, make_model
 from minitxl import Inspection, MinitxlError, viz
 from minitxl.backend import get_backend
 from minitxl.viz.widgets.compression import KEPT, CompressedText

@@ -67,7 +67,8 @@ def _attend_overflowing(q, k, v, mask):
 ATTENTION = Exercise(
     id="attention-forward",
     title="Attention over memory and segment",
-    points=6,
+    lines=4,
+    ideas=1,
     notebook="02_attention_by_hand",
     head='''
 def attend(q, k, v, mask):
@@ -195,7 +196,8 @@ def _dv_from_scores(do, q, k, v, p):
 ATTENTION_BACKWARD = Exercise(
     id="attention-backward",
     title="Attention backwards",
-    points=8,
+    lines=5,
+    ideas=2,
     notebook="02_attention_by_hand",
     head='''
 def attention_backward(do, q, k, v, p):

@@ -32,7 +32,8 @@ def _affordable(n, d, f, s, flops, *, projections=8, forward=4, reads=6, add=0, 
 AFFORDABLE = Exercise(
     id="affordable-memory",
     title="The longest memory for its price",
-    points=3,
+    lines=2,
+    ideas=2,
     notebook="08_beyond",
     head='''
 def affordable_memory(n_layer, d_model, d_inner, segment_len, flops):

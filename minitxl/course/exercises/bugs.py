@@ -49,7 +49,8 @@ def _mistakes():
 HUNT = Exercise(
     id="bug-hunt",
     title="Five broken models",
-    points=5,
+    lines=1,
+    ideas=5,
     notebook="06_training",
     head='''
 def culprits(bugs):

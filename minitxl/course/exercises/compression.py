@@ -64,7 +64,8 @@ def _compressed(**options):
 UPDATE = Exercise(
     id="compressive-update",
     title="What falls out is compressed",
-    points=4,
+    lines=6,
+    ideas=1,
     notebook="08_beyond",
     head='''
 def compressive_update(coarse, fine, h, n_fine, n_coarse, rate):
@@ -201,7 +202,8 @@ def _of_loss(**options):
 LOSS = Exercise(
     id="compression-gradient",
     title="What teaches the compression",
-    points=5,
+    lines=10,
+    ideas=2,
     notebook="08_beyond",
     head='''
 def compression_gradient(q, old, new, w_k, w_v):

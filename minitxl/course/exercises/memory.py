@@ -45,7 +45,8 @@ def _zero_means_all(mem, h, mem_len):
 MEMORY = Exercise(
     id="memory-update",
     title="What is remembered",
-    points=6,
+    lines=2,
+    ideas=1,
     notebook="04_memory",
     head='''
 def update_memory(mem, h, mem_len):
@@ -136,7 +137,8 @@ def _mask(t, m, keys, *, late=0, early=0, use_mem=True, use_keys=True):
 MASK = Exercise(
     id="same-length-mask",
     title="Which keys a query sees",
-    points=4,
+    lines=6,
+    ideas=1,
     notebook="04_memory",
     head='''
 def attention_mask(n_query, n_mem, max_keys):
@@ -245,7 +247,8 @@ def _zeroed(*a):
 STOP = Exercise(
     id="the-stop",
     title="The gradient stops at the memory",
-    points=6,
+    lines=2,
+    ideas=2,
     notebook="04_memory",
     head='''
 def key_value_backward(dk, dv, h, w_k, w_v, n_mem):

@@ -1,4 +1,4 @@
-"""Exercises: softmax, LayerNorm and cross entropy backwards."""
+"""Exercises: softmax and LayerNorm backwards."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def _softmax_cases(rng):
 SOFTMAX = Exercise(
     id="softmax-backward",
     title="Softmax backwards",
-    points=6,
+    lines=1,
+    ideas=2,
     notebook="02_attention_by_hand",
     head='''
 def softmax_backward(dp, p):
@@ -47,7 +48,7 @@ def softmax_backward(dp, p):
     body="return ops.softmax_backward(dp, ops.SoftmaxCache(p), xp=np)",
     shown=(ops.softmax_backward,),
     steps=(
-        "ds_j = sum_k dp_k (dp_k / ds_j): put the derivative in, and multiply out",
+        "put the derivative into the sum over k that ds_j is, and multiply out",
         "of the first part one k is left, k = j; in the second p_j stands before a sum",
         "ds = p (dp - sum(dp p)), the sum over the last axis",
     ),
@@ -147,7 +148,8 @@ def _norm_wrong(change):
 LAYER_NORM = Exercise(
     id="layer-norm-backward",
     title="LayerNorm backwards",
-    points=7,
+    lines=5,
+    ideas=3,
     notebook="02_attention_by_hand",
     head='''
 def layer_norm_backward(dy, x, gamma, eps):
@@ -205,81 +207,4 @@ return ops.layer_norm_backward(dy, cache, xp=np)
 )
 
 
-# --- cross entropy ------------------------------------------------------------------------------
-
-
-def _loss_cases(rng):
-    n, v = sizes(rng, 2, low=3)
-
-    def arrays(n, scale=1.0):
-        return scale * rng.normal(size=(n, v)), rng.integers(0, v, n)
-
-    return [
-        Case(arrays(n), f"{n} tokens, {v} symbols"),
-        Case(arrays(1), "one token", edge=True),
-        Case(arrays(n, 2000.0), "logits of a thousand", edge=True),
-    ]
-
-
-def _one_hot(targets, v):
-    return (targets[:, None] == np.arange(v)).astype(float)
-
-
-def _overflowing(logits, targets):
-    p = np.exp(logits)
-    return (p / p.sum(axis=-1, keepdims=True) - _one_hot(targets, logits.shape[1])) / len(logits)
-
-
-CROSS_ENTROPY = Exercise(
-    id="cross-entropy-gradient",
-    title="The gradient of the loss",
-    points=4,
-    notebook="06_training",
-    head='''
-def cross_entropy_gradient(logits, targets):
-    """Return dLoss/dlogits (N, V); Loss = the *mean* over N tokens of -log softmax(logits)[target].
-
-    logits (N, V), of any size; targets (N,) integers.
-    """
-''',
-    imports="import numpy as np\n\nfrom minitxl import ops\n",
-    body="""
-nll, cache = ops.cross_entropy_forward(logits, targets, xp=np)
-return ops.cross_entropy_backward(np.full(nll.shape, 1 / nll.size), cache, xp=np)
-""",
-    shown=(ops.cross_entropy_forward, ops.cross_entropy_backward),
-    outputs=("dlogits",),
-    cases=_loss_cases,
-    mistakes=(
-        Mistake(
-            "the loss is the mean over the tokens: divide by N",
-            lambda x, y: softmax(x) - _one_hot(y, x.shape[1]),
-        ),
-        Mistake(
-            "it is divided by N V: the mean is over the N tokens only",
-            lambda x, y: (softmax(x) - _one_hot(y, x.shape[1])) / x.size,
-        ),
-        Mistake(
-            "1 must be taken off at each token's target",
-            lambda x, y: softmax(x) / len(x),
-        ),
-        Mistake(
-            "the sign is wrong: the loss is *minus* the log-probability, so it is p - one_hot",
-            lambda x, y: (_one_hot(y, x.shape[1]) - softmax(x)) / len(x),
-        ),
-        Mistake(
-            "the softmax runs over the tokens, must run over the V symbols of each",
-            lambda x, y: (softmax(x, axis=0) - _one_hot(y, x.shape[1])) / len(x),
-        ),
-        Mistake(
-            "logits were taken for probabilities: a softmax is missing",
-            lambda x, y: (x - _one_hot(y, x.shape[1])) / len(x),
-        ),
-        Mistake(
-            "exp of large logits overflows: take each row's maximum off first, p stays the same",
-            _overflowing,
-        ),
-    ),
-)
-
-EXERCISES = (SOFTMAX, LAYER_NORM, CROSS_ENTROPY)
+EXERCISES = (SOFTMAX, LAYER_NORM)

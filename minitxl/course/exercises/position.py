@@ -1,4 +1,4 @@
-"""Exercises: the encoding of distances, rel-shift and its adjoint, the four terms of a score."""
+"""Exercises: the encoding of distances, the four terms of a score, the gradients of u and v."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from minitxl.course.exercise import Case, Exercise, Mistake, sizes
+from minitxl.course.exercises.shift import shifted, unshifted
 from minitxl.model import attention, ops
 
 # --- R ------------------------------------------------------------------------------------------
@@ -34,7 +35,8 @@ def _positions(n_key, d_model, distances=None, step=2, sign=-1, interleaved=Fals
 POSITIONS = Exercise(
     id="relative-positions",
     title="Sinusoids of distances",
-    points=3,
+    lines=6,
+    ideas=0,
     notebook="03_relative_positions",
     head='''
 def relative_positions(n_key, d_model):
@@ -81,173 +83,6 @@ return sinusoid(np.arange(n_key - 1, -1, -1), w, xp=np)
 )
 
 
-# --- rel-shift and its adjoint -------------------------------------------------------------------
-
-
-def _shift_cases(rng):
-    h, t, m = sizes(rng, 3, low=3, keys=(1, 2))
-
-    def scores(t, k):
-        return (rng.normal(size=(h, t, k)),)
-
-    return [
-        Case(scores(t, t + m), f"T = {t}, M = {m}"),
-        Case(scores(t, 2 * t + 1), f"T = {t}, M = {t + 1}"),
-        Case(scores(t, t), f"T = {t}, M = 0", edge=True),
-        Case(scores(1, m), "T = 1", edge=True),
-    ]
-
-
-def _shifted(x, *, drop=None, left=True):
-    """rel-shift by way of a line of numbers, with one column of zeros; drop: how many to skip."""
-    *lead, t, k = x.shape
-    column = np.zeros((*lead, t, 1))
-    line = np.concatenate([column, x] if left else [x, column], axis=-1).reshape(*lead, -1)
-    drop = t if drop is None else drop(t)
-    return line[..., drop : drop + t * k].reshape(x.shape)
-
-
-def _corner(x):
-    """(T, K) True in the upper right corner, where a key lies in the query's future."""
-    t, k = x.shape[-2:]
-    return np.arange(k) > np.arange(t)[:, None] + k - t
-
-
-def _rolled(x, by):
-    """Roll row i left by by(i, T): what leaves on one side comes in on the other."""
-    t = x.shape[-2]
-    rows = [np.roll(x[..., i, :], -by(i, t), axis=-1) for i in range(t)]
-    return np.stack(rows, axis=-2)
-
-
-def _rows_shifted(x, by):
-    """Shift row i left by by(i, T), with zeros behind it: what a loop over the rows does."""
-    out = np.zeros_like(x)
-    t, k = x.shape[-2:]
-    for i in range(t):
-        n = min(by(i, t), k)
-        out[..., i, : k - n] = x[..., i, n:]
-    return out
-
-
-def _unshifted(dy, first=1):
-    """The adjoint of rel-shift; first: column at which the K columns that are kept begin."""
-    *lead, t, k = dy.shape
-    line = np.concatenate([np.zeros((*lead, t)), dy.reshape(*lead, t * k)], axis=-1)
-    return line.reshape(*lead, t, k + 1)[..., first : first + k]
-
-
-REL_SHIFT = Exercise(
-    id="rel-shift",
-    title="rel-shift, by hand",
-    points=6,
-    notebook="03_relative_positions",
-    head='''
-def rel_shift(x):
-    """Return x (..., T, K) with row i shifted left by T-1-i.
-
-    x[..., i, c] is query i's score for the distance K-1-c; in the result column j is key j, at
-    distance i + M - j (M = K - T). Paper, app. B, without a loop: pad one column of zeros on the
-    left, view the rows as K+1 rows of T numbers, drop the first of them, view as T rows of K.
-    Whatever comes into the upper right corner by that is part of the answer.
-    """
-''',
-    imports="import numpy as np\n\nfrom minitxl import ops\n",
-    body="return ops.rel_shift_forward(x, xp=np)[0]",
-    shown=(ops.rel_shift_forward,),
-    outputs=("shifted",),
-    cases=_shift_cases,
-    mistakes=(
-        Mistake(
-            "the corner is zeros; rel-shift leaves one 0 and then the next row's scores there, and "
-            "the mask has to hide them",
-            lambda x: np.where(_corner(x), 0.0, _shifted(x)),
-        ),
-        Mistake(
-            "the corner holds the row's own numbers, come round as np.roll does; rel-shift leaves "
-            "one 0 and then the next row's scores",
-            lambda x: _rolled(x, lambda i, t: t - 1 - i),
-        ),
-        Mistake("nothing is shifted", lambda x: x),
-        Mistake(
-            "row i is shifted by i, must be by T-1-i: the last query's row is in place already",
-            lambda x: _rolled(x, lambda i, t: i),
-        ),
-        Mistake(
-            "row i is shifted by i, must be by T-1-i; and the corner is not zeros in rel-shift",
-            lambda x: _rows_shifted(x, lambda i, t: i),
-        ),
-        Mistake(
-            "row i is shifted by T-i, must be by T-1-i; and the corner is not zeros in rel-shift",
-            lambda x: _rows_shifted(x, lambda i, t: t - i),
-        ),
-        Mistake(
-            "the rows are shifted to the right, must be to the left",
-            lambda x: _rolled(x, lambda i, t: i + 1 - t),
-        ),
-        Mistake(
-            "the rows are one too far to the left: the column of zeros goes to the left of x, not "
-            "to the right",
-            lambda x: _shifted(x, left=False),
-        ),
-        Mistake(
-            "the last of the K+1 rows is dropped, must be the first",
-            lambda x: _shifted(x, drop=lambda t: 0),
-        ),
-        Mistake(
-            "it is rel-shift's adjoint, which shifts back",
-            _unshifted,
-        ),
-    ),
-)
-
-REL_SHIFT_BACKWARD = Exercise(
-    id="rel-shift-backward",
-    title="The adjoint of rel-shift",
-    points=5,
-    notebook="03_relative_positions",
-    head='''
-def rel_shift_backward(dy):
-    """Return dx (..., T, K) = dLoss/dx for y = rel_shift(x), dy = dLoss/dy (..., T, K).
-
-    rel_shift only moves numbers, so its adjoint moves each gradient back to the place from which
-    its number came; a number that went nowhere gets 0. <rel_shift(x), dy> = <x, dx> for all x, dy.
-    """
-''',
-    imports="import numpy as np\n\nfrom minitxl import ops\n",
-    body="return ops.rel_shift_backward(dy, xp=np)",
-    shown=(ops.rel_shift_backward,),
-    steps=(
-        "undo the steps of rel_shift in the opposite order; each is a view, or its adjoint a pad",
-        "what was dropped comes back as zeros, the column that was padded is dropped",
-        "view dy as one line, put T zeros before it, view it as T rows of K + 1, drop column 0",
-    ),
-    outputs=("dx",),
-    cases=_shift_cases,
-    mistakes=(
-        Mistake(
-            "it is rel_shift once more, which shifts further; the adjoint shifts back",
-            _shifted,
-        ),
-        Mistake("nothing is shifted back", lambda dy: dy),
-        Mistake(
-            "the corner's gradients are lost: its numbers came from the next row's scores, and go "
-            "back there (that they are 0 in a model is the mask's doing)",
-            lambda dy: _unshifted(np.where(_corner(dy), 0.0, dy)),
-        ),
-        Mistake(
-            "what leaves a row at one end comes in at its other, as np.roll does; it belongs to "
-            "the row after, and the first T-1 numbers of x went nowhere",
-            lambda dy: _rolled(dy, lambda i, t: i + 1 - t),
-        ),
-        Mistake(
-            "the wrong column is dropped: the zeros were on the left",
-            lambda dy: _unshifted(dy, first=0),
-        ),
-    ),
-)
-
-
 # --- the four terms ------------------------------------------------------------------------------
 
 
@@ -268,7 +103,7 @@ def _term_cases(rng):
     ]
 
 
-def _terms(q, k, r, u, v, scale=None, shift=_shifted, both=False, swapped=False, flip=False):
+def _terms(q, k, r, u, v, scale=None, shift=shifted, both=False, swapped=False, flip=False):
     """The four terms; both: q also in c and d; swapped: u and v; flip: r by rising distance."""
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     u, v = (v, u) if swapped else (u, v)
@@ -299,7 +134,8 @@ def _future(q, k, r, u, v):
 FOUR_TERMS = Exercise(
     id="four-terms",
     title="The four terms of a score",
-    points=6,
+    lines=12,
+    ideas=1,
     notebook="03_relative_positions",
     head='''
 def four_terms(q, k, r, u, v):
@@ -353,4 +189,102 @@ return tuple(terms[name] for name in "abcd")
     ),
 )
 
-EXERCISES = (POSITIONS, REL_SHIFT, REL_SHIFT_BACKWARD, FOUR_TERMS)
+
+# --- u and v, backwards --------------------------------------------------------------------------
+
+
+def _bias_cases(rng):
+    b, h, t, m, dh = sizes(rng, 5, keys=(2, 3))
+
+    def arrays(t, m):
+        ds = rng.normal(size=(b, h, t, m + t))
+        ds[..., np.arange(m + t) > np.arange(t)[:, None] + m] = 0.0
+        return ds, rng.normal(size=(b, h, m + t, dh)), rng.normal(size=(h, m + t, dh))
+
+    return [
+        Case(arrays(t, m), f"B = {b}, H = {h}, T = {t}, M = {m}, Dh = {dh}"),
+        Case(arrays(t, 0), "M = 0", edge=True),
+        Case(arrays(1, m), "T = 1", edge=True),
+    ]
+
+
+def _biases(ds, k, r, scale=None, back=unshifted, over=(0, 2), take=np.sum):
+    scale = 1 / math.sqrt(k.shape[-1]) if scale is None else scale
+    return take(ds @ k * scale, axis=over), take(back(ds) @ r * scale, axis=over)
+
+
+BIASES = Exercise(
+    id="bias-gradients",
+    title="The gradients of u and v",
+    lines=7,
+    ideas=2,
+    notebook="03_relative_positions",
+    head='''
+def bias_gradients(ds, k, r):
+    """Return du and dv, both (H, Dh): dLoss/du and dLoss/dv, for ds = dLoss/ds (B, H, T, K).
+
+    s = (q + u) k^T / sqrt(Dh) + rel_shift((q + v) r^T / sqrt(Dh)): u, v the same for every query.
+    k (B, H, K, Dh); r (H, K, Dh), row c for distance K-1-c. For keys in the future (j > i + M) ds
+    is 0, as the softmax's backward leaves it. A helper for the shift may stand in the cell, too.
+    """
+''',
+    imports="import math\n\nimport numpy as np\n\nfrom minitxl import ops\n",
+    body="""
+by_distance = ops.rel_shift_backward(ds, xp=np)
+dq_u, dq_v = ds @ k, by_distance @ r  # (B, H, T, Dh): of q + u, and of q + v
+return tuple(x.sum(axis=(0, 2)) / math.sqrt(k.shape[-1]) for x in (dq_u, dq_v))
+""",
+    shown=(attention.core_backward,),
+    steps=(
+        "u is added to every query: du sums what all the q + u get, over B and T",
+        "q + u gets ds k / sqrt(Dh), as q does in attention's backward pass",
+        "ds has a column for each key, r a row for each distance: run the shift backwards first",
+        "du = sum(ds k) / sqrt(Dh), dv = sum(rel_shift_backward(ds) r) / sqrt(Dh), over B and T",
+    ),
+    outputs=("du", "dv"),
+    cases=_bias_cases,
+    mistakes=(
+        Mistake(
+            "you forgot to divide by sqrt(d_head): the scores were divided, so are their gradients",
+            lambda *a: _biases(*a, scale=1.0),
+        ),
+        Mistake(
+            "it is divided by d_head, must be by its square root",
+            lambda ds, k, r: _biases(ds, k, r, scale=1 / k.shape[-1]),
+        ),
+        Mistake(
+            "u and v are swapped: u goes with contents k, v with positions r",
+            lambda *a: _biases(*a)[::-1],
+        ),
+        Mistake(
+            "ds lies by key, r by distance: for dv the shift has to be run backwards first",
+            lambda *a: _biases(*a, back=lambda ds: ds),
+        ),
+        Mistake(
+            "ds is shifted once more; the shift has to be run backwards, by its adjoint",
+            lambda *a: _biases(*a, back=shifted),
+        ),
+        Mistake(
+            "the shift is run backwards for du, too: k lies by key already",
+            lambda ds, k, r: (_biases(unshifted(ds), k, r)[0], _biases(ds, k, r)[1]),
+        ),
+        Mistake(
+            "the distances run the wrong way: row c of r is for distance K-1-c, not c",
+            lambda ds, k, r: _biases(ds, k, r[:, ::-1]),
+        ),
+        Mistake(
+            "it is a mean over B and T, must be the sum: every query has the same u and v",
+            lambda *a: _biases(*a, take=np.mean),
+        ),
+        Mistake(
+            "it is not summed over the batch: all its rows have the same u and v",
+            lambda *a: _biases(*a, over=2),
+        ),
+        Mistake(
+            "it is not summed over the queries: all have the same u and v",
+            lambda *a: _biases(*a, over=0),
+        ),
+    ),
+)
+
+EXERCISES = (POSITIONS, FOUR_TERMS, BIASES)

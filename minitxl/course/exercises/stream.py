@@ -1,4 +1,4 @@
-"""Exercises: what a prediction in a fixed segment is made from, and rows of text that go on."""
+"""Exercises: fixed segments, rows of text that go on, and a text read with a memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from minitxl.course.exercise import Case, Exercise, Mistake, sizes
 from minitxl.data import stream
+from minitxl.model import network
 
 # --- fragmentation -------------------------------------------------------------------------------
 
@@ -23,7 +24,8 @@ def _context_cases(rng):
 CONTEXT = Exercise(
     id="context-lengths",
     title="What a fixed segment knows",
-    points=3,
+    lines=1,
+    ideas=1,
     notebook="01_fragmentation",
     head='''
 def context_lengths(n_target, tgt_len):
@@ -102,7 +104,8 @@ def _across(text, b, t, n):
 STREAM = Exercise(
     id="contiguous-batch",
     title="Rows that go on",
-    points=5,
+    lines=6,
+    ideas=1,
     notebook="04_memory",
     head='''
 def contiguous_batch(text, batch_size, tgt_len, n):
@@ -154,4 +157,146 @@ return tokens, targets
     ),
 )
 
-EXERCISES = (CONTEXT, STREAM)
+
+# --- segment by segment --------------------------------------------------------------------------
+
+
+def _read_cases(rng):
+    b, t, rest, d = sizes(rng, 4)
+    n, more = int(rng.integers(2, 4)), int(rng.integers(1, t))
+
+    def arrays(length, n_layer=n):
+        return rng.normal(size=(b, length, d)), rng.normal(size=(n_layer, d, d)) / d**0.5
+
+    return [
+        Case((*arrays(3 * t), t, t + more), f"N = {n}, L = {3 * t}, T = {t}, mem_len = {t + more}"),
+        Case((*arrays(3 * t), t, t - more), f"N = {n}, L = {3 * t}, T = {t}, mem_len = {t - more}"),
+        Case((*arrays(2 * t + rest % t), t, t), "a last segment that is shorter", edge=True),
+        Case((*arrays(2 * t, 1), t, t + more), "N = 1, one layer", edge=True),
+        Case((*arrays(2 * t), t, 5 * t), "a memory that is never full", edge=True),
+        Case((*arrays(2 * t), t, 0), "mem_len = 0", edge=True),
+    ]
+
+
+def layer(both, n_mem, w):
+    """A layer in small: both = [memory ; segment] (B, M + T, D) -> the segment's (B, T, D)."""
+    seen = np.arange(1, both.shape[1] + 1)[:, None]
+    mean = np.cumsum(both, axis=1) / seen  # of all rows up to each
+    return both[:, n_mem:] + np.tanh(mean @ w)[:, n_mem:]
+
+
+def _kept(mem, h, mem_len):
+    both = np.concatenate([mem, h], axis=1)
+    return both[:, max(0, both.shape[1] - mem_len) :]
+
+
+def _read(x, weights, t, mem_len, *, keep=_kept, of="input", used=True, start=0, drop=False):
+    """keep: how a memory is updated; of: what it holds; used: whether it is read at all."""
+    mems = [np.zeros((len(x), start, x.shape[2])) for _ in weights]
+    length = x.shape[1] // t * t if drop else x.shape[1]
+    tops = []
+    for first in range(0, length, t):
+        bottom = h = x[:, first : min(first + t, length)]
+        for n, w in enumerate(weights):
+            mem = mems[n] if used else mems[n][:, :0]
+            y = layer(np.concatenate([mem, h], axis=1), mem.shape[1], w)
+            mems[n] = keep(mems[n], {"input": h, "output": y, "bottom": bottom}[of], mem_len)
+            h = y
+        tops.append(h)
+    return np.concatenate(tops, axis=1), np.stack(mems)
+
+
+def _one_memory(x, weights, t, mem_len):
+    """A single memory, which each layer reads and overwrites in its turn."""
+    mem, tops = x[:, :0], []
+    for first in range(0, x.shape[1], t):
+        h = x[:, first : first + t]
+        for w in weights:
+            y = layer(np.concatenate([mem, h], axis=1), mem.shape[1], w)
+            mem, h = _kept(mem, h, mem_len), y
+        tops.append(h)
+    return np.concatenate(tops, axis=1), np.stack([mem] * len(weights))
+
+
+READ = Exercise(
+    id="read-segments",
+    title="A text, segment by segment",
+    lines=10,
+    ideas=2,
+    notebook="04_memory",
+    given=layer,
+    head='''
+def read_segments(x, weights, tgt_len, mem_len):
+    """Return h (B, L, D), the top layer's outputs for the whole text, and mems (N, B, M, D).
+
+    x (B, L, D): the first layer's inputs; weights (N, D, D): `layer` takes one of them. Cut x into
+    segments of T = tgt_len; the last one may be shorter. Each layer has a memory of its own, empty
+    at first, of at most mem_len rows; it reads its memory and its inputs for this segment, and
+    then remembers as in `update_memory`. mems: what a next segment would find, for every layer.
+    """
+''',
+    imports="""
+from minitxl.config import Config
+from minitxl.model.network import update_mems
+""",
+    body="""
+config, outputs = Config(n_token=1, mem_len=mem_len), []
+mems = [x[:, :0] for _ in weights]
+for first in range(0, x.shape[1], tgt_len):
+    h = x[:, first : first + tgt_len]
+    for n, w in enumerate(weights):
+        both, n_mem = np.concatenate([mems[n], h], axis=1), mems[n].shape[1]
+        mems[n] = update_mems(both, n_mem=n_mem, config=config, xp=np)
+        h = layer(both, n_mem, w)
+    outputs.append(h)
+return np.concatenate(outputs, axis=1), np.stack(mems)
+""",
+    shown=(network.hidden_forward,),
+    steps=(
+        "two loops: over the segments, and in it over the layers; N memories live outside of both",
+        "layer n reads [mems[n] ; its inputs]; its inputs, not its outputs, are remembered",
+        "mems[n] becomes the last mem_len rows of [mems[n] ; h], then h = layer(...), of the next",
+    ),
+    outputs=("h", "mems"),
+    cases=_read_cases,
+    mistakes=(
+        Mistake(
+            "the memory is not read: every segment begins from nothing",
+            lambda *a: _read(*a, used=False),
+        ),
+        Mistake(
+            "the memory holds the layer's outputs, must hold its inputs",
+            lambda *a: _read(*a, of="output"),
+        ),
+        Mistake(
+            "every layer remembers the inputs of the first; each has a memory of its own inputs",
+            lambda *a: _read(*a, of="bottom"),
+        ),
+        Mistake(
+            "there is one memory for all layers; each has its own",
+            _one_memory,
+        ),
+        Mistake(
+            "the old memory is gone after each segment: with T < mem_len a part of it is kept",
+            lambda *a: _read(*a, keep=lambda mem, h, n: h[:, max(0, h.shape[1] - n) :]),
+        ),
+        Mistake(
+            "nothing is forgotten: a memory has at most mem_len rows",
+            lambda *a: _read(*a, keep=lambda mem, h, n: np.concatenate([mem, h], axis=1)),
+        ),
+        Mistake(
+            "the oldest rows are kept, must be the newest",
+            lambda *a: _read(*a, keep=lambda mem, h, n: np.concatenate([mem, h], axis=1)[:, :n]),
+        ),
+        Mistake(
+            "one row too few is kept",
+            lambda *a: _read(*a, keep=lambda mem, h, n: _kept(mem, h, max(0, n - 1))),
+        ),
+        Mistake(
+            "the memory begins with a row of zeros, which is read as any other; it begins empty",
+            lambda *a: _read(*a, start=1),
+        ),
+    ),
+)
+
+EXERCISES = (CONTEXT, STREAM, READ)

@@ -78,7 +78,8 @@ def _of_delta(wrong):
 DELTA = Exercise(
     id="delta-backward",
     title="The delta rule backwards",
-    points=7,
+    lines=16,
+    ideas=3,
     notebook="08_beyond",
     head='''
 def delta_backward(do, dnew, q, k, v, b, s):
@@ -100,7 +101,8 @@ from minitxl.model.family.memories import matrix
 settings = Memory(kind="matrix", rule="delta", feature="unit")
 q, k, v, s, do, dnew = (x[None, None] for x in (q, k, v, s, do, dnew))  # B = H = 1
 _, _, cache = matrix.memory_forward(q, k, v, b[None, None, :, None], s, settings, xp=np)
-cache = cache._replace(q=q, k=k, features=((None, None),) * 2)  # the lengths stay as they are
+scores = np.tril(q @ np.swapaxes(k, -1, -2))  # the lengths stay as they are
+cache = cache._replace(q=q, k=k, scores=scores, features=((None, None),) * 2)
 dq, dk, dv, db, ds = matrix.memory_backward(do, dnew, cache, xp=np)
 return dq[0, 0], dk[0, 0], dv[0, 0], db[0, 0, :, 0], ds[0, 0]
 """,
@@ -110,8 +112,8 @@ return dq[0, 0], dk[0, 0], dv[0, 0], db[0, 0, :, 0], ds[0, 0]
         "gradient of S_t, which is dnew at first",
         "at token t: o_t was read from S_t, so dq_t = S_t do_t, and G gets q_t do_t^T; then the "
         "write is undone, whose u_t = b_t (v_t - S_{t-1}^T k_t) gets du_t = G^T k_t",
-        "S_{t-1} is in S_t itself and in u_t, k_t stands twice: dv_t = b_t du_t, db_t = du_t . (v_t "
-        "- S_{t-1}^T k_t), dk_t = G u_t - S_{t-1} b_t du_t, and G becomes G - k_t (b_t du_t)^T",
+        "S_{t-1} is in S_t itself and in u_t, k_t stands twice: dv_t = b_t du_t, db_t = du_t . "
+        "(v_t - S_{t-1}^T k_t), dk_t = G u_t - S_{t-1} dv_t, and G becomes G - k_t dv_t^T",
     ),
     outputs=("dq", "dk", "dv", "db", "ds"),
     cases=_delta_cases,
@@ -121,7 +123,7 @@ return dq[0, 0], dk[0, 0], dv[0, 0], db[0, 0, :, 0], ds[0, 0]
             _of_delta("k once"),
         ),
         Mistake(
-            "S_{t-1} is read by the write, too: on the way back something is taken off its gradient",
+            "S_{t-1} is read by the write, too: on the way back its gradient loses something",
             _of_delta("kept"),
         ),
         Mistake(
@@ -213,7 +215,8 @@ def _of_tokens(**options):
 TOKENS = Exercise(
     id="memory-tokens-gradient",
     title="Through two segments",
-    points=5,
+    lines=13,
+    ideas=1,
     notebook="08_beyond",
     head='''
 def memory_tokens_gradient(dy2, m0, x1, x2, p1, p2, w):
@@ -251,8 +254,8 @@ return dw, dx1[0], dm0[0][0]
     steps=(
         "run both segments forwards; the gradient of y2 is dy2 in x2's places and 0 in the others",
         "y = p r w gives dr = p^T dy w^T, and dw = (p r)^T dy for each of the two segments",
-        "m1 stands in r2 twice, so dm1 is the sum of the first and the last m rows of dr2; it is the "
-        "gradient of the last m rows of y1, whose others get 0; m0 is read twice, too",
+        "m1 stands in r2 twice, so dm1 is the sum of the first and the last m rows of dr2; it is "
+        "the gradient of the last m rows of y1, whose others get 0; m0 is read twice, too",
     ),
     outputs=("dw", "dx1", "dm0"),
     cases=_tokens_cases,

@@ -39,7 +39,7 @@ def live(model, vocab, text, *, tgt_len: int = 64, mem_len: int | None = None, *
     It begins with segments of `tgt_len` and a memory of `mem_len` (None: three segments). `start`:
     `read` tokens already read, `layer` 1 ... n_layer, `head` 1 ... n_head or 0 for their mean; by
     default as far as a token that looks far back, and its head. Raises `MinitxlError` for a model
-    that cannot run in a page: absolute positions, an adaptive softmax.
+    that cannot run in a page: with other positions than types 0 and 1, an adaptive softmax.
     """
     refused = why_not(model.config)
     if refused:
@@ -76,9 +76,12 @@ class Live:
         except MinitxlError as error:
             widget.send({"id": question["id"], "error": str(error)})
 
-    def html(self, title: str = TITLE) -> str:
-        """The component as one HTML page: with all that it needs inside."""
-        script, style = f"\n{_script()}\n{_file('page.js')}", _style()
+    def html(self, title: str = TITLE, *, below: str = "", style: str = "") -> str:
+        """The component as one HTML page: with all that it needs inside.
+
+        below: HTML that is to stand under it; style: rules for that.
+        """
+        script, style = f"\n{_script()}\n{_file('page.js')}", _style() + style
         # "<" never stands in the data, so no text can end the script element
         data = json.dumps(self.data, ensure_ascii=False).replace("<", "\\u003c")
         parts = {
@@ -86,6 +89,7 @@ class Live:
             "LEAD": html.escape(self.data["lead"]),
             "STYLE_HASH": _hash(style),
             "SCRIPT_HASH": _hash(script),
+            "BELOW": below,
             "STYLE": style,
             "SCRIPT": script,
             "WEIGHTS": base64.b64encode(weights_of(self._model)).decode("ascii"),
@@ -128,7 +132,7 @@ class Live:
         except MinitxlError as error:
             warnings.warn(f"only a picture: {error}", stacklevel=2)
         width = picture.figure.get_figwidth() * DPI
-        return data, shown_as(width, picture.caption)
+        return data, shown_as(width, picture.caption, self._widget)
 
 
 def _file(name: str) -> str:
@@ -143,14 +147,18 @@ def _script() -> str:
 
 
 def _style() -> str:
-    """The style, with the theme's plain colours as variables for a light and for a dark page."""
+    return colours() + "\n" + _file("live.css")
+
+
+def colours() -> str:
+    """The theme's plain colours as variables of CSS, for a light and for a dark page."""
     light, dark = THEMES
     pairs = (
         f"--{name}: light-dark({light[name]}, {dark[name]});"
         for name in light
         if name != "segments"
     )
-    return ".txl, .txl-page { " + " ".join(pairs) + " }\n" + _file("live.css")
+    return ".txl, .txl-page { " + " ".join(pairs) + " }"
 
 
 def _hash(text: str) -> str:

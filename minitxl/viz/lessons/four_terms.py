@@ -6,6 +6,14 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 
 from minitxl.errors import MinitxlError
+from minitxl.model.attention import (
+    Inspection,
+    additive_mask,
+    attention_forward,
+    attention_mask,
+)
+from minitxl.model.ops import layer_norm_forward, sinusoid_table
+from minitxl.model.params import layer_weights
 from minitxl.viz.theme import (
     HIDDEN,
     INK,
@@ -31,15 +39,20 @@ NAMES = {
 LITTLE = 1e-4  # of the largest change: the bottom of the colour scale
 
 
-def draw_four_terms(terms: dict, p: np.ndarray, hidden: np.ndarray, head: str) -> Picture:
+def draw_four_terms(seen: Inspection, *, layer: int, head: int) -> Picture:
     """Draw one head's four terms, their sum, and the probabilities, each (T, K).
 
-    terms: "a", "b", "c", "d" -> scaled scores; p: attention probabilities; hidden: True where the
-    mask hides a key; head: its name, for the title.
+    seen: of a forward pass, whose first row is drawn; layer, head: 1 ... . Raises MinitxlError for
+    a layer or head that it has not.
     """
+    if not (1 <= layer <= len(seen.probs) and 1 <= head <= seen.probs[0].shape[1]):
+        raise MinitxlError(
+            f"layer={layer}, head={head}: seen are layers 1 ... {len(seen.probs)} and heads 1 ... "
+            f"{seen.probs[0].shape[1] if seen.probs else 0}"
+        )
+    terms = {x: np.asarray(seen.terms[layer - 1][x])[0, head - 1] for x in "abcd"}
+    p, hidden = np.asarray(seen.probs[layer - 1])[0, head - 1], np.asarray(seen.mask[layer - 1])
     t, k = p.shape
-    if set(terms) != set(NAMES) or any(x.shape != (t, k) for x in (*terms.values(), hidden)):
-        raise MinitxlError(f"the terms a, b, c, d and the mask must be of p's shape {(t, k)}")
     total = _centred(sum(np.asarray(terms[x], dtype=np.float64) for x in "abcd"), hidden)
     shown = [(NAMES[x], _centred(terms[x], hidden) if x in "ab" else terms[x]) for x in "abcd"]
     shown.append(("a + b + c + d", total))
@@ -68,7 +81,7 @@ def draw_four_terms(terms: dict, p: np.ndarray, hidden: np.ndarray, head: str) -
         bar.tick_params(length=0)
         figure.text(0.74, 0.948, "score", ha="right", size=9)
         size = {x: float(np.std(_centred(terms[x], hidden)[~hidden])) for x in "abcd"}
-        title = f"{head}: four terms and what becomes of them"
+        title = f"Layer {layer}, head {head}: four terms and what becomes of them"
         note = (
             "In a, b and the sum each row's mean is taken out: the softmax does not see it. "
             "Standard deviation along the rows: "
@@ -97,12 +110,37 @@ def _frame(ax, name: str, t: int, edge: int) -> None:
         side.set_visible(False)
 
 
-def draw_leak(masked: np.ndarray, unmasked: np.ndarray) -> Picture:
-    """Draw how much each output of one layer changes with each character, with the mask or not.
+def changes(model, tokens, *, masked: bool) -> np.ndarray:
+    """How far output i of the first layer's attention moves where character c is replaced.
 
-    masked, unmasked (T, T): length of the change of output i (row) where character c of the segment
-    (column) is replaced. Exact zeros are left blank.
+    tokens (2 T,): the memory's segment and the present one, whose characters are replaced one at a
+    time by the next of the vocabulary; masked: with the causal mask -> (T, T), i by c.
     """
+    t, c, xp = len(tokens) // 2, model.config, model.backend.xp
+    reader = model.with_options(tgt_len=t, mem_len=t)
+    batch = np.repeat(tokens[None, t:], t + 1, axis=0)  # row 0 as it is, row 1 + c: c replaced
+    batch[1 + np.arange(t), np.arange(t)] = (tokens[t:] + 1) % c.n_token
+    _, mems = reader.predict(np.repeat(tokens[None, :t], t + 1, axis=0))
+    seen = Inspection()
+    reader.predict(batch, mems, inspect=seen)
+    w, device = layer_weights(model.params, 0), model.backend.device
+    h = xp.concat([mems[0], seen.hidden[0]], axis=1)  # (B, K, D)
+    if c.pre_lnorm:
+        h, _ = layer_norm_forward(h, w.attn_gamma, w.attn_beta, eps=c.layer_norm_epsilon, xp=xp)
+    pos = sinusoid_table(2 * t, model.params.constants["inv_freq"], xp=xp)
+    hidden = attention_mask(n_query=t, n_mem=t, max_keys=None, device=device, xp=xp)
+    mask = additive_mask(hidden & masked, dtype=h.dtype, xp=xp)
+    y, _ = attention_forward(h[:, t:, :], h, pos, w.attn, mask, dropatt=0.0, rng=None, xp=xp)
+    y = model.backend.to_numpy(y)
+    return np.linalg.norm(y[1:] - y[:1], axis=-1).T  # (c, i) -> (i, c)
+
+
+def draw_leak(model, tokens) -> Picture:
+    """Draw how much each output of the first layer changes with each character, masked or not.
+
+    tokens (2 T,): see `changes`. Exact zeros are left blank.
+    """
+    masked, unmasked = (changes(model, tokens, masked=way) for way in (True, False))
     t = len(masked)
     top = float(max(masked.max(), unmasked.max()))
     future = np.triu(np.ones((t, t), bool), k=1)

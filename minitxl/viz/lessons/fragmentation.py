@@ -5,26 +5,21 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from minitxl.errors import MinitxlError
 from minitxl.viz.by_position import position_bins
 from minitxl.viz.theme import (
     INK,
     MUTED,
-    PAPER,
     SEGMENT_COLOURS,
     Picture,
     level_lines,
     new_figure,
-    printable,
     styled,
     titled,
 )
 
 ORANGE, BLUE, GREEN, PURPLE, *_ = SEGMENT_COLOURS
-FULL = 8.0  # bits from which a cell is fully coloured
 GROUP = {  # arms of the ablation: label, colour, line, marker
     "abs-alone": ("vanilla: absolute positions, no memory", GREEN, "--", "^"),
     "xl-alone": ("relative positions, no memory", ORANGE, "--", "s"),
@@ -32,50 +27,42 @@ GROUP = {  # arms of the ablation: label, colour, line, marker
 }
 
 
-def draw_surprise(symbols: list[str], without: np.ndarray, with_memory: np.ndarray) -> Picture:
-    """Draw a passage twice, a segment in each row, every character shaded by its bits.
+def draw_saw(results: dict, segments: int = 3) -> Picture:
+    """Draw the bits along several segments, as the mean by position says: with memory and without.
 
-    symbols: S * T predicted characters; without, with_memory (S, T): what each cost in bits.
+    results: what `minitxl.experiments.ablation.run` returned, as JSON has it.
     """
-    without, with_memory = np.asarray(without), np.asarray(with_memory)
-    s, t = without.shape
-    if with_memory.shape != (s, t) or len(symbols) != s * t:
-        raise MinitxlError(
-            f"without has shape {without.shape}, with_memory {with_memory.shape}, and there are "
-            f"{len(symbols)} symbols: all must be of the same S segments of T characters"
-        )
-    panels = (
-        ("Every segment from nothing", without, ORANGE),
-        ("With memory", with_memory, BLUE),
-    )
+    cells = {c["member"]: np.array(c["by_position"]) for c in results["cells"]}  # (seeds, T)
+    mean = {name: cells[name].mean(axis=0) for name in ("xl-alone", "xl")}  # (T,)
+    t = len(mean["xl"])
+    places = np.arange(segments * t)
     with styled():
-        figure = new_figure(10.4, 1.75 + 0.245 * s)
-        height = 0.245 * s / (1.75 + 0.245 * s)
-        for left, (name, bits, colour) in zip((0.045, 0.535), panels, strict=True):
-            ax = figure.add_axes((left, 0.78 / (1.75 + 0.245 * s), 0.45, height))
-            map_ = LinearSegmentedColormap.from_list("bits", [PAPER, colour])
-            ax.imshow(bits, cmap=map_, vmin=0.0, vmax=FULL, aspect="auto", alpha=0.8)
-            for n, symbol in enumerate(symbols):
-                at = dict(ha="center", va="center", size=9.5, family="DejaVu Sans Mono")
-                ax.text(n % t, n // t, printable(symbol), **at)
-            ax.set_xticks([0, *range(7, t, 8)], [1, *range(8, t + 1, 8)])
-            ax.set_yticks(range(s), range(1, s + 1))
-            ax.tick_params(length=0)
-            for side in ax.spines.values():
-                side.set_visible(False)
-            ax.set_xlabel("characters of its own segment that the prediction may use")
-            ax.set_title(f"{name}: {bits.mean():.2f} bits per character", pad=6, color=colour)
-            if left < 0.1:
-                ax.set_ylabel("segment")
-        title = "What each character costs: the deeper its colour, the more bits"
-        figure.text(0.016, 1 - 0.36 / (1.75 + 0.245 * s), title, size=13, weight="bold")
-        first = without[1:, 0].mean(), with_memory[1:, 0].mean()
-        note = (
-            f"The first character of a segment costs {first[0]:.2f} bits on average without "
-            f"memory, {first[1]:.2f} with it (segments 2 to {s}); full colour: {FULL:.0f} bits."
+        figure = new_figure(10.4, 3.4)
+        ax = figure.add_axes((0.075, 0.22, 0.9, 0.58))
+        alone, kept = (np.tile(mean[name], segments) for name in ("xl-alone", "xl"))
+        ax.fill_between(places, kept, alone, color=ORANGE, alpha=0.22, lw=0)
+        ax.plot(places, alone, color=ORANGE, lw=2.2)
+        ax.plot(places, kept, color=BLUE, lw=2.2)
+        for cut in range(0, segments * t + 1, t):
+            ax.axvline(cut - 0.5, color=INK, lw=2)
+        height = alone.max()
+        above = dict(color=ORANGE, weight="bold")
+        ax.text(0.16 * t, 0.86 * height, "no memory: each cut costs anew", **above)
+        ax.text(0.16 * t, 0.62 * kept.min(), "with memory", color=BLUE, weight="bold")
+        ax.set_xlim(-1, segments * t)
+        ax.set_ylim(0, height * 1.08)
+        ax.set_xticks(
+            np.arange(segments) * t + t / 2, [f"segment {s + 1}" for s in range(segments)]
         )
-        figure.text(0.016, 0.16 / (1.75 + 0.245 * s), note, size=10)
-    return Picture(figure, f"{title}. {note}")
+        ax.tick_params(axis="x", length=0)
+        ax.set_ylabel("bits per character")
+        gap = mean["xl-alone"] - mean["xl"]  # (T,)
+        title = (
+            f"The saw of fixed segments: a cut costs {gap[0]:.2f} bits at the first character, "
+            f"{gap.mean():.2f} on average"
+        )
+        note = "Models that were trained alike: means by place in the segment, repeated."
+        return titled(figure, title, note, top=0.9, bottom=0.04, size=10)
 
 
 def _binned(bits: np.ndarray) -> tuple[list, list]:

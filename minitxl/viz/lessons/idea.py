@@ -33,8 +33,9 @@ def draw_idea() -> Picture:
             _panel(ax, memory)
     caption = (
         "Left: fixed segments. The circled state, first of the third segment, sees one character. "
-        "Right: with a cache of hidden states it sees eight characters more, one memory further "
-        "back with every layer; the gradient stops at the memory's edge."
+        "Right: with a cache of the last four states it sees eight characters more, one memory "
+        "further back with every layer, though the oldest states are dropped by now; the gradient "
+        "stops at the memory's edge."
     )
     return Picture(figure, caption)
 
@@ -48,7 +49,7 @@ def _panel(ax, memory: int) -> None:
     ax.axis("off")
     heading = "Transformer-XL remembers" if memory else "Fixed segments forget"
     detail = (
-        "hidden states of the segment before stay in a cache (squares)"
+        "cached states are squares (small: dropped by now)"
         if memory
         else "every segment starts blank"
     )
@@ -65,7 +66,8 @@ def _panel(ax, memory: int) -> None:
         _link(ax, layer, query, key, colour, 1.9 if crosses else 1.4, 2)
     for layer in range(LAYERS + 1):
         for i in range(len(WORD)):
-            _node(ax, layer, i, (layer, i) in on_path, cached=memory and layer < LAYERS)
+            cached = memory and layer < LAYERS and i < 2 * SEGMENT
+            _node(ax, layer, i, (layer, i) in on_path, cached, dropped=i < 2 * SEGMENT - memory)
     names = ("embedding", "layer 1", "layer 2")
     for layer, name in enumerate(names):
         ax.text(-0.55, layer * STEP, name, size=8.5, color=MUTED, ha="right", va="center")
@@ -99,19 +101,12 @@ def _link(ax, layer, query, key, colour, width, zorder) -> None:
     )
 
 
-def _node(ax, layer: int, i: int, lit: bool, *, cached) -> None:
+def _node(ax, layer: int, i: int, lit: bool, cached, *, dropped: bool) -> None:
+    """A state; one that was cached, and is dropped by now, is a small square."""
     colour = segment_colour(2 - i // SEGMENT)
-    shape = "s" if cached and i < 2 * SEGMENT else "o"
-    ax.plot(
-        i,
-        layer * STEP,
-        shape,
-        ms=11,
-        mfc=colour if lit else PAPER,
-        mec=colour,
-        mew=1.6,
-        zorder=4,
-    )
+    look = dict(mfc=colour if lit else PAPER, mec=colour, mew=1.6, zorder=4)
+    gone = cached and dropped
+    ax.plot(i, layer * STEP, "s" if cached else "o", ms=5.5 if gone else 11, **look)
 
 
 def _stop(ax, edge: float) -> None:

@@ -1,15 +1,12 @@
-"""The memory's rows: which are kept, which a query sees, how old the weights behind them are."""
+"""The memory's rows: which a query sees, how old the weights behind them are."""
 
 from __future__ import annotations
 
 import numpy as np
 from matplotlib.colors import to_rgb
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
-from minitxl.config import Config
 from minitxl.errors import MinitxlError
-from minitxl.model.network import kept_rows
 from minitxl.viz.theme import (
     FAINT,
     HIDDEN,
@@ -23,51 +20,6 @@ from minitxl.viz.theme import (
     styled,
     titled,
 )
-
-
-def draw_kept_rows(*, tgt_len: int, mem_len: int, n_segments: int = 6) -> Picture:
-    """Draw what is in memory while each of n_segments segments is read, one row for each.
-
-    Which rows are kept is asked of `kept_rows`. Numbers are positions in the text, colours the
-    segment that a state was computed in, counted from the present one back.
-    """
-    config = Config(n_token=1, tgt_len=tgt_len, mem_len=mem_len)
-    length, memory, sizes = n_segments * tgt_len, np.arange(0), []
-    with styled():
-        height = 1.75 + 0.36 * n_segments
-        figure = new_figure(10.4, height)
-        ax = figure.add_axes((0.105, 0.62 / height, 0.745, 1 - 1.32 / height))
-        for step in range(n_segments):
-            segment = np.arange(step * tgt_len, (step + 1) * tgt_len)
-            for at in range((step + 1) * tgt_len):
-                age = step - at // tgt_len
-                colour, held = segment_colour(age), at in memory or age == 0
-                style = dict(fc=colour if held else PAPER, ec=colour if held else FAINT, lw=0.8)
-                ax.add_patch(Rectangle((at - 0.46, step - 0.4), 0.92, 0.8, **style))
-                ink = PAPER if held else MUTED
-                size = 8.0 if length <= 40 else 6.5
-                ax.text(at, step, str(at), size=size, color=ink, ha="center", va="center")
-            ax.plot([segment[0] - 0.5] * 2, [step - 0.5, step + 0.5], color=INK, lw=2.4)
-            sizes.append(len(memory))
-            ax.text(length + 0.2, step, f"M = {len(memory)}", weight="bold", va="center")
-            both = np.concatenate([memory, segment])  # (M + T,), as [mem ; h]
-            first, stop = kept_rows(n_mem=len(memory), n_new=tgt_len, config=config)
-            memory = both[first:stop]
-        ax.set_xlim(-0.6, length - 0.4)
-        ax.set_ylim(n_segments - 0.4, -0.6)
-        ax.set_xticks([])
-        ax.set_yticks(range(n_segments), [f"segment {s + 1}" for s in range(n_segments)])
-        ax.tick_params(axis="y", length=0)
-        for side in ("left", "bottom"):
-            ax.spines[side].set_visible(False)
-        title = f"What is kept: segments of T = {tgt_len}, mem_len = {mem_len}"
-        full = next((s + 1 for s, n in enumerate(sizes) if n == mem_len), None)
-        when = f"full from segment {full} on" if full else "not full yet"
-        note = (
-            "Right of the thick line: this segment. Left, filled: its memory; outlined: forgotten. "
-            f"The memory is {when}."
-        )
-        return titled(figure, title, note, top=1 - 0.36 / height, bottom=0.16 / height, size=10)
 
 
 def draw_masks(masks: dict[str, np.ndarray], *, n_mem: int) -> Picture:

@@ -24,18 +24,19 @@ WIDTH, HEIGHT, LEFT, RIGHT = 1040, 560, 86, 1030  # so high that a laptop shows 
 SHOWN = {"off and on": (False, True), "off": (False,), "on": (True,)}
 
 
-def reads(*, n_segments: int, tgt_len: int, mem_len: int) -> np.ndarray:
+def reads(*, n_segments: int, tgt_len: int, mem_len: int, same_length: bool = False) -> np.ndarray:
     """Return (L, L) bool, L = n_segments * tgt_len: whether a query reads a key one layer below.
 
     Row: the query's position in the text, column: the key's. It is the same in every layer.
     """
-    config = Config(n_token=1, tgt_len=tgt_len, mem_len=mem_len)
+    config = Config(n_token=1, tgt_len=tgt_len, mem_len=mem_len, same_length=same_length)
+    most = config.most_keys if same_length else None
     length = n_segments * tgt_len
     pattern, memory = np.zeros((length, length), bool), np.arange(0)
     for start in range(0, length, tgt_len):
         segment = np.arange(start, start + tgt_len)
         keys = np.concatenate([memory, segment])  # positions of [memory ; segment], (K,)
-        lengths = dict(n_query=tgt_len, n_mem=len(memory), max_keys=None)
+        lengths = dict(n_query=tgt_len, n_mem=len(memory), max_keys=most)
         pattern[np.ix_(segment, keys)] = ~attention_mask(**lengths, device="cpu", xp=np)
         first, stop = kept_rows(n_mem=len(memory), n_new=tgt_len, config=config)
         memory = keys[first:stop]
@@ -59,10 +60,13 @@ def receptive_field(pattern: np.ndarray, query: int, n_layer: int) -> np.ndarray
     return field
 
 
-def span_scene(*, n_layer: int, tgt_len: int, mem_len: int, output: str, recurrence: str) -> Scene:
+def span_scene(
+    *, n_layer: int, tgt_len: int, mem_len: int, output: str, recurrence: str, same_length: str
+) -> Scene:
     """Layers as rows of dots, positions to the right, a line for everything that is read.
 
-    output: one of OUTPUTS; recurrence: one of SHOWN, the panels from the top.
+    output: one of OUTPUTS; recurrence: one of SHOWN, the panels from the top; same_length: whether
+    with recurrence every query sees mem_len keys, "off" or "on".
     """
     shown = SHOWN[recurrence]
     offset = {"first": 0, "middle": (tgt_len - 1) // 2, "last": tgt_len - 1}[output]
@@ -71,14 +75,15 @@ def span_scene(*, n_layer: int, tgt_len: int, mem_len: int, output: str, recurre
     scene, reached = Scene(WIDTH, HEIGHT), {}
     high = (HEIGHT - 108) / len(shown)
     for place, recurrent in enumerate(shown):
-        m = mem_len if recurrent else 0
-        pattern = reads(n_segments=n_segments, tgt_len=tgt_len, mem_len=m)
+        m, same = (mem_len, same_length == "on") if recurrent else (0, False)
+        pattern = reads(n_segments=n_segments, tgt_len=tgt_len, mem_len=m, same_length=same)
         query = (n_segments - 1) * tgt_len + offset
         field = receptive_field(pattern, query, n_layer)
         reached[recurrent] = int(field[0, :query].sum())
         panel = _Panel(scene, 46 + high * place, high - 8, pattern, field, query, tgt_len, m)
         panel.draw(recurrent, names=place == len(shown) - 1)  # columns are the same in all panels
-    return scene.headed(*_words(n_layer, tgt_len, mem_len, offset, output, reached))
+    same = same_length == "on"
+    return scene.headed(*_words(n_layer, tgt_len, mem_len, offset, output, reached, same))
 
 
 class _Panel:
@@ -198,7 +203,7 @@ class _Panel:
         return self.length // self.t - 1 - position // self.t
 
 
-def _words(n_layer, tgt_len, mem_len, offset, output, reached) -> tuple[str, str]:
+def _words(n_layer, tgt_len, mem_len, offset, output, reached, same) -> tuple[str, str]:
     """Title and note: the count from the picture, and whether it is N M; the rule is asked for."""
     layers = "1 layer" if n_layer == 1 else f"{n_layer} layers"
     if True not in reached:
@@ -215,6 +220,12 @@ def _words(n_layer, tgt_len, mem_len, offset, output, reached) -> tuple[str, str
         f"The {output} output depends on {_tokens(reached[True])} before it{without}: "
         f"{layers}, T = {tgt_len}, M = {mem_len}"
     )
+    if same:
+        return title, (
+            f"Same length: every query sees {_tokens(mem_len)}, its own among them; the left end "
+            "moves with the output.\n"
+            "Filled: what the circled output depends on. Squares on grey: the states in the memory."
+        )
     reach, simple = exact_reach(n_layer, tgt_len, mem_len), n_layer * mem_len
     note = f"The reach is {_tokens(reach)} before the segment"
     note += f"; N M = {simple} falls short." if simple < reach else ", here N M as well."
@@ -246,5 +257,6 @@ def span_explorer(
         "n_layer": numbers("layers N", "n_layer", n_layer, 1, 4),
         "output": slider("output followed", list(OUTPUTS), OUTPUTS[0]),
         "recurrence": buttons("recurrence", list(SHOWN), recurrence, "96px"),
+        "same_length": buttons("same length", ["off", "on"], "off", "96px"),
     }
     return Explorer(controls, span_scene, states=[{}, {"mem_len": tgt_len + tgt_len // 2}])

@@ -9,21 +9,12 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
-
-from PIL import Image
 
 from minitxl.errors import MinitxlError
-from minitxl.viz.theme import Picture, shown_as, stored
+from minitxl.viz.theme import shown_as
+from minitxl.viz.widgets.in_page import STYLE, anywidget_and_traitlets, module, stacked
 from minitxl.viz.widgets.scene import Scene
 from minitxl.viz.widgets.spoken import spoken_class
-
-STYLE = """
-.txl-drawing { color-scheme: light dark; font-family: system-ui, "DejaVu Sans", sans-serif; }
-.txl-drawing svg { display: block; max-width: 100%; height: auto; border-radius: 4px; }
-body[data-jp-theme-light="true"] .txl-drawing { color-scheme: light; }
-body[data-jp-theme-light="false"] .txl-drawing { color-scheme: dark; }
-"""
 
 
 class Explorer:
@@ -62,15 +53,7 @@ class Explorer:
     def static(self) -> tuple[bytes, str]:
         """PNG bytes and caption of the picture that stands for the widget without a kernel."""
         scenes = [self._draw(**{**self.values(), **state}) for state in self.states]
-        pictures = [Picture(scene.figure(), scene.caption).image() for scene in scenes]
-        whole = Image.new("RGB", (pictures[0].width, sum(p.height for p in pictures)))
-        top = 0
-        for picture in pictures:
-            whole.paste(picture, (0, top))
-            top += picture.height
-        # Several pictures in one: a palette makes a third of it, and looks the same.
-        png = stored(whole.quantize(256, dither=Image.Dither.NONE))
-        return png, "\n".join(scene.caption for scene in scenes)
+        return stacked(scenes), "\n".join(scene.caption for scene in scenes)
 
     def __repr__(self) -> str:
         return self.scene.caption
@@ -80,22 +63,16 @@ class Explorer:
         data = dict(self.box._repr_mimebundle_() or {})
         data["image/png"] = base64.b64encode(png).decode("ascii")
         data["text/plain"] = caption
-        return data, shown_as(self.scene.width, caption)
+        return data, shown_as(self.scene.width, caption, self.drawing)
 
 
 @cache
 def drawing_class() -> type:
     """Class of the anywidget that draws `scene`."""
-    try:
-        import anywidget
-        import traitlets
-    except ImportError as error:
-        raise MinitxlError(
-            "widgets need anywidget, which is not installed; run: pip install anywidget"
-        ) from error
+    anywidget, traitlets = anywidget_and_traitlets()
 
     class Drawing(anywidget.AnyWidget):
-        _esm = Path(__file__).with_name("drawing.js").read_text(encoding="utf-8")
+        _esm = module("drawing.js")
         _css = STYLE
         scene = traitlets.Dict().tag(sync=True)
 

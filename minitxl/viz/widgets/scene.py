@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.collections import PatchCollection, PathCollection
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, PathPatch, Rectangle
 from matplotlib.path import Path
@@ -23,6 +24,8 @@ NAMES = {name: (LIGHT[name], DARK[name]) for name in ("paper", "ink", "muted", "
 NAMES |= {"faint": ("#DEDBD3", "#363B42"), "hatch": ("#BDB9AE", "#5A6069")}
 SIDES = {"start": "left", "middle": "center", "end": "right"}
 Colour = str | tuple[str, str]
+ADVANCE = 0.602  # width of a character of DejaVu Sans Mono, of its size; shapes.js has it too
+LEVELS = 17  # depths of a shade, 0 ... 16
 
 
 def segment_pair(age: int) -> tuple[str, str]:
@@ -32,6 +35,32 @@ def segment_pair(age: int) -> tuple[str, str]:
     fading = 1 - 1 / (1 + 0.12 * (age - len(LIGHT["segments"]) + 1))  # 0 ... 1, rising for ever
     light, dark = (round(a + (b - a) * fading) for a, b in ((0x64, 0xD2), (0xA8, 0x48)))
     return f"#{light:02x}{light + 4:02x}{light + 8:02x}", f"#{dark:02x}{dark + 4:02x}{dark + 8:02x}"
+
+
+def shades(hue: tuple[str, str], most: float = 0.85) -> list[tuple[Colour, Colour]]:
+    """LEVELS fills from the paper to `most` of a hue, each with a colour of text to read on it."""
+    found = []
+    for level in range(LEVELS):
+        pairs = []
+        for scheme in (0, 1):
+            paper, full = (np.array(to_rgb(x[scheme])) for x in (NAMES["paper"], hue))
+            fill = paper + (full - paper) * most * level / (LEVELS - 1)
+            texts = [NAMES["ink"][scheme], "#000000", "#FFFFFF"]
+            pairs.append((to_hex(fill), max(texts, key=lambda text: contrast(fill, text))))
+        found.append(tuple(zip(*pairs, strict=True)))
+    return found
+
+
+def contrast(a, b) -> float:
+    """Ratio of the luminances of two colours, 1 ... 21 (WCAG 2)."""
+
+    def luminance(colour) -> float:
+        c = np.array(to_rgb(colour))
+        linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+        return float(linear @ (0.2126, 0.7152, 0.0722))
+
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
 
 
 class Scene:
@@ -62,12 +91,13 @@ class Scene:
 
     def text(
         self, x, y, words, *, size=14, anchor="start", bold=False, colour: Colour = "ink",
-        halo=False, turn=0,
+        halo=False, turn=0, mono=False,
     ) -> None:  # fmt: skip
         """Write at (x, y): left end, middle or right end of a line, at half its height; halo: a
-        ground of paper around the letters; turn: degrees, against the clock."""
+        ground of paper around the letters; turn: degrees, against the clock; mono: each character,
+        a space too, ADVANCE * size wide."""
         place = dict(x=round(float(x), 1), y=round(float(y), 1), words=str(words), turn=turn)
-        look = dict(size=size, anchor=anchor, bold=bold, fill=_pair(colour), halo=halo)
+        look = dict(size=size, anchor=anchor, bold=bold, fill=_pair(colour), halo=halo, mono=mono)
         self.shapes.append({"kind": "text", **place, **look})
 
     def headed(self, title: str, note: str = "") -> Scene:
@@ -103,10 +133,11 @@ def _pair(colour: Colour) -> tuple[str, str]:
     return NAMES[colour] if isinstance(colour, str) else colour
 
 
-def _write(ax, order, *, kind, x, y, words, turn, size, anchor, bold, fill, halo) -> None:
+def _write(ax, order, *, kind, x, y, words, turn, size, anchor, bold, fill, halo, mono) -> None:
     points = 72 / DPI
     effects = [withStroke(linewidth=6 * points, foreground=LIGHT["paper"])] if halo else []
     style = dict(color=fill[0], weight="bold" if bold else "normal", rotation=turn)
+    style["family"] = "DejaVu Sans Mono" if mono else "DejaVu Sans"
     place = dict(ha=SIDES[anchor], va="center_baseline", zorder=order, path_effects=effects)
     ax.text(x, y, words.replace("$", r"\$"), size=size * points, **style, **place)
 

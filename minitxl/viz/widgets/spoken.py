@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from minitxl.errors import MinitxlError
+from minitxl.viz.widgets.in_page import anywidget_and_traitlets
 
 SCRIPT = """
 function render({ model, el }) {
@@ -43,13 +43,7 @@ export default { render };
 @cache
 def spoken_class() -> type:
     """Class of the widget: `value` is the caption; give it the layout of something not seen."""
-    try:
-        import anywidget
-        import traitlets
-    except ImportError as error:
-        raise MinitxlError(
-            "widgets need anywidget, which is not installed; run: pip install anywidget"
-        ) from error
+    anywidget, traitlets = anywidget_and_traitlets()
 
     class Spoken(anywidget.AnyWidget):
         _esm = SCRIPT

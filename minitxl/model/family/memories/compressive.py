@@ -60,6 +60,9 @@ class Compressive(Memory):
             "born": ((1, m.n_coarse + 1),),
         }
 
+    def is_whole(self, state):
+        return state.born.shape[0] == state.coarse.shape[1] + 1
+
     def n_bytes(self, itemsize=4):
         c = self.config
         return itemsize * c.n_layer * (c.mem_len + c.memory.n_coarse) * c.d_model
@@ -195,8 +198,8 @@ def highest(places, n: int, *, xp):
     The priority is a hash of the place alone, so that what stays does not depend on how the text
     was cut, and every token of the past has the same chance (reservoir sampling).
     """
-    x = xp.astype(places, xp.int64)
-    x = (x * 2_654_435_761) % 2**32  # Knuth's multiplicative hash, then its high bits mixed in
+    x = xp.astype(places, xp.int64)  # two odd factors below 2^31: no product overflows
+    x = ((x ^ (x >> 16)) * 747_796_405) % 2**32
     x = ((x ^ (x >> 15)) * 1_103_515_245) % 2**32
-    order = xp.argsort(-(x ^ (x >> 13)))
-    return xp.sort(order[:n])
+    order = xp.argsort(-(x ^ (x >> 16)))
+    return xp.sort(order[: min(n, order.shape[0])])

@@ -63,6 +63,10 @@ class Memory:
         c = self.config
         return {"": (batch_size, (0, c.mem_len), c.d_model)}
 
+    def is_whole(self, state) -> bool:
+        """Whether the arrays of a state, each of a shape that may be, belong together."""
+        return True
+
     def n_bytes(self, itemsize: int = 4) -> int:
         """Return the bytes that a full memory takes for each row of the batch, in all layers."""
         c = self.config
@@ -100,6 +104,10 @@ class Memory:
         """Return h_N (B, T, D) and the states, from what came out of the last layer."""
         return h, mems
 
+    def own_rows(self, h):
+        """Return the segment's rows (B, T, D) of what went through the layers."""
+        return h
+
     def leave_backward(self, dh, dleft: list, *, xp):
         """Undo `leave`; dleft: the gradients of the states left, None where there is none."""
         return dh, dleft
@@ -133,6 +141,7 @@ def check_states(mems, memory: Memory, batch_size: int, backend) -> None:
         raise MinitxlError(
             f"mems holds {len(mems)} states, the model has {n_layer} layers; {again}"
         )
+    first: dict[str, tuple] = {}  # shapes of layer 0's arrays
     for n, state in enumerate(mems):
         for name, want in memory.shapes(batch_size, n).items():
             array: Any = getattr(state, name, None) if name else state
@@ -150,3 +159,10 @@ def check_states(mems, memory: Memory, batch_size: int, backend) -> None:
                 raise MinitxlError(
                     f"{what} is of type {array.dtype}, the model of {backend.dtype_name}; {again}"
                 )
+            if have != first.setdefault(name, have) and kind != "tokens":
+                raise MinitxlError(
+                    f"{what} has shape {have}, that of layer 0 {first[name]}: all layers remember "
+                    f"the same tokens; {again}"
+                )
+        if not memory.is_whole(state):
+            raise MinitxlError(f"mems[{n}] lacks rows of its {kind} memory: {again}")

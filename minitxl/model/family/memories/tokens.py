@@ -33,6 +33,9 @@ class Tokens(Memory):
         most = self.config.memory.n_slot if n == 0 else 0
         return {"": (batch_size, (0, most), self.config.d_model)}
 
+    def is_whole(self, state):
+        return state.shape[1] in (0, self.config.memory.n_slot)
+
     def n_bytes(self, itemsize=4):
         return itemsize * self.config.memory.n_slot * self.config.d_model
 
@@ -52,9 +55,12 @@ class Tokens(Memory):
         return state[:, :0, :], None
 
     def leave(self, h, mems):
+        written = h[:, h.shape[1] - self.config.memory.n_slot :, :]
+        return self.own_rows(h), [written, *mems[1:]]
+
+    def own_rows(self, h):
         m = self.config.memory.n_slot
-        t = h.shape[1] - 2 * m
-        return h[:, m : m + t, :], [h[:, m + t :, :], *mems[1:]]
+        return h[:, m : h.shape[1] - m, :]
 
     def leave_backward(self, dh, dleft, *, xp):
         (b, _, d), m = dh.shape, self.config.memory.n_slot

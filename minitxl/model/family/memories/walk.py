@@ -6,6 +6,7 @@ import math
 from functools import partial
 
 from minitxl.config import Config
+from minitxl.errors import MinitxlError
 from minitxl.model import network
 from minitxl.model.family.memories.compressive import Compressive
 from minitxl.model.family.memories.kinds import Memory
@@ -23,9 +24,14 @@ KINDS = {"xl": Memory, "compressive": Compressive, "matrix": Matrix, "tokens": T
 def with_memory(config: Config, ends: Ends, kind: type[Memory] | None = None) -> Network:
     """Return the functions of a model with the memory that a configuration asks for.
 
-    kind: another one, of a reader's own.
+    kind: the class of a "custom" one. MinitxlError where that has none.
     """
-    memory = (kind or KINDS[config.memory.kind])(config)
+    kind = kind or KINDS.get(config.memory.kind)
+    if kind is None:
+        raise MinitxlError(
+            'memory kind="custom" is a class of its own: give it, TransformerXL(config, memory=...)'
+        )
+    memory = kind(config)
     walk = partial(hidden_forward, memory=memory, embed_forward=ends.embed_forward)
     return Network(
         partial(param_shapes, memory=memory, ends=ends),
@@ -113,8 +119,8 @@ def hidden_backward(
         accumulate(memory.parameters(memory.weights(grads, n, None)), memory.parameters(dw))
         dhidden.append(dh)
         dmems.append(dstate)
-    dhidden[-1], dmems = memory.enter_backward(dhidden[-1], dmems[::-1], entered, grads, xp=xp)
-    return dhidden[::-1], dmems
+    first, dmems = memory.enter_backward(dh, dmems[::-1], entered, grads, xp=xp)
+    return [first, *(memory.own_rows(dh) for dh in dhidden[-2::-1])], dmems
 
 
 def memory_losses(cache) -> list:
