@@ -9,6 +9,7 @@ from pathlib import Path
 
 from minitxl.cli.common import Parser, add_command, say
 
+PROJECTS = ("corpus", "memory", "trained-memory", "claim")
 GRADE_EPILOG = """\
 SUBMISSIONS holds one folder for each student, with notebooks or zips, or is a download of Moodle or
 Canvas (or a zip of these). Of several hand-ins the latest counts. nbgrader keeps the gradebook
@@ -57,11 +58,11 @@ def add(commands) -> None:
     released.add_argument("--project", action="store_true", help="with the folder of projects")
     project = add_command(kinds, "project", run, "say which milestones of projects are reached")
     project.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="as handed out")
+    project.add_argument("--only", nargs="+", default=[], choices=PROJECTS, help="these alone")
     project.add_argument(
-        "--only", nargs="+", default=[], choices=("corpus", "memory", "claim"), help="these alone"
-    )
-    project.add_argument(
-        "--measure", action="store_true", help="first train with the memory in it (runs its code)"
+        "--measure",
+        action="store_true",
+        help="first train with a memory in it (runs its code)",
     )
     project.add_argument(
         "--seed-by-student", type=Path, metavar="CSV", help="the roster; FOLDERs are named by id"
@@ -192,7 +193,7 @@ def _project(options: argparse.Namespace) -> int:
     rows = []
     for folder in options.folders:
         if options.measure:
-            print(assess.measured(folder, say))
+            print("\n".join(assess.measured(folder, say, options.only)))
         lines, found = assess.assessed(folder, options.only, roster)
         print("\n".join(lines))
         rows += found

@@ -159,7 +159,15 @@ def _notebook(book) -> str:
         rule = lambda output: output.get("data", {}).get("text/html", "").startswith("<style>")  # noqa: E731
         cell.outputs = [output for output in cell.outputs if not rule(output)]
     body, _ = nbconvert.HTMLExporter(template_name="basic").from_notebook_node(book)
-    return f'<p class="note">{NOTE}</p>\n{_with_formulas(body, drawn)}'
+    body = _with_formulas(body, drawn)
+    return f'<p class="note">{NOTE}</p>\n{_sections(body)}\n{body}'
+
+
+def _sections(body: str) -> str:
+    """Links to the headings of a page, folded."""
+    found = re.findall(r'<h2 id="([^"]+)">(.+?)<a class="anchor-link"', body)
+    links = "\n".join(f'<li><a href="#{anchor}">{text}</a></li>' for anchor, text in found)
+    return f'<details class="sections"><summary>On this page</summary><ul>{links}</ul></details>'
 
 
 def html_of(markdown: str) -> str:

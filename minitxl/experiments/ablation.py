@@ -35,7 +35,6 @@ from minitxl.inference.evaluate import evaluate
 from minitxl.inference.plain import PlainReader
 from minitxl.inference.sliding import evaluate_sliding
 from minitxl.inference.units import bits
-from minitxl.training.machine import machine_facts
 
 READINGS = ("memory", "chunks", "stride")
 
@@ -81,12 +80,7 @@ def run(
         name: _cell(name, rates, [done[f"{name}, seed {seed}"] for seed in range(s.seeds)])
         for name in s.arms
     }
-    return {
-        "experiment": "ablation",
-        "settings": asdict(s),
-        "machine": machine_facts(),
-        "devices": sorted({x["device"] for x in done.values()}),
-        "seconds": parts.seconds,
+    return parts.head("ablation", done) | {
         "units": {
             "bpc": "bits per character of the test text, by reading, one for each seed",
             "by_position": "as in training: bits at position 0, 1, ... of a segment, by seed",

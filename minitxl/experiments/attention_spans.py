@@ -31,7 +31,6 @@ from minitxl.model.attention import Inspection
 from minitxl.model.ops import softmax_forward
 from minitxl.model.transformer_xl import TransformerXL
 from minitxl.pretrained import load_pretrained
-from minitxl.training.machine import machine_facts
 
 TERMS = "abcd"
 SUBSETS = ("a", "b", "c", "d", "ac", "bd")  # ac: all of content, bd: all of position
@@ -247,11 +246,7 @@ def run(
             kept[terms] = parts.get(f"terms {terms}", lambda terms=terms: bpc(terms))
             bar.update()
     keys = 1 + np.arange(c.tgt_len) + c.mem_len  # that each query sees
-    return {
-        "experiment": "attention",
-        "settings": asdict(s),
-        "machine": machine_facts(),
-        "seconds": parts.seconds,
+    return parts.head("attention") | {
         "units": {
             "mean_distance, span": "characters",
             "weight, alone": "mean weight at distance 0, 1, 2 ... characters",

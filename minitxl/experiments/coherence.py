@@ -26,7 +26,6 @@ from minitxl.experiments.intervals import spread
 from minitxl.experiments.parts import Parts
 from minitxl.inference.cached import CachedReader
 from minitxl.pretrained import load_pretrained
-from minitxl.training.machine import machine_facts
 
 BOOK = "the book"
 NAME = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]{2,}")  # a capital that no sentence's beginning explains
@@ -78,11 +77,7 @@ def run(
                 return [corpus.vocab.decode(row) for row in ids]
 
             texts[mem_len] = parts.get(f"memory {mem_len}", write)
-    return {
-        "experiment": "coherence",
-        "settings": asdict(s),
-        "machine": machine_facts(),
-        "seconds": parts.seconds,
+    return parts.head("coherence") | {
         "units": {
             "counts": "shares, one for each sample; null: nothing to count in it",
             "texts": "the first sample of each, its beginning",

@@ -31,14 +31,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minitxl.config import RELATIVE, SINUSOID, Config, TrainConfig
+from minitxl.config import RELATIVE, SINUSOID
 from minitxl.data.text import load_corpus
 from minitxl.experiments.codes import Coded, coded_text
 from minitxl.experiments.intervals import spread
-from minitxl.experiments.parts import Parts
-from minitxl.experiments.small import fitted
+from minitxl.experiments.parts import Parts, each_seed
+from minitxl.experiments.small import fitted_as
 from minitxl.model.reach import exact_reach
-from minitxl.training.machine import machine_facts
 
 HISTORIES = ("true", "foreign", "renamed")
 NEAR = 16  # characters: gains under it are the full gain
@@ -100,7 +99,7 @@ def run(
     """Train and measure every arm with every seed (a part each); return gains and distances."""
     s = settings or Settings()
     parts = parts or Parts(asdict(s))
-    done = parts.fill(jobs(s), progress)
+    done = parts.fill(each_seed(measured, s.arms, s), progress)
     arms = []
     for name in s.arms:
         runs = [done[f"{name}, seed {seed}"] for seed in range(s.seeds)]
@@ -109,12 +108,7 @@ def run(
         ]
         arm = {"arm": name, **ARMS[name]._asdict(), "readings": readings}
         arms.append(arm | {"loss": [run["loss"] for run in runs]})
-    return {
-        "experiment": "context",
-        "settings": asdict(s),
-        "machine": machine_facts(),
-        "devices": sorted({x["device"] for x in done.values()}),
-        "seconds": parts.seconds,
+    return parts.head("context", done) | {
         "units": {
             "edges": "characters to the last mention; stretch i is edges[i] <= distance < [i + 1]",
             "nll": "nats of a name's second letter, by history, run and stretch",
@@ -129,31 +123,18 @@ def run(
     }
 
 
-def jobs(s: Settings) -> dict:
-    """Name of a part -> the call that computes it."""
-    return {
-        f"{name}, seed {seed}": (measured, name, seed, s)
-        for seed in range(s.seeds)
-        for name in s.arms
-    }
-
-
 # --- one run ------------------------------------------------------------------------------------
 
 
 def measured(name: str, seed: int, s: Settings, device: str) -> dict:
     """Train an arm, and read the targets in every way that it can be read."""
     arm, corpus = ARMS[name], load_corpus()
-    sizes = dict(n_layer=s.n_layer, d_model=s.d_model, n_head=s.n_head, d_inner=s.d_inner)
-    sizes |= dict(d_head=s.d_model // s.n_head, tgt_len=arm.tgt_len, mem_len=arm.mem_len)
-    config = Config(
-        n_token=corpus.vocab.n_token, attn_type=arm.attn_type, **sizes,
-        pre_lnorm=True, dropout=0.0, init_std=s.init_std,
+    n_char = s.steps * s.tokens_per_step + s.tokens_per_step // arm.tgt_len
+    model, loss = fitted_as(
+        s, coded_text(corpus, "train", n_char, seed).ids, seed, device,
+        n_token=corpus.vocab.n_token, attn_type=arm.attn_type, tgt_len=arm.tgt_len,
+        mem_len=arm.mem_len, init_std=s.init_std,
     )  # fmt: skip
-    batch_size = s.tokens_per_step // arm.tgt_len
-    how = TrainConfig(steps=s.steps, batch_size=batch_size, lr=s.lr, warmup=s.warmup, seed=seed)
-    text = coded_text(corpus, "train", s.steps * s.tokens_per_step + batch_size, seed)
-    model, loss = fitted(config, how, text.ids, device)
     targets = chosen(s)
     readings = {}
     for key, (mem_len, slides) in ways(name, s).items():

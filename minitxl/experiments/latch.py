@@ -125,7 +125,7 @@ def train(
         tokens, targets, weight, factors = inputs
         segments = zip(cut(tokens, task.tgt_len), cut(targets, task.tgt_len), strict=True)
         upstream = cut(weight, task.tgt_len)
-        nll, grads, _ = sequence_gradients(model, segments, upstream, through_memory)
+        nll, grads, *_ = sequence_gradients(model, segments, upstream, through_memory)
         clip_by_norm(grads.flat, s.clip, xp=xp)
         adam.update(model.params.flat, grads.flat, factors)
         return xp.sum(xp.concat(nll, axis=1) * weight), state

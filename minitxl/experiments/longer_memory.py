@@ -33,7 +33,6 @@ from minitxl.experiments.intervals import spread
 from minitxl.experiments.parts import Parts
 from minitxl.inference.evaluate import evaluate
 from minitxl.pretrained import load_pretrained
-from minitxl.training.machine import machine_facts
 
 OPTIONS = ("plain", "clamp_len", "same_length", "both")
 SHIPPED = "war-and-peace"
@@ -80,11 +79,7 @@ def run(
 
             measured[name, seed] = parts.get(f"{name}, seed {seed}", measure)
     models = {key: label for key, (label, _) in ENCODINGS.items()} | {SHIPPED: "shipped model"}
-    return {
-        "experiment": "longer-memory",
-        "settings": dataclasses.asdict(s),
-        "machine": machine_facts(),
-        "seconds": parts.seconds,
+    return parts.head("longer-memory") | {
         "units": {
             "mem_len": "characters",
             "bpc": "bits per character of the test text, one for each seed",

@@ -16,13 +16,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from minitxl.config import Config, TrainConfig
 from minitxl.data.text import load_corpus
 from minitxl.experiments.intervals import holm, p_value, spread
-from minitxl.experiments.parts import Parts
-from minitxl.experiments.small import fitted
+from minitxl.experiments.parts import Parts, each_seed
+from minitxl.experiments.small import fitted_as
 from minitxl.inference.evaluate import evaluate
-from minitxl.training.machine import machine_facts
 
 OPTIONS = ("plain", "clamp_len")
 
@@ -72,12 +70,7 @@ def run(
     tested = [p["minus_trained"] for p in points if p["mem_len"] != p["trained_mem_len"]]
     for entry, p in zip(tested, holm([p_value(x["by_seed"]) for x in tested]), strict=True):
         entry["p_holm"] = p
-    return {
-        "experiment": "memory-ladder",
-        "settings": asdict(s),
-        "machine": machine_facts(),
-        "devices": sorted({x["device"] for x in done.values()}),
-        "seconds": parts.seconds,
+    return parts.head("memory-ladder", done) | {
         "units": {
             "mem_len": "characters",
             "bpc": "bits per character of the test text, one for each seed",
@@ -90,27 +83,15 @@ def run(
 
 def jobs(s: Settings) -> dict:
     """Name of a part -> the call that computes it."""
-    return {
-        f"{length}, seed {seed}": (measured, length, seed, s)
-        for seed in range(s.seeds)
-        for length in s.lengths
-    }
+    return each_seed(measured, s.lengths, s)
 
 
 def measured(length: int, seed: int, s: Settings, device: str) -> dict:
     """Train a model with T = M = length, and read the test text with every memory."""
     corpus = load_corpus(s.corpus)
-    config = Config(
-        n_token=corpus.vocab.n_token, n_layer=s.n_layer, d_model=s.d_model, n_head=s.n_head,
-        d_head=s.d_model // s.n_head, d_inner=s.d_inner, tgt_len=length, mem_len=length,
-        pre_lnorm=True, dropout=0.0,
-    )  # fmt: skip
-    batch_size = s.tokens_per_step // length
-    how = TrainConfig(
-        steps=s.steps, batch_size=batch_size, lr=s.lr, warmup=s.warmup, seed=seed
-    )  # fmt: skip
     text = np.roll(corpus.train, -seed * 100_003)  # every seed begins somewhere else
-    model, loss = fitted(config, how, text, device)
+    lengths = dict(tgt_len=length, mem_len=length)
+    model, loss = fitted_as(s, text, seed, device, n_token=corpus.vocab.n_token, **lengths)
     points = []
     for mem_len in s.mem_lens:
         for option in OPTIONS if mem_len > length else OPTIONS[:1]:

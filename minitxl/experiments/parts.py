@@ -15,6 +15,7 @@ from minitxl.errors import MinitxlError
 from minitxl.experiments.side_by_side import results_of
 from minitxl.files import write_atomically
 from minitxl.storage.checkpoint import read_json
+from minitxl.training.machine import machine_facts
 
 
 class Parts:
@@ -78,6 +79,15 @@ class Parts:
             self._keep(name, result, seconds)
         return {name: self._done[name] for name in jobs}
 
+    def head(self, experiment: str, done: dict | None = None) -> dict:
+        """Return what all results begin with: which experiment, how, on what machine, how long.
+
+        done: name -> part, of those that say on which "device" they were computed.
+        """
+        devices = done and {"devices": sorted({part["device"] for part in done.values()})}
+        about = {"experiment": experiment, "settings": self.settings, "machine": machine_facts()}
+        return about | (devices or {}) | {"seconds": self.seconds}
+
     def _keep(self, name: str, result, seconds: float) -> None:
         self.seconds[name] = seconds
         self._done[name] = json.loads(json.dumps(result))
@@ -99,6 +109,15 @@ class Parts:
                 f"{mine.get(name)!r}; use the same settings, or start anew without --resume"
             )
         self.seconds, self._done = kept["seconds"], kept["parts"]
+
+
+def each_seed(function: Callable, names, s) -> dict:
+    """Return jobs for `Parts.fill`: "NAME, seed N" -> (function, NAME, N, s) for all of s.seeds."""
+    return {
+        f"{name}, seed {seed}": (function, name, seed, s)
+        for seed in range(s.seeds)
+        for name in names
+    }
 
 
 def timed(function: Callable, *args) -> tuple:

@@ -32,7 +32,6 @@ from minitxl.experiments.latch import (
 )
 from minitxl.experiments.parts import Parts
 from minitxl.model.reach import exact_reach
-from minitxl.training.machine import machine_facts
 
 EDGE = 0.9  # an accuracy below it is beyond the edge: on the ramp the first below 1 is .89, or less
 
@@ -79,11 +78,7 @@ def run(
                 runs.append(parts.get(name, lambda x=shape, i=seed: _trained(x, i, s)))
                 bar.update()
             models.append(_described(shape, runs))
-    return {
-        "experiment": "reach",
-        "settings": dataclasses.asdict(s),
-        "machine": machine_facts(),
-        "seconds": parts.seconds,
+    return parts.head("reach") | {
         "units": {
             "accuracy": "share of right answers at distances 1, 2, ... tokens, of all sequences",
             "loss": "nats per answer, mean of the last tenth of the updates",

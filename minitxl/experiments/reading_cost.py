@@ -23,7 +23,6 @@ from minitxl.experiments.parts import Parts
 from minitxl.inference.evaluate import evaluate
 from minitxl.inference.sliding import evaluate_sliding
 from minitxl.pretrained import load_pretrained
-from minitxl.training.machine import machine_facts
 
 WAYS = {"window": "no memory, by a window", "memory": "Transformer-XL"}
 
@@ -76,11 +75,7 @@ def run(
         name = "stride" if way == "window" else "mem_len"
         spread = {"ms": statistics.median(ms), "ms_min": min(ms), "ms_max": max(ms)}
         points.append({"way": way, name: n, "bpc": bpc} | spread)
-    return {
-        "experiment": "reading-cost",
-        "settings": asdict(s),
-        "machine": machine_facts(),
-        "seconds": parts.seconds,
+    return parts.head("reading-cost") | {
         "units": {
             "ms": "per predicted character, one thread: median, least and most of the repeats",
             "bpc": "bits per character of the same text",

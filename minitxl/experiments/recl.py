@@ -46,7 +46,6 @@ from minitxl.experiments.group import MEMBERS, Shape, trained
 from minitxl.experiments.parts import Parts
 from minitxl.inference.cached import reader_of
 from minitxl.inference.units import bits
-from minitxl.training.machine import machine_facts
 
 PAPER = {  # table 8: r -> RECL in tokens, of WikiText-103; two groups, compared within themselves
     "Transformer-XL 151M": (900, 800, 700),
@@ -247,11 +246,7 @@ def run(
                 for row in _lengths_of(group, delta, ratio, s)
             ]
     lengths = sorted({c for delta in s.deltas for c in _lengths(delta, s)})
-    return {
-        "experiment": "recl",
-        "settings": asdict(s),
-        "machine": machine_facts(),
-        "seconds": parts.seconds,
+    return parts.head("recl") | {
         "units": {
             "recl": "characters (the paper's: words)",
             "gain": "share of exp(nats per character), for each step of delta",

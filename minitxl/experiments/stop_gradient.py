@@ -39,7 +39,6 @@ from minitxl.experiments.latch import (
 from minitxl.experiments.parts import Parts
 from minitxl.model.reach import exact_reach
 from minitxl.model.through_memory import sequence_gradients
-from minitxl.training.machine import machine_facts
 
 WAYS = ("stopped", "full")
 NEAR = 0.1  # nats above the floor: so near counts as learned
@@ -80,12 +79,7 @@ def run(
         _described(way, rates[way], [done[f"{way}, seed {seed}"] for seed in range(s.seeds)], s)
         for way in WAYS
     ]
-    return {
-        "experiment": "stop-gradient",
-        "settings": dataclasses.asdict(s),
-        "machine": machine_facts(),
-        "devices": sorted({x["device"] for x in done.values()}),
-        "seconds": parts.seconds,
+    return parts.head("stop-gradient", done) | {
         "units": {
             "accuracy": "share of right answers at distances 1, 2, ... tokens, of all sequences, "
             "at the end of each training",

@@ -10,7 +10,7 @@ from minitxl.viz.gradient import colour_limits, gradient_norms
 from minitxl.viz.in_browser import live
 from minitxl.viz.lessons.beyond import draw_reading_cost
 from minitxl.viz.lessons.bugs import draw_symptoms
-from minitxl.viz.lessons.by_hand import draw_checks
+from minitxl.viz.lessons.by_hand import draw_checks, draw_stop
 from minitxl.viz.lessons.four_terms import draw_four_terms, draw_leak
 from minitxl.viz.lessons.fragmentation import (
     draw_group_by_position,
@@ -57,6 +57,7 @@ __all__ = [
     "draw_segment_lengths",
     "draw_sliding",
     "draw_stale_states",
+    "draw_stop",
     "draw_symptoms",
     "gradient_explorer",
     "gradient_norms",

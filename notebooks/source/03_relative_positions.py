@@ -305,5 +305,19 @@ viz.draw_four_terms(seen, layer=1, head=2)
 # place, so that $q_i \cdot k_j$ depends on $i - j$: term b without a shift, in
 # [LLaMA](https://arxiv.org/abs/2302.13971) and many models since.
 # [ALiBi](https://arxiv.org/abs/2108.12409) keeps of d a straight line, a slope for each head.
-#
+# Both run here, backward pass by hand, with this paper's memory as it is
+# (`minitxl/model/family/rope.py`, `alibi.py`). Untrained models read 48 characters in three
+# segments; how far are they from what they say when they read them whole?
+
+# %%
+vocabulary, tokens = model.config.n_token, text[None, :48]
+for name, attn_type in {"this paper": 0, "RoPE": 4, "ALiBi": 5, "absolute": 2}.items():
+    sizes = dict(n_token=vocabulary, n_layer=2, tgt_len=16, mem_len=32)
+    reader = minitxl.TransformerXL(minitxl.Config(attn_type=attn_type, **sizes), device="cpu")
+    whole, mems = reader.predict(tokens)[0], None
+    for part in np.split(tokens, 3, axis=1):
+        log_p, mems = reader.predict(part, mems)
+    print(f"{name:10} {np.abs(log_p - whole[:, -16:]).max():.0e}")
+
+# %% [markdown]
 # **Next:** notebook 4: what exactly is remembered, and for how long.

@@ -2,7 +2,7 @@
 # # 4 Recurrence: what is kept, and where learning stops
 #
 # What the memory holds, which keys a query sees, where the gradient stops, and what the stop costs.
-# **You need** notebook 2, and the idea of notebook 3 (distances). **Time:** 40 minutes.
+# **You need** notebook 2, and the idea of notebook 3 (distances). **Time:** 60 minutes.
 
 # %%
 import numpy as np

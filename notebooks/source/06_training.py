@@ -5,7 +5,7 @@
 # training line by line; see, while two models learn, what only the one with a memory can learn;
 # say how sure a comparison of models is; tell a broken model from a sound one.
 #
-# **You need** notebooks 2 (backward passes) and 4 (memory). **Time:** 40 minutes, of which the
+# **You need** notebooks 2 (backward passes) and 4 (memory). **Time:** 60 minutes, of which the
 # computer takes one. **Exercises:** 4.
 
 # %%
@@ -86,8 +86,8 @@ config = Config(
     d_inner=256,
     tgt_len=T,
     mem_len=T,
-    dropout=0.0,  # no text is read twice here: there is nothing to overfit
-    pre_lnorm=True,  # LayerNorm before the blocks: forgives a high learning rate
+    dropout=0.0,  # no text is read twice: there is nothing to overfit
+    pre_lnorm=True,  # forgives a high learning rate
 )
 settings = TrainConfig(steps=STEPS, batch_size=B, lr=4e-3, warmup=30)
 
@@ -172,10 +172,10 @@ samples.look(live.done)
 samples.album()
 
 # %% [markdown]
-# > **Try this.** Make the models anew with a learning rate of `4e-2`, then `4e-4` (in `settings`).
-# > Deal the rows out in another order at every step: `tokens, targets, fresh = stream.next()`,
-# > `order = np.random.default_rng(live.done).permutation(B)`, `batch = (tokens[order],
-# > targets[order], fresh)`. What is the memory of a stranger worth? Where is it worse than none?
+# > **Try this.** Make the models anew with a rate of `4e-2`, then `4e-4` (in `settings`). Deal the
+# > rows out in another order at every step: `order = np.random.default_rng(live.done)`,
+# > `order = order.permutation(B)`, `batch = batch[0][order], batch[1][order], batch[2]`. What is a
+# > stranger's memory worth? Where is it worse than none?
 #
 # This model is yours, and runs in the page: type, let it write, wipe its memory.
 
@@ -214,8 +214,8 @@ draw("ablation")
 #
 # Thirteen exercises are parts of the model. `parts` collects those that you have solved, in the
 # notebooks saved beside this one too; `capstone` has a small model learn by them, beside the
-# library's. With all of them, only linear maps, ReLU, the embedding and LayerNorm's forward pass are
-# not yours.
+# library's. With all of them, only linear maps, ReLU, the embedding and LayerNorm's forward pass
+# are not yours.
 
 # %%
 mine = course.parts()
@@ -271,18 +271,21 @@ course.hunt.reveal()
 # > **Question 5.** Which of the five would you find by the learning curve alone? For the others:
 # > write down a test of a few lines that fails for the broken model and passes for the sound one.
 #
-# ## What you can now do
+# *Answers: `notebooks/README.md` in the repository, “Model answers”.*
+#
+# ## What you can do now
 #
 # - Write a training step with a memory, and doubt a difference of two curves: which seeds, which
 #   intervals, how was the rival read?
 # - Find a bug that no error message tells.
 #
-# **The picture to remember** is your own, 6.3: without a memory the first character of a segment
+# **The picture to remember** is your own of 6.3: without a memory the first character of a segment
 # stays a guess, however long one trains.
 #
-# **Today:** [XLNet](https://arxiv.org/abs/1906.08237) was pretrained with this recurrence, and
-# [GTrXL](https://arxiv.org/abs/1910.06764) trains agents with it, whose episodes outlast a segment.
-# Most large models are trained on one long window, and meet a cache only when they are used.
+# **Where this lives today.** [XLNet](https://arxiv.org/abs/1906.08237) was pretrained with this
+# recurrence; [GTrXL](https://arxiv.org/abs/1910.06764) trains agents with it, whose episodes
+# outlast a segment. Most large models are trained on one long window, and meet a cache only when
+# they are used.
 #
 # **Next:** notebook 7, evaluation; or train for real: `python -m minitxl train` (five minutes),
 # `--preset small` (an hour).

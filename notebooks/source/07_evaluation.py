@@ -27,9 +27,9 @@ text = vocab.decode(corpus.test)
 # ## 7.1 Bits
 #
 # A loss of $\ell$ nats per character is $\ell / \ln 2$ bits: that many would an arithmetic coder,
-# driven by the model's predictions, write to a file. So a language model can be compared with
-# compressors, if both learn from the same text. With $C$ for the size of a compressor's output in
-# bytes, it pays for $n$ characters
+# driven by the predictions, write to a file. So a model can be compared with compressors that learn
+# from the same text. With $C$ for the size of a compressor's output in bytes, it pays for $n$
+# characters
 #
 # $$\mathrm{bpc} = \frac{8}{n} \big(C(\mathrm{train} + \mathrm{test}) - C(\mathrm{train})\big)
 # \qquad\text{where the model pays}\qquad \frac{1}{n \ln 2} \sum_t -\ln p(x_t \mid x_{<t})$$
@@ -133,9 +133,9 @@ draw("context")
 # %% [markdown]
 # A window of 16 copies from 15 characters back. Transformer-XL, in segments of 16, copies from as
 # far as its memory goes: 25 with $M = T$ as in the paper, 120 with $M = 7 T$. So "so many percent
-# longer" is a choice of $M / T$. What was not chosen: with a memory of 448 at evaluation it copies
-# from 450 back. But three starts of five had not learned to copy over the edge at all, and a window
-# of 128 learns it more surely.
+# longer" is a choice of $M / T$; but with a memory of 448 at evaluation it copies from 450 back.
+# Three starts of five had not learned to copy over the edge at all, and a window of 128 learns it
+# more surely.
 #
 # > **Question 3.** The paper says "450% longer than vanilla Transformers". Which two numbers is
 # > this made of, and why can the lower one not be more than 128?
@@ -185,17 +185,19 @@ draw("evaluation_speed")
 # > **Question 4.** The two do not predict the same: after how many tokens do the memory's states
 # > know more than a window of the same attention length? (Notebook 5.)
 #
-# ## What you can now do
+# *Answers: `notebooks/README.md` in the repository, “Model answers”.*
+#
+# ## What you can do now
 #
 # - Report bits that can be compared: which text, context, window and spread.
 # - Give a measure a control, and believe it only where the control finds nothing.
 #
-# **The picture to remember:** 7.3's two pages. A measure that finds +67% in nothing.
+# **The picture to remember** is the two pages of 7.3: a measure that finds +67% in nothing.
 #
-# **Today:** every served model keeps its keys and values, so that a token is computed once;
-# [vLLM](https://arxiv.org/abs/2309.06180) is about where to put them. Windows and strides are still
-# chosen (Hugging Face on [perplexity](https://huggingface.co/docs/transformers/perplexity)). And
-# the falling plain mean is how [Gemini 1.5](https://arxiv.org/abs/2403.05530) argues that it reads
+# **Where this lives today.** Every served model keeps keys and values, so that a token is computed
+# once; [vLLM](https://arxiv.org/abs/2309.06180) is about where to put them. Windows and strides are
+# still chosen (Hugging Face on [perplexity](https://huggingface.co/docs/transformers/perplexity)).
+# A falling plain mean is how [Gemini 1.5](https://arxiv.org/abs/2403.05530) argues that it reads
 # millions of tokens.
 #
 # **Next:** notebook 8, beyond.

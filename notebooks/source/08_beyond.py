@@ -74,13 +74,13 @@ viz.draw_reading_cost(LENGTHS, ms, flops, segment_len=SEGMENT)
 #
 # | memory | kept between segments | work for what is far | who teaches it to write? |
 # |---|---|---|---|
-# | Transformer-XL | $M$ states a layer | $\propto M$ | nobody: the gradient stops |
-# | compressive | $n_m$ states, $n_{cm}$ rows for $c$ states each | $\propto n_m + n_{cm}$ | a loss of its own |
-# | matrix | $d_\mathrm{head} \times d_\mathrm{head}$ numbers a head | $\propto d_\mathrm{head}$ | its reads within the segment |
+# | Transformer-XL | $M$ states a layer | $\propto M$ | nobody: it stops |
+# | compressive | $n_m$ states, $n_{cm}$ rows of $c$ | $\propto n_m + n_{cm}$ | its own loss |
+# | matrix | $d_h \times d_h$ numbers a head | $\propto d_h$ | what its own segment reads |
 # | memory tokens | $m$ states in all | $\propto m$ | the gradient, through segments |
 #
-# One matrix a head is as large as $M = d_\mathrm{head}$ states. The memories of published models
-# are many times larger:
+# With $d_h$ for the width of a head: one matrix a head is as large as $M = d_h$ states. The
+# memories of published models are many times larger:
 
 # %%
 print("                equal size at M   M at evaluation   memory of one row of text, MB")
@@ -155,13 +155,14 @@ for rate in (1, 2, 4, 8):
 # %% [markdown]
 # ## 8.4 One matrix for everything
 #
-# Take the softmax away: a memory that maps keys to values by one matrix $S$ has constant size, for a
-# text of any length. Two rules to write a pair $k_t, v_t$ with strength $\beta_t$:
+# Take the softmax away: a memory that maps keys to values by one matrix $S$ has constant size, for
+# a text of any length. Two rules to write a pair $k_t, v_t$ with strength $\beta_t$:
 #
 # $$\text{sum:}\quad S \leftarrow S + \beta_t\, k_t v_t^\top \qquad\qquad
 # \text{delta:}\quad S \leftarrow S + \beta_t\, k_t \big(v_t - S^\top k_t\big)^\top$$
 #
-# and $S^\top q$ is what a query reads. The sum is linear attention (Katharopoulos et al., 2020, with
+# and $S^\top q$ is what a query reads. The sum is linear attention (Katharopoulos et al., 2020,
+# with
 # $\phi(x) = \mathrm{elu}(x) + 1$ for keys and queries and a divisor); the **delta rule** (Schlag et
 # al., 2021) first takes away what the matrix answers already. **Infini-attention** (Munkhdalai et
 # al., 2024) puts such a memory beside the attention within a segment, with a learned gate for each
@@ -175,12 +176,12 @@ viz.overfull_explorer()
 # %% [markdown]
 # Up to $d$ independent keys there is a matrix that gives every value *exactly*; of $n > d$ random
 # pairs even the best leaves the share $1 - d/n$ of the values' variance as error. To *name* the
-# right one among the stored values less is enough: trained for that, a $32 \times 32$ matrix answers
-# 128 of 128 keys, far from exactly. So $d$ bounds what is kept exactly, not what can be told apart.
-# Rules that see one pair at a time do worse, as random keys overlap.
+# right one among the stored values less is enough: trained for that, a $32 \times 32$ matrix
+# answers 128 of 128 keys, far from exactly. So $d$ bounds what is kept exactly, not what can be
+# told apart. Rules that see one pair at a time do worse, as random keys overlap.
 #
-# > **Try this.** Sum or delta rule: which recalls more of an overfull matrix? *Which* pairs does the
-# > delta rule still know, the first or the last? What would you want of a memory of text?
+# > **Try this.** Sum or delta rule: which recalls more of an overfull matrix? *Which* pairs does
+# > the delta rule still know, the first or the last? What would you want of a memory of text?
 #
 # <details><summary>Think first, then open</summary>
 #
@@ -236,13 +237,13 @@ for name, (options, span) in plans.items():
     print(f"{name:30}{span:17,}{memory_bytes(config) / 1e9:10.3f}{work:17,.0f}")
 
 # %% [markdown]
-# Keeping all is exact and dear. A rate that spans a million tokens in 800 rows makes one row of more
-# than a thousand states: nobody has shown that it says much. The matrix is the cheapest by far, and
-# must choose what to keep. So real systems *mix*:
+# Keeping all is exact and dear. A rate that spans a million tokens in 800 rows makes one row of
+# more than a thousand states: nobody has shown that it says much. The matrix is the cheapest by
+# far, and must choose what to keep. So real systems *mix*:
 #
-# - **Windows, and exact caches made small.** Mistral 7B (2023, arXiv:2310.06825) attends to the last
-#   4,096 tokens in each layer and reaches further through its layers, as this course's model does;
-#   DeepSeek-V2 (2024, arXiv:2405.04434) caches a low-rank vector in place of keys and values.
+# - **Windows, and exact caches made small.** Mistral 7B (2023, arXiv:2310.06825) attends to the
+#   last 4,096 tokens in each layer and reaches further through its layers, as this course's model
+#   does; DeepSeek-V2 (2024, arXiv:2405.04434) caches a low-rank vector in place of keys and values.
 # - **Linear memories with a little attention.** Griffin (2024, arXiv:2402.19427) has two layers of
 #   linear recurrence to one of local attention; Gated DeltaNet (2024, arXiv:2412.06464) adds
 #   forgetting to the delta rule, and Qwen3-Next (2025) has three layers of it to one of full
@@ -273,4 +274,5 @@ for name, (options, span) in plans.items():
 #    its gradient not flow into the states that are compressed?
 #
 # **To go on:** a memory of your own is a project of this course: a template, the tests that it must
-# pass, and the experiment that ranks it. How RoPE and ALiBi run with recurrence stands in notebook 3.
+# pass, and the experiment that ranks it. How RoPE and ALiBi run with recurrence stands in notebook
+# 3.

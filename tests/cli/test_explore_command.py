@@ -81,7 +81,7 @@ def test_mistakes_are_told_in_one_line(explore, tmp_path):
         (["--mem-len", "-1"], "--mem-len -1: give 0 or more"),
         (["--layer", "7"], "layer=7 must be 1 ... 6"),
         (["--head", "6"], "head=6 must be 0 ... 5"),
-        (["tiny-abs-alone"], "attn_type=2, and relative positions"),
+        (["tiny-abs-alone"], "attn_type=2, and a page knows types 0 and 1"),
         (["nowhere"], "no folder 'nowhere'"),
     ):
         code, out, err = explore(*argv)

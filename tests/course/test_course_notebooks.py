@@ -1,12 +1,10 @@
 """From script to notebook: the student's version, the lecturer's, and nbgrader's metadata."""
 
 import ast
-import math
 import re
 import textwrap
 from collections import Counter
 
-import numpy as np
 import pytest
 
 nbformat = pytest.importorskip("nbformat")
@@ -230,48 +228,6 @@ def test_an_answer_comes_in_steps_one_for_each_honest_try(capsys, monkeypatch):
         shown = [step in out for step in EXERCISES["softmax-backward"].steps]
         assert shown == [n < steps for n in range(3)]
     assert "tries" not in out and "def softmax_backward" not in out
-
-
-def pasted(name):
-    """What of a notebook's code could be pasted as an answer: expressions, and functions."""
-    for kind, text in nb.cells_of((nb.SOURCE / f"{name}.py").read_text(encoding="utf-8")):
-        for node in ast.walk(ast.parse(text)) if kind == "code" else ():
-            if isinstance(node, ast.BinOp | ast.Call | ast.Subscript | ast.Tuple | ast.Compare):
-                if not any(isinstance(part, ast.Slice) for part in ast.iter_child_nodes(node)):
-                    yield ast.unparse(node)  # (None, :) stands by itself nowhere
-            elif isinstance(node, ast.FunctionDef):
-                yield node
-
-
-def pasting_scores(exercise, candidates):
-    """The best score of an expression as what is returned, or of a function under its name."""
-    best = 0.0
-    for code in candidates:
-        names = {"np": np, "math": math}
-        if isinstance(code, str):
-            args = ", ".join(exercise.arguments)
-            source = f"def {exercise.name}({args}):\n    return {code}\n"
-        else:
-            source = ast.unparse(code).replace(f"def {code.name}(", f"def {exercise.name}(", 1)
-        exec(compile(source, "<pasted>", "exec"), names)
-        score = exercise.judge(names[exercise.name], np.random.default_rng(0)).score
-        best = max(best, score)
-    return best
-
-
-@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=lambda e: e.id)
-def test_no_answer_can_be_pasted_from_its_notebook(exercise):
-    assert pasting_scores(exercise, pasted(exercise.notebook)) < 1.0
-    text = (nb.SOURCE / f"{exercise.notebook}.py").read_text(encoding="utf-8")
-    assert "getsource(" not in text and not any(step in text for step in exercise.steps)
-    assert not any(step in exercise.stub for step in exercise.steps)
-
-
-def test_pasting_finds_what_can_be_pasted():
-    softmax = EXERCISES["softmax-backward"]
-    line = "versions = {'right': lambda dp, p: p * (dp - np.sum(dp * p, -1, keepdims=True))}"
-    code = [ast.unparse(n) for n in ast.walk(ast.parse(line)) if isinstance(n, ast.BinOp)]
-    assert pasting_scores(softmax, code) == 1.0
 
 
 # --- the course ----------------------------------------------------------------------------------

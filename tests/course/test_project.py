@@ -10,7 +10,7 @@ pytest.importorskip("psutil")
 from minitxl import MinitxlError, load_corpus
 from minitxl.cli import main
 from minitxl.course.grading.roster import Person, Roster
-from minitxl.course.project import assess, corpus, measure, solution
+from minitxl.course.project import assess, corpus, measure, memory_rank, solution
 from minitxl.course.project.claim import CLAIM, CLAIMS, SEEDS, claim_of
 from minitxl.course.project.corpus import CORPUS
 from minitxl.course.project.handout import PROJECTS, hand_out, page, report
@@ -47,7 +47,7 @@ def test_what_is_handed_out_reaches_nothing(tmp_path, capsys):
     assert len(rows) == 1 + sum(len(p.milestones) + len(p.rubric) for p in PROJECTS)
     (tmp_path / "empty").mkdir()
     assert main(["course", "project", str(tmp_path / "empty")]) == 2
-    assert "holds none of corpus/, memory/, claim/" in capsys.readouterr().err
+    assert "holds none of corpus/, memory/, trained-memory/, claim/" in capsys.readouterr().err
 
 
 def test_points_are_told():
@@ -212,7 +212,8 @@ def test_the_model_solutions_run(tmp_path, monkeypatch):
     claim = reach.Settings(models=((1, 4, 4), (2, 4, 2)), seeds=3, steps=20, batch_size=8)
     monkeypatch.setattr(corpus, "READ", 1500)
     monkeypatch.setattr(solution, "READ", 1500)
-    solution.run(tmp_path, steps=6, memory=measure.Settings.quick(), claim=claim)
+    solution.run(tmp_path, steps=6, memory=measure.Settings.quick(), claim=claim,
+                 trained=memory_rank.Settings.quick())  # fmt: skip
     for project in PROJECTS:
         for name, (reached, text) in found(project, tmp_path).items():
             assert reached or name in ("corpus-beats", "corpus-memory"), f"{name}: {text}"

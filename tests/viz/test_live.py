@@ -108,7 +108,7 @@ def test_texts_to_choose_from_keep_their_titles():
 @pytest.mark.parametrize(
     "options, why",
     [
-        (dict(attn_type=2), "attn_type=2, and relative positions of types 0 and 1"),
+        (dict(attn_type=2), "attn_type=2, and a page knows types 0 and 1"),
         (dict(cutoffs=(5,), div_val=2), "its softmax is adaptive"),
         (dict(start_mems="zeros"), "start_mems='zeros'"),
     ],

@@ -48,7 +48,7 @@ def softmax_backward(dp, p):
     body="return ops.softmax_backward(dp, ops.SoftmaxCache(p), xp=np)",
     shown=(ops.softmax_backward,),
     steps=(
-        "ds_j = sum_k dp_k (dp_k / ds_j): put the derivative in, and multiply out",
+        "put the derivative into the sum over k that ds_j is, and multiply out",
         "of the first part one k is left, k = j; in the second p_j stands before a sum",
         "ds = p (dp - sum(dp p)), the sum over the last axis",
     ),

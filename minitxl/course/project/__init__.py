@@ -1,4 +1,4 @@
-"""Coursework that is more than functions: three projects, with milestones that check themselves.
+"""Coursework that is more than functions: four projects, with milestones that check themselves.
 
     python -m minitxl course project FOLDER
 

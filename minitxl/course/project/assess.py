@@ -9,14 +9,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from minitxl.course.grading.roster import Roster
+from minitxl.course.project import measure, memory, memory_rank, trained_memory
 from minitxl.course.project.handout import PROJECTS
-from minitxl.course.project.measure import measure
-from minitxl.course.project.memory import MEMORY
 from minitxl.course.project.milestones import walk
 from minitxl.course.variants import COMMON, word_of
 from minitxl.errors import MinitxlError
 from minitxl.files import write_atomically
 
+MEASURED = (  # project, its file, with what it began, and what measures it
+    (memory.MEMORY, memory.FILE, memory.TEMPLATE, measure.measure),
+    (trained_memory.TRAINED, trained_memory.FILE, trained_memory.TEMPLATE, memory_rank.measure),
+)
 COLUMNS = ("folder", "project", "milestone", "points", "of", "found")
 
 
@@ -25,7 +28,7 @@ def assessed(
 ) -> tuple[list[str], list[tuple]]:
     """Return lines that tell what is reached in a folder, and rows of `COLUMNS`.
 
-    The folder may be the one that holds corpus/, memory/ and claim/, or one in which that is
+    The folder may be the one that holds corpus/, memory/ and others, or one in which that is
     called project/. only: ids of projects; default those of which there is a folder. roster: the
     folder is named by a student's id in it, whose variant counts. MinitxlError where nothing of it
     is there.
@@ -59,13 +62,27 @@ def assessed(
     return lines, rows
 
 
-def measured(folder: Path, progress: Callable[[str], None]) -> str:
-    """Measure the memory in a folder, write its results, and return a line. It runs its code."""
+def measured(folder: Path, progress: Callable[[str], None], only: Sequence[str] = ()) -> list[str]:
+    """Measure the memories in a folder, write the results, and return lines. It runs their code.
+
+    only: ids of projects, as for `assessed`; a template that nobody has changed is left out.
+    """
     place = folder / "project" if (folder / "project").is_dir() else folder
-    results = measure(place / MEMORY.id, progress=progress)
-    path = place / MEMORY.id / "results.json"
-    write_atomically(path, (json.dumps(results, indent=1) + "\n").encode("utf-8"))
-    return f"results: {path}"
+    lines = []
+    for project, file, template, how in MEASURED:
+        path = place / project.id / file
+        if (only and project.id not in only) or not (only or path.is_file()):
+            continue
+        if path.is_file() and path.read_bytes() == template.encode("utf-8"):
+            lines.append(f"{path} is the template: not measured")
+            continue
+        found = json.dumps(how(path.parent, progress=progress), indent=1) + "\n"
+        path = path.with_name("results.json")
+        write_atomically(path, found.encode("utf-8"))
+        lines.append(f"results: {path}")
+    if not lines:
+        raise MinitxlError(f"{folder} holds no memory to measure: give the folder project/")
+    return lines
 
 
 def write_csv(path: Path, rows: list[tuple]) -> None:

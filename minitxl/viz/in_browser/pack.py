@@ -34,7 +34,7 @@ def why_not(config) -> str:
     """Return "" or why such a model cannot run in a page, as `whyNot` of model.js says."""
     c = config
     if c.attn_type not in (0, 1):
-        why = f"attn_type={c.attn_type}, and relative positions of types 0 and 1 are known there"
+        why = f"attn_type={c.attn_type}, and a page knows types 0 and 1, this paper's and Shaw's"
     elif c.cutoffs or c.div_val != 1:
         why = f"its softmax is adaptive (cutoffs={list(c.cutoffs)}, div_val={c.div_val})"
     elif c.d_embed not in (0, c.d_model):

@@ -89,14 +89,14 @@ def cut_numbers(model, vocab, tokens) -> Numbers:
         )
     shown = tokens[-n - longest :]  # a character is predicted from up to `longest` of those before
     to_numpy = model.backend.to_numpy
-    starts = np.arange(n + longest - 1)[:, None]
-    rows = np.minimum(starts + np.arange(longest), len(shown) - 1)  # (starts, 64)
-    alone = model.with_options(tgt_len=longest, mem_len=0)
-    log_p = to_numpy(alone.predict(shown[rows], None)[0])  # (starts, 64, V)
-    # character j (of N) from its n characters before: read from longest + j - n on
-    known = np.arange(longest)  # n - 1
-    log_p = log_p[longest + np.arange(n)[:, None] - 1 - known, known]  # (N, 64, V)
-    with one_blas_thread():  # one row of text
+    with one_blas_thread():  # two wait for each other where other work runs beside
+        starts = np.arange(n + longest - 1)[:, None]
+        rows = np.minimum(starts + np.arange(longest), len(shown) - 1)  # (starts, 64)
+        alone = model.with_options(tgt_len=longest, mem_len=0)
+        log_p = to_numpy(alone.predict(shown[rows], None)[0])  # (starts, 64, V)
+        # character j (of N) from its n characters before: read from longest + j - n on
+        known = np.arange(longest)  # n - 1
+        log_p = log_p[longest + np.arange(n)[:, None] - 1 - known, known]  # (N, 64, V)
         reader, mems, found = model.with_options(tgt_len=32, mem_len=MEMORY), None, []
         text = tokens[-n - before - 1 : -1]
         for begin in range(0, len(text), 32):

@@ -1,10 +1,6 @@
-"""Project: a memory of one's own, a class behind the model's interface, forward and backward.
+"""What a memory of one's own must pass: a class behind the model's interface, with its gradient.
 
-    python -m minitxl course memory own_memory.py --new     # begin with the template
-    python -m minitxl course memory own_memory.py           # which checks it passes
-    python -m minitxl course memory own_memory.py --rank    # what it is worth, beside others
-
-The student's file is run here as any program is, by whoever calls this: a lecturer reads it first.
+The class is run here as any program is, with the rights of whoever calls this.
 """
 
 from __future__ import annotations
@@ -26,55 +22,6 @@ from minitxl.model.through_memory import sequence_gradients
 from minitxl.model.transformer_xl import TransformerXL
 from minitxl.storage.model_arrays import memories_of, memory_arrays
 
-TEMPLATE = '''\
-"""A memory of your own: what is kept when a segment ends, and how the gradient comes back.
-
-    python -m minitxl course memory own_memory.py           # which checks it passes
-    python -m minitxl course memory own_memory.py --rank    # what it is worth, beside others
-"""
-
-from minitxl.model.family.memories.kinds import Memory
-
-
-class OwnMemory(Memory):
-    """The last mem_len inputs of each layer are kept, as in the paper (sec. 3.2): eviction by age.
-
-    What would you rather keep, in as many rows? What is kept by one layer is its *state*: here an
-    array (B, m, D), m = 0 at a text's start. For several arrays make it a NamedTuple, and write
-    `start` and `shapes` as well (`minitxl/model/family/memories/compressive.py` shows how). Rows of
-    the batch are texts of their own. Change no argument, keep nothing in self: texts take turns.
-    """
-
-    def rows(self, state, *, xp):
-        """Return the rows that stand before the segment (B, m, D), m <= mem_len, oldest first."""
-        return state
-
-    def update(self, state, h, w, layer, params, n, *, xp):
-        """Return the state that a segment leaves, and whatever `update_backward` needs.
-
-        state: that was found; h (B, T, D): the inputs of layer n. (w, layer: its weights and the
-        cache of its forward pass; params: of the model, for a memory with weights.)
-        """
-        both = xp.concat([state, h], axis=1)  # (B, m + T, D)
-        first = max(0, both.shape[1] - self.config.mem_len)
-        return both[:, first:, :], (state.shape[1], first)
-
-    def update_backward(self, dleft, cache, dmem, dw, grads, n, *, xp):
-        """Return dLoss/dstate, of the state that was found, and dLoss/dh (B, T, D).
-
-        dleft: dLoss/d(the state that was left), in its form; None where nothing comes from later
-        segments: then dLoss/dh is None, too. dmem: dLoss/d(rows), which the layer has read; None
-        where the gradient stops at the memory.
-        """
-        if dleft is None:
-            return dmem, None
-        n_found, first = cache
-        b, _, d = dleft.shape
-        gone = xp.zeros((b, first, d), dtype=dleft.dtype, device=dleft.device)
-        both = xp.concat([gone, dleft], axis=1)  # undo: both[:, first:]
-        return both[:, :n_found, :] + dmem, both[:, n_found:, :]
-'''
-
 # Small enough for seconds; consecutive segments of lengths that differ, the first of them longer
 # than the memory: so something is evicted at once.
 SIZES = dict(n_token=13, n_layer=2, d_model=8, n_head=2, d_head=4, d_inner=12, tgt_len=4, mem_len=8)
@@ -94,7 +41,7 @@ class Found(NamedTuple):
 def load(path: Path) -> type[Memory]:
     """Return the memory that a file defines; MinitxlError where there is none, or several."""
     if not path.is_file():
-        raise MinitxlError(f"{path} is not there: `course memory {path} --new` writes a template")
+        raise MinitxlError(f"{path} is not there: begin with the template of `release --project`")
     try:
         names = runpy.run_path(str(path), run_name="own_memory")
     except Exception as error:
@@ -173,7 +120,10 @@ def fits(kind: type[Memory]) -> str:
         changed = [name for name, a in _arrays(mems).items() if not np.array_equal(a, before[name])]
         if changed:
             raise MinitxlError(f"update changes the state that it finds ({changed[0]}); make a new")
-        mems = model.checked_mems(left, BATCH)  # that they are what `shapes` says
+        try:
+            mems = model.checked_mems(left, BATCH)  # that they are what `shapes` says
+        except MinitxlError as error:
+            raise MinitxlError(f"after {s} segments {str(error).split('; ')[0]}") from error
         if not np.isfinite(log_p).all():
             raise MinitxlError(f"after {s} segments there are NaN or inf among the probabilities")
         rows = [tuple(memory.rows(state, xp=np).shape) for state in mems]
@@ -255,23 +205,33 @@ def _gradient_error(model, segments, mems, through: bool, why: str) -> float:
     upstream = [None] * (len(segments) - 1) + [dnll]
     grads = sequence_gradients(model, segments, upstream, through, mems).params
     errors = {}
-    for name, view in model.params.items():
-        before = view.copy()
+    for name, index in _groups(model).items():
+        before = model.params.flat[index]
 
-        def loss(value, name=name):
-            model.params[name], states = value, mems
+        def loss(value, index=index):
+            model.params.flat[index], states = value, mems
             for tokens, targets in segments:
                 nll, states = model.score(tokens, targets, states)
             return float((nll * dnll).sum())
 
-        errors[name] = directional_error(loss, before, grads[name], rng, model.backend)
-        model.params[name] = before
+        errors[name] = directional_error(loss, before, grads.flat[index], rng, model.backend)
+        model.params.flat[index] = before
     name = max(errors, key=lambda key: errors[key])
     if not errors[name] <= RTOL:
         raise MinitxlError(
             f"{len(segments)} segments, {name}: off by {errors[name]:.1g} of its size: {why}"
         )
     return errors[name]
+
+
+def _groups(model: TransformerXL) -> dict[str, list[int]]:
+    """Where in the flat buffer the parameters of each layer, memory and of the rest are."""
+    groups: dict[str, list[int]] = {}
+    for name, (start, shape) in model.params.layout.items():
+        group = " ".join(name.split(".")[:2]) if name.startswith("layers.") else "embedding"
+        group = name if "memory" in name else group.replace("layers", "layer")
+        groups.setdefault(group, []).extend(range(start, start + int(np.prod(shape))))
+    return groups
 
 
 def is_own(kind: type[Memory]) -> str:

@@ -1,1 +1,0 @@
-"""Coursework that is more than functions."""
