@@ -20,6 +20,7 @@ EXPERIMENTS = {
     "longer-memory": "longer_memory",
     "memory-budget": "memory_budget",
     "memory-ladder": "memory_ladder",
+    "memory-text": "memory_text",
     "reach": "reach",
     "reading-cost": "reading_cost",
     "recl": "recl",

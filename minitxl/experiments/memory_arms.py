@@ -29,8 +29,8 @@ def _compressive(d_head: int, **options) -> dict:
     )
 
 
-def _matrix(d_head: int, rule: str) -> dict:
-    return dict(mem_len=0, memory=Memory(kind="matrix", rule=rule, feature="unit"))
+def _matrix(d_head: int, rule: str, feature: str = "unit") -> dict:
+    return dict(mem_len=0, memory=Memory(kind="matrix", rule=rule, feature=feature))
 
 
 ARMS = {
@@ -62,12 +62,17 @@ ARMS = {
         lambda d: _compressive(d, compress="mean"), True,
     ),
     "none": Arm("no memory", "none", lambda d: dict(mem_len=0)),
+    "linear": Arm(
+        "matrix, sum over its weights", "matrix", lambda d: _matrix(d, "sum", "elu")
+    ),
     "tokens+": Arm(
         "memory tokens, gradient through", "tokens",
         lambda d: dict(mem_len=0, memory=Memory(kind="tokens", n_slot=N_LAYER * (d + 1))), True,
     ),
 }  # fmt: skip
-"""By name. Memory tokens are kept once, not by every layer: so there are N times as many."""
+"""By name. The sum of unit keys grows with the text; on a long one it needs its weights' sum for a
+denominator ("linear"). Memory tokens are kept once, not by each layer: so there are N times as
+many."""
 
 
 def rate_of(name: str) -> str:

@@ -23,7 +23,7 @@ Registered before the reported runs (T = 32; n_f fine and n_c coarse states, rat
      compressive memories learn as well without it.
   5. So XL wins at lags up to M; beyond M + T a matrix wins up to about as many pairs as d_head, and
      a compressive memory beyond that, as far as n_f + c n_c.
-Memory tokens (`arms` without them) did not learn across segments in a prototype; they are an arm
+Memory tokens did not learn across segments in a prototype; they can be had as one more of `arms`,
 for who has the time: their rows go through all layers.
 """
 
@@ -65,7 +65,7 @@ class Settings:
     """The model's widths, the arms, and how they are trained and measured."""
 
     d_heads: tuple = (64, 16, 32)  # each a budget of d_head + 1 states a layer
-    arms: tuple = tuple(name for name in ARMS if name != "tokens+")
+    arms: tuple = tuple(name for name in ARMS if name not in ("linear", "tokens+"))
     task: Recall = dataclasses.field(default_factory=Recall)
     start_updates: int = 150  # of the model without memory that all begin as
     start_lr: float = 1e-2

@@ -25,16 +25,16 @@ from minitxl.viz.theme import (
     titled,
 )
 
-ORANGE, BLUE, GREEN, PURPLE, BROWN, GREY = SEGMENT_COLOURS
+ORANGE, BLUE, GREEN, PURPLE, BROWN, _ = SEGMENT_COLOURS
 LOOK = {  # rival -> colour, letter, name
     "xl": (BLUE, "X", "XL: the last M states"),
     "every": (BROWN, "E", "evicted but for every 4th"),
     "mean": (GREEN, "C", "compressive, mean"),
     "delta+": (ORANGE, "D", "matrix, delta"),
-    "level": (GREY, "=", "no clear winner"),
+    "level": ("#B9B6AE", "=", "no clear winner"),
     "nobody": (HIDDEN, "", "nobody answers 25 %"),
 }
-KEY_AT = (0.0, 0.175, 0.37, 0.535, 0.665, 0.805)
+KEY_AT = (0.0, 0.18, 0.385, 0.55, 0.68, 0.825)
 EDGES_FROM = 9  # lags below are of the own segment alone
 FAMILY = {"xl": BLUE, "eviction": BROWN, "compressive": GREEN, "matrix": ORANGE, "all": PURPLE}
 MARKS = {"conv": "s", "random": "s", "sum+": "^", "sum": "v", "delta": "D"}
@@ -85,7 +85,7 @@ def _map(ax, results: dict, d_head: int) -> None:
             face = colour if name == "nobody" else shade(np.array(to_rgb(colour)), share)
             box = Rectangle((low, row - 0.5), high - low, 1, fc=face, ec=PAPER, lw=1)
             ax.add_patch(box)
-            ink = PAPER if share > 0.6 else INK
+            ink = PAPER if share > 0.6 and name != "level" else INK
             ax.text((low + high) / 2, row, letter, size=7.5, color=ink, ha="center", va="center")
     ax.axvline(0, color=INK, lw=1.4)
     ax.set_xlim(first, edges[-1])
@@ -108,7 +108,15 @@ def _key(ax) -> None:
     ax.set_ylim(0, 1)
     for (colour, letter, name), x in zip(LOOK.values(), KEY_AT, strict=True):
         ax.add_patch(Rectangle((x, 0.1), 0.02, 0.8, fc=colour, ec="none"))
-        ax.text(x + 0.01, 0.48, letter, size=8, color=PAPER, ha="center", va="center")
+        ax.text(
+            x + 0.01,
+            0.48,
+            letter,
+            size=8,
+            color=PAPER if letter != "=" else INK,
+            ha="center",
+            va="center",
+        )
         ax.text(x + 0.026, 0.48, name, size=9, va="center")
 
 
@@ -135,10 +143,11 @@ def _against(ax, results: dict, axis: str) -> None:
     ax.set_xscale("log", base=2)
     values = sorted({cell[axis] for cells in shown.values() for cell in cells})
     ax.set_xlim(values[0] / 1.5, values[-1] * 1.5)
-    whole = [2.0**x for x in range(8, 24) if values[0] / 1.5 <= 2.0**x <= values[-1] * 1.5]
-    ax.xaxis.set_major_locator(FixedLocator(whole))
+    unit, first = (1024, 1) if axis == "bytes" else (1000, 25)
+    ticks = [unit * first * 2**x for x in range(12)]
+    low, high = ax.get_xlim()
+    ax.xaxis.set_major_locator(FixedLocator([x for x in ticks if low <= x <= high]))
     ax.xaxis.set_minor_locator(NullLocator())
-    unit = 1024 if axis == "bytes" else 1000
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / unit:.0f}k"))
     ax.set_ylim(0, 100)
     ax.set_xlabel("bytes a layer" if axis == "bytes" else "FLOPs a token")
