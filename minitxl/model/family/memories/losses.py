@@ -18,6 +18,7 @@ from minitxl.model.attention import attend_backward, attend_forward, merge_heads
 from minitxl.model.ops import (
     layer_norm_backward,
     layer_norm_forward,
+    linear_backward,
     linear_backward_input,
     linear_forward,
 )
@@ -111,25 +112,23 @@ def attention_loss_backward(cache: LossCache, grads, n, config, *, xp):
 
 def autoencode_loss_forward(h, blocks, made, w, params, n, config, *, xp):
     """L = 1/(B n c) sum |old_i - (new + new A_i)|^2."""
-    b, n_block, rate, _ = blocks.shape
-    kernel = params[f"layers.{n}.memory.w_a"]  # (c, D, D)
-    new = made[:, :, None, :]  # (B, n, 1, D)
-    back = xp.matmul(new[:, :, None, :, :], kernel)[..., 0, :]  # (B, n, c, 1, D) -> (B, n, c, D)
-    gap = new + back - blocks
-    return LossCache(_value(gap, b * n_block * rate, xp=xp), gap, (made, kernel))
+    b, n_block, rate, d = blocks.shape
+    kernel = xp.permute_dims(params[f"layers.{n}.memory.w_a"], (1, 0, 2))  # (c, D, D) -> (D, c, D)
+    back, linear = linear_forward(made, xp.reshape(kernel, (d, rate * d)), xp=xp)  # all A_i at once
+    gap = made[:, :, None, :] + xp.reshape(back, blocks.shape) - blocks  # (B, n, c, D)
+    return LossCache(_value(gap, b * n_block * rate, xp=xp), gap, linear)
 
 
 def autoencode_loss_backward(cache: LossCache, grads, n, config, *, xp):
     """Return dmade, and add the gradient of the A_i."""
-    made, kernel = cache.rest
     b, n_block, rate, d = cache.gap.shape
     dgap = cache.gap * (2.0 / (b * n_block * rate))
     # undo: back = new A_i
-    by_place = xp.reshape(xp.permute_dims(dgap, (2, 0, 1, 3)), (rate, b * n_block, d))
-    flat = xp.reshape(made, (1, b * n_block, d))
-    grads[f"layers.{n}.memory.w_a"] += xp.matmul(xp.matrix_transpose(flat), by_place)
-    through = xp.matmul(by_place, xp.matrix_transpose(kernel))  # (c, B*n, D)
-    return xp.reshape(xp.sum(by_place + through, axis=0), (b, n_block, d))
+    dback = xp.reshape(dgap, (b, n_block, rate * d))
+    dmade, dkernel, _ = linear_backward(dback, cache.rest, xp=xp)
+    dkernel = xp.permute_dims(xp.reshape(dkernel, (d, rate, d)), (1, 0, 2))  # -> (c, D, D)
+    grads[f"layers.{n}.memory.w_a"] += dkernel
+    return xp.sum(dgap, axis=2) + dmade
 
 
 LOSSES = {
