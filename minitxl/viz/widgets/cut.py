@@ -202,9 +202,9 @@ def _chosen(scene: Scene, numbers: Numbers, j: int, count: int, memory: bool, pl
     scene.text(16, foot, f"After “{tail}” came {spoken(numbers.symbols[token])}.", bold=True)
     characters = f"{count} character{'s' * (count > 1)}"
     parts = (
-        (f"guessed from {characters}{'' if memory else ' (underlined)'}",
+        (f"Guessed from {characters}{'' if memory else ' (underlined)'}",
          ORANGE, Guesses(*(a[j, count - 1] for a in numbers.alone))),
-        (f"guessed with the memory of {MEMORY} before",
+        (f"Guessed with the memory of {MEMORY} before",
          BLUE, Guesses(*(a[j] for a in numbers.remembered))),
     )  # fmt: skip
     for left, (name, colour, found) in zip(BARS, parts, strict=True):
