@@ -65,6 +65,12 @@ def heads_of(x, weights, w, config, *, xp):
     return [split_heads(y, n_head=config.n_head, xp=xp) for y in projected], norm
 
 
+def queries(h, w, config, *, xp):
+    """h (B, T, D) -> q (B, H, T, Dh), scaled by 1 / sqrt(Dh)."""
+    (q,), _ = heads_of(h, (w.attn.w_q,), w, config, xp=xp)
+    return q * (1.0 / math.sqrt(q.shape[-1]))
+
+
 def read_forward(q, rows, w, config, *, xp):
     """What queries q (B, H, T, Dh), scaled, read from rows (B, m, D) by content alone.
 
@@ -93,8 +99,7 @@ def read_backward(do, cache: ReadCache, *, xp):
 def attention_loss_forward(h, blocks, made, w, params, n, config, *, xp):
     """L = 1/(B T) sum |attn(h, old) - attn(h, new)|^2."""
     b, n_block, rate, d = blocks.shape
-    (q,), _ = heads_of(h, (w.attn.w_q,), w, config, xp=xp)
-    q = q * (1.0 / math.sqrt(q.shape[-1]))
+    q = queries(h, w, config, xp=xp)
     old, _ = read_forward(q, xp.reshape(blocks, (b, n_block * rate, d)), w, config, xp=xp)
     new, cache = read_forward(q, made, w, config, xp=xp)
     gap = new - old  # (B, H, T, Dh)
