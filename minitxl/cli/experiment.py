@@ -18,7 +18,9 @@ EXPERIMENTS = {
     "context": "context",
     "evaluation-speed": "evaluation_speed",
     "longer-memory": "longer_memory",
+    "memory-budget": "memory_budget",
     "memory-ladder": "memory_ladder",
+    "memory-text": "memory_text",
     "reach": "reach",
     "reading-cost": "reading_cost",
     "recl": "recl",
@@ -40,7 +42,8 @@ def add(commands) -> None:
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="cpu",
-        help="where ablation, context, memory-ladder and stop-gradient train (default: cpu)",
+        help="where ablation, context, memory-budget, memory-ladder and stop-gradient train "
+        "(default: cpu)",
     )
     add(
         "--jobs",

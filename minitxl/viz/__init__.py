@@ -21,7 +21,7 @@ from minitxl.viz.lessons.fragmentation import (
 from minitxl.viz.lessons.idea import draw_idea
 from minitxl.viz.lessons.influence import draw_changes, draw_learned_reach
 from minitxl.viz.lessons.learning import LiveCurves
-from minitxl.viz.lessons.memory_rows import draw_masks, draw_stale_states
+from minitxl.viz.lessons.memory_rows import draw_masks, draw_recurrence, draw_stale_states
 from minitxl.viz.lessons.samples import Samples
 from minitxl.viz.reading import Reading, memory_share
 from minitxl.viz.theme import Picture
@@ -53,6 +53,7 @@ __all__ = [
     "draw_learned_reach",
     "draw_masks",
     "draw_reading_cost",
+    "draw_recurrence",
     "draw_saw",
     "draw_segment_lengths",
     "draw_sliding",

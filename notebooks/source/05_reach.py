@@ -54,7 +54,7 @@ viz.span_explorer(n_layer=2, tgt_len=4, mem_len=4)
 # | where | the reach is |
 # |---|---|
 # | $T$ divides $M$ | $N M$ |
-# | $M < T$ | $(N - 1) T + M$, far more than $N M$ |
+# | $0 < M < T$ | $(N - 1) T + M$, far more than $N M$ |
 # | `ext_len` $= E$ | $R + E$: a segment begins by reading $E$ tokens again |
 # | `same_length` | $N (M - 1)$ before the *query*, which sees $M$ keys, its own among them |
 #

@@ -3,7 +3,7 @@
 #
 # **You will be able to** turn losses into bits and compare them with compressors; say what a longer
 # memory than in training does; compute the Relative Effective Context Length (RECL), and distrust
-# it; derive what a memory saves against a window that moves by one token, or by half its length.
+# it; derive what a memory saves, against which window.
 #
 # **You need** notebooks 4 and 5. **Time:** 40 minutes. **Exercises:** 3.
 
@@ -69,8 +69,8 @@ viz.live(model, vocab, about, tgt_len=16, mem_len=128, read=776)
 # > **Question 1.** For this character no memory at all is better than one of 16 to 128. How can
 # > less knowledge be better?
 #
-# What does a *longer* memory than in training do, on the whole? The paper reports a small gain
-# (27.02 to 26.77 perplexity). Three encodings, three seeds, and the shipped model:
+# What does a *longer* memory than in training do, on the whole? The paper reports a small gain.
+# Three encodings, three seeds, and the shipped model:
 
 # %%
 draw("longer_memory")
@@ -78,12 +78,10 @@ draw("longer_memory")
 # %% [markdown]
 # Grey: longer than trained. At eight times the length absolute positions lose 0.68 bits [0.20,
 # 1.16], Shaw's table 0.21 [0.12, 0.30]; Transformer-XL loses 0.05, not surely: [-0.01, 0.11], and
-# the larger model is indifferent. `same_length` at twice the memory costs next to nothing:
-# every query then sees 64 keys, as the last one of a training segment did.
+# the larger model is indifferent.
 #
 # > **Common misconception: “memory is free at evaluation, so take as much as fits.”** It takes time
-# > and space, and nobody has taught the model to read the far end. On the mean of the seeds nothing
-# > beyond the trained length gained 0.01 bits here. Measure.
+# > and space, and on the mean of the seeds nothing beyond the trained length gained 0.01 bits here.
 
 # %% [markdown]
 # ## 7.3 How far does it really look? RECL
@@ -116,10 +114,10 @@ recl_explorer()
 # %% [markdown]
 # *From elsewhere* is the control: it should find nothing. It grants Transformer-XL +67%, where the
 # true text has +133%; in steps of 8 characters the control is ahead, +50% against +33%. For the
-# minimum keeps whatever *happens* to be better, so that $g$ is never negative. (On the average the
-# foreign characters *cost* Transformer-XL 0.016 to 0.026 bits.) The plain mean, with its sign, is
-# clearer: up to 32, 48 and 64 characters Transformer-XL gains 0.025, 0.022 and 0.016 nats, then
-# 0.001, for $T + M$ is 64; models without memory gain nothing beyond their first 32.
+# minimum keeps whatever *happens* to be better, so that $g$ is never negative. (Shaw's encoding is
+# first either way.) The plain mean, with its sign, is clearer: foreign characters *cost*
+# Transformer-XL 0.016 to 0.026 bits; true ones, up to 32, 48 and 64, gain 0.025, 0.022 and 0.016
+# nats, then 0.001, for $T + M$ is 64. Models without memory gain nothing beyond their first 32.
 #
 # > **Question 2.** Take two models whose losses with the longer context are those with the shorter
 # > one plus noise of mean 0. Is $g$ zero? What does a larger $r$ do?
@@ -132,10 +130,9 @@ draw("context")
 
 # %% [markdown]
 # A window of 16 copies from 15 characters back. Transformer-XL, in segments of 16, copies from as
-# far as its memory goes: 25 with $M = T$ as in the paper, 120 with $M = 7 T$. So "so many percent
-# longer" is a choice of $M / T$; but with a memory of 448 at evaluation it copies from 450 back.
-# Three starts of five had not learned to copy over the edge at all, and a window of 128 learns it
-# more surely.
+# far as its memory goes: 25 with $M = T$ as in the paper, 120 with $M = 7 T$, 450 with a memory of
+# 448 at evaluation. So "so many percent longer" is a choice of $M / T$. But three starts of five
+# had not learned to copy over the edge at all, and a window of 128 learns it more surely.
 #
 # > **Question 3.** The paper says "450% longer than vanilla Transformers". Which two numbers is
 # > this made of, and why can the lower one not be more than 128?
@@ -178,9 +175,9 @@ print(f"ratio: about {sliding / memory:.0f}")
 draw("evaluation_speed")
 
 # %% [markdown]
-# The ratio grows with the attention length, and it hangs on the segment's length, which the paper
-# does not state: one token at a time, as in generation, it is 142 at 3,800 instead of the 1,598
-# with segments of 128. By the products alone it would be 2,684 (dashed).
+# The ratio grows with the attention length, and with the segment's, which the paper does not state:
+# at 3,800 it is 142 one token at a time, as in generation, and 1,598 with segments of 128. By the
+# products alone it would be 2,684 (dashed).
 #
 # > **Question 4.** The two do not predict the same: after how many tokens do the memory's states
 # > know more than a window of the same attention length? (Notebook 5.)

@@ -141,12 +141,20 @@ def test_points_are_never_above_the_maximum(source):
 
 
 def test_what_is_unusual_is_told(source):
-    for text in ("import builtins as b", "from os import popen", "x = getattr(b, 'ex' + 'ec')"):
+    long = f"x = {'y' * 2000!r}"
+    for text in (
+        long,
+        "np.loadtxt('x')",
+        "import builtins as b",
+        "from os import popen",
+        "x = getattr(b, 'ex' + 'ec')",
+    ):
         assert judged(source, RIGHT, [text])[1], text
     for case, (_, *cells) in {"a": WRONG["exits"], "b": ("", *CHEATS["no profiler"])}.items():
         assert judged(source, *cells)[1] == {"a": [], "b": ["sys.setprofile"]}[case]
     assert judged(source, RIGHT, ["import ctypes"])[1] == ["ctypes"]
-    assert not judged(source, RIGHT, ["model.eval()\nx.open()"])[1]
+    alone = f'"""{"y " * 2000}"""'
+    assert not judged(source, RIGHT, ["model.eval()\nx.open()", alone])[1]
 
 
 # --- replies -------------------------------------------------------------------------------------

@@ -175,11 +175,11 @@ def test_milestones(tmp_path, monkeypatch):
     (folder / "REPORT.md").write_text(report(TRAINED, {t: words for t, _ in TRAINED.sections}))
     assert all(done for done, _ in reached().values()), reached()
     results = json.loads((folder / "results.json").read_text())
-    assert (
-        list(results["bits"]) == list(memory_rank.ARMS)
-        and results["bits"]["own"] != (results["bits"]["xl"])
-    )
-    assert "half of them means of 4" in memory_rank.table(results)
+    assert list(results["paid"]) == list(memory_rank.TASKS)
+    for name, paid in results["paid"].items():
+        assert list(paid) == list(memory_rank.ARMS)
+        assert name == "recall" or paid["own"] != paid["xl"]
+        assert "half of them means of 4" in memory_rank.table(paid, memory_rank.TASKS[name])
     (folder / FILE).write_text(TEMPLATE)
     assert all("was measured with another" in t for _, t in [*reached().values()][:-1])
     assert measured(tmp_path, print, [TRAINED.id]) == [
@@ -198,17 +198,17 @@ def test_every_arm_has_as_many_bytes():
     """And the class that is given is in its own arms alone; what has no finite loss is told."""
     asked = {}
 
-    def task(fields, memory, seed, *, through, s):
+    def learn(fields, memory, seed, *, through, s):
         config = Config(n_token=7, n_layer=2, d_model=8, n_head=2, d_head=4, d_inner=8, **fields)
         model = TransformerXL(config, device="cpu", memory=memory)
         asked[len(asked)] = memory, through, model.network.memory or Memory(model.config)
         return float(len(asked))
 
     s = memory_rank.Settings(seeds=1)
-    bits = memory_rank.rank(RunningMeans, s, task=task)
-    assert [bits[name] for name in memory_rank.ARMS] == [[n + 1.0] for n in range(len(bits))]
+    paid = memory_rank.rank(RunningMeans, s, task=memory_rank.Task("", learn))
+    assert [paid[name] for name in memory_rank.ARMS] == [[n + 1.0] for n in range(len(paid))]
     for name, (memory, through, built) in zip(memory_rank.ARMS, asked.values(), strict=True):
         assert built.n_bytes() == (0 if name == "none" else 4 * 2 * s.mem_len * 8), name
         assert memory is (RunningMeans if "own" in name else None) and through == ("+" in name)
     with pytest.raises(MinitxlError, match="no memory, seed 0: the training has no finite loss"):
-        memory_rank.rank(RunningMeans, s, task=lambda *a, **k: np.nan)
+        memory_rank.rank(RunningMeans, s, task=memory_rank.Task("", lambda *a, **k: np.nan))

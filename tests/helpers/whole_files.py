@@ -1,7 +1,7 @@
 """Whole files and downloads as they come in, and what they are worth: beside `hand_ins.py`.
 
-FILES: name -> points, part of what is told ("": nothing may be), the bytes of ann's file.
-LAYOUTS: name -> points, part of what is told, how the folder of all is filled. `graded` grades ann.
+FILES: name -> share of the points, part of what is told ("": nothing may be), the bytes of a file.
+LAYOUTS: name -> share, part of what is told, how the folder of all is filled. `graded` grades ann.
 """
 
 import io
@@ -12,6 +12,7 @@ import zipfile
 import nbformat
 
 from helpers.hand_ins import HEAD, ID, NAME, RIGHT, code
+from minitxl.course import EXERCISES
 from minitxl.course.grading.collect import collect
 from minitxl.course.grading.grading import _reckon_late
 from minitxl.course.grading.judge import Limits, judge, unusual
@@ -21,6 +22,7 @@ from minitxl.course.grading.submissions import received
 from minitxl.course.notebooks import notebook_from
 from minitxl.errors import MinitxlError
 
+POINTS = EXERCISES[ID].points
 DUE, DAY = 1_700_000_000.0, 86_400
 WRONG = HEAD + "    return p * dp"
 
@@ -73,29 +75,29 @@ def _set(number, **fields):
 
 CONFLICT = "<<<<<<< HEAD\n{}\n=======\n{}\n>>>>>>> other\n"
 FILES = {
-    "a byte-order mark": (6, "", data(after=lambda t: b"\xef\xbb\xbf" + t.encode())),
-    "UTF-16": (6, "saved as UTF-16", data(after=lambda t: t.encode("utf-16"))),
-    "CRLF": (6, "", data(after=lambda t: t.replace("\n", "\r\n").encode())),
-    "notebook format 3": (6, "", data(_version_3)),
-    "sources as lists of lines": (6, "", data(_lines)),
-    "metadata lost": (6, "", data(_no_marks)),
-    "outputs of 5 MB": (6, "", data(_large_outputs)),
-    "the check deleted": (6, "the check was deleted", data(lambda m: m.cells.pop(2))),
-    "the check edited": (6, "the check was edited", data(_set(2, source="print(1)"))),
-    "cells in reverse order": (6, "", data(lambda m: m.cells.reverse())),
+    "a byte-order mark": (1, "", data(after=lambda t: b"\xef\xbb\xbf" + t.encode())),
+    "UTF-16": (1, "saved as UTF-16", data(after=lambda t: t.encode("utf-16"))),
+    "CRLF": (1, "", data(after=lambda t: t.replace("\n", "\r\n").encode())),
+    "notebook format 3": (1, "", data(_version_3)),
+    "sources as lists of lines": (1, "", data(_lines)),
+    "metadata lost": (1, "", data(_no_marks)),
+    "outputs of 5 MB": (1, "", data(_large_outputs)),
+    "the check deleted": (1, "the check was deleted", data(lambda m: m.cells.pop(2))),
+    "the check edited": (1, "the check was edited", data(_set(2, source="print(1)"))),
+    "cells in reverse order": (1, "", data(lambda m: m.cells.reverse())),
     "the answer's cell twice, the last is right": (
-        6, "", data(lambda m: m.cells.insert(1, code(WRONG))),
+        1, "", data(lambda m: m.cells.insert(1, code(WRONG))),
     ),
     "the answer's cell twice, the last is wrong": (
         0, "the sum is missing", data(lambda m: m.cells.insert(2, code(WRONG))),
     ),
-    "the answer's cell made a text": (6, "", data(_set(1, cell_type="markdown"))),
+    "the answer's cell made a text": (1, "", data(_set(1, cell_type="markdown"))),
     "all other cells deleted": (
         0, "'np' is not defined", data(lambda m: m.cells.__delitem__(slice(0, 1)),
                                        RIGHT.replace("(dp * p).sum(", "np.sum(dp * p, ")),
     ),
     "outputs that claim points": (0, "the sum is missing", data(_claims_points, WRONG)),
-    "metadata that claims points": (6, "", data(_claims_points)),
+    "metadata that claims points": (1, "", data(_claims_points)),
     "an empty file": (0, "is an empty file", lambda s: b""),
     "a web page": (0, "it is a web page", lambda s: b"<!doctype html><title>Sign in</title>"),
     "half a file": (0, "is no readable notebook", data(after=lambda t: t.encode()[:900])),
@@ -181,12 +183,12 @@ def _whole_class(place, source):
 N, MOODLE = f"{NAME}.ipynb", "Ann Lee_101_assignsubmission_file_"
 DEEP = zipped({"week/a.ipynb": "{}"})
 LAYOUTS = {
-    "an hour late": (5.4, "late by 1.0 hours, which costs 0.6", one(f"ann/{N}", DUE + 3600)),
-    "three days late": (4.2, "late by 3.0 days, which costs 1.8", one(f"ann/{N}", DUE + 3 * DAY)),
-    "a year late": (0, "which costs 6 points", one(f"ann/{N}", DUE + 365 * DAY)),
-    "in the last second": (6, "", one(f"ann/{N}", DUE)),
+    "an hour late": (0.9, "late by 1.0 hours, which costs", one(f"ann/{N}", DUE + 3600)),
+    "three days late": (0.7, "late by 3.0 days, which costs", one(f"ann/{N}", DUE + 3 * DAY)),
+    "a year late": (0, "which costs", one(f"ann/{N}", DUE + 365 * DAY)),
+    "in the last second": (1, "", one(f"ann/{N}", DUE)),
     "twice, the second is right": (
-        6, "handed in 2 times",
+        1, "handed in 2 times",
         many((f"ann/a-{N}", WRONG, DUE - 9 * DAY), (f"ann/{N}", RIGHT, DUE - DAY)),
     ),
     "twice, the second is wrong": (
@@ -194,29 +196,29 @@ LAYOUTS = {
         many((f"ann/a-{N}", RIGHT, DUE - 9 * DAY), (f"ann/{N}", WRONG, DUE - DAY)),
     ),
     "twice, the second is late": (
-        5.4, "late by 1.0 minutes",
+        0.9, "late by 1.0 minutes",
         many((f"ann/a-{N}", RIGHT, DUE - DAY), (f"ann/{N}", RIGHT, DUE + 60)),
     ),
-    "another name": (6, "", one("ann/my homework (final) 2.ipynb")),
-    "another notebook's name": (6, "", one("ann/05_reach.ipynb")),
-    "folders in folders": (6, "", one(f"ann/course/week 1/{N}")),
-    "Moodle, folders": (6, "", one(f"{MOODLE}/{N}")),
-    "Moodle, flat": (6, "", one(f"{MOODLE}{N}")),
-    "Moodle, one zip": (6, "", one("all.zip", members={f"{MOODLE}/{N}": None})),
-    "Canvas": (6, "", one(f"leeann_101_5001_{N}")),
-    "Canvas, late": (6, "Canvas calls it late", one(f"leeann_LATE_101_5001_{N}")),
+    "another name": (1, "", one("ann/my homework (final) 2.ipynb")),
+    "another notebook's name": (1, "", one("ann/05_reach.ipynb")),
+    "folders in folders": (1, "", one(f"ann/course/week 1/{N}")),
+    "Moodle, folders": (1, "", one(f"{MOODLE}/{N}")),
+    "Moodle, flat": (1, "", one(f"{MOODLE}{N}")),
+    "Moodle, one zip": (1, "", one("all.zip", members={f"{MOODLE}/{N}": None})),
+    "Canvas": (1, "", one(f"leeann_101_5001_{N}")),
+    "Canvas, late": (1, "Canvas calls it late", one(f"leeann_LATE_101_5001_{N}")),
     "Canvas, again": (
-        6, "handed in 2 times",
+        1, "handed in 2 times",
         many((f"leeann_101_5001_{N}", WRONG, DUE - DAY),
              (f"leeann_101_5002_{NAME}-1.ipynb", RIGHT, DUE - DAY)),
     ),
-    "a folder by the name": (6, "", one(f"Lee, Ann/{N}")),
-    "a folder by the mail": (6, "", one(f"ann.lee@x.org/{N}")),
-    "a zip": (6, "", one("ann/x.zip", members={f"week 1/{N}": None})),
-    "a zip of a Mac": (6, "", one("ann.zip", members={N: None, f"__MACOSX/._{N}": "x"})),
-    "a zip with paths of Windows": (6, "", one("ann/x.zip", members={f"week\\{N}": None})),
+    "a folder by the name": (1, "", one(f"Lee, Ann/{N}")),
+    "a folder by the mail": (1, "", one(f"ann.lee@x.org/{N}")),
+    "a zip": (1, "", one("ann/x.zip", members={f"week 1/{N}": None})),
+    "a zip of a Mac": (1, "", one("ann.zip", members={N: None, f"__MACOSX/._{N}": "x"})),
+    "a zip with paths of Windows": (1, "", one("ann/x.zip", members={f"week\\{N}": None})),
     "a zip in a zip": (
-        6, "",
+        1, "",
         lambda place, source: put(
             place, "ann/x.zip", zipped({"in/y.zip": zipped({N: text(source)})})),
     ),
@@ -225,20 +227,25 @@ LAYOUTS = {
         lambda place, source: put(place, "ann/x.zip", zipped(
             {"a.zip": zipped({"b.zip": zipped({"c.zip": zipped({N: text(source)})})})})),
     ),
-    "a zip whose path leaves": (6, "", one("ann/x.zip", members={f"../../bob/{N}": None})),
+    "a zip whose path leaves": (1, "", one("ann/x.zip", members={f"../../bob/{N}": None})),
     "a zip that says it is old": (
-        5.4, "late by 1.0 minutes", one("ann/x.zip", DUE + 60, members={N: None}),
+        0.9, "late by 1.0 minutes", one("ann/x.zip", DUE + 60, members={N: None}),
     ),
     "a zip that fills the memory": (
         0, "has over 50 MB", one("ann/x.zip", members={N: b"\0" * 60_000_000}),
     ),
     "a zip with a password": (0, "encrypted", _encrypted),
     "no zip": (0, "is no readable zip", lambda p, s: put(p, "ann/x.zip", b"Rar!\x1a\x07\x01")),
-    "all in one zip": (6, "", _whole_class),
+    "all in one zip": (1, "", _whole_class),
     "a script": (0, "no notebook was handed in", lambda p, s: put(p, "ann/a.py", RIGHT)),
     "an empty folder": (0, "no notebook was handed in", lambda p, s: (p / "ann").mkdir()),
     "a link to a neighbour's": (0, "no notebook was handed in", _link),
-    "a timestamp of one's own": (4.8, "late by 2.0 days", _stamped),
+    "a timestamp of one's own": (0.8, "late by 2.0 days", _stamped),
+    "a timestamp half an hour before": (
+        1, "timestamp.txt says",
+        lambda p, s: (put(p, f"ann/{N}", text(s), DUE + 1000),
+                      put(p, "ann/timestamp.txt", "2023-11-14 22:00:00 UTC")),
+    ),
     "another notebook alone": (
         0, "is none of the notebooks",
         lambda p, s: put(p, "ann/x.ipynb", '{"cells": [], "nbformat": 4}'),
@@ -261,7 +268,7 @@ def graded(source, place, *, kind="none", late="10%/day"):
     if made is not None:
         (got,) = judge(made, kind=kind, seed=5, limits=Limits(timeout=20, memory=2.0))
         points, told = got.points, [*told, got.remark, *unusual(made, released)]
-    record = Record("ann", rows=[Row("ann", NAME, ID, points, 6.0, "")])
+    record = Record("ann", rows=[Row("ann", NAME, ID, points, float(POINTS), "")])
     _reckon_late(record, hand_in, {"due": DUE, "late": late, "names": [NAME]})
     told += [*remarks, *(text for _, text in record.remarks)]
     return record.points, "; ".join(filter(None, told))

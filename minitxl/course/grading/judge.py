@@ -8,6 +8,7 @@ numbers. So the most that a submission can do is to return the right numbers.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import signal
@@ -21,6 +22,7 @@ from nbformat import NotebookNode
 from minitxl.course import EXERCISES, Exercise, Verdict, generator, line
 from minitxl.course.exercise import Case
 from minitxl.course.grading import sandbox
+from minitxl.course.grading.student import python_of
 from minitxl.course.grading.submissions import plain
 from minitxl.course.notebooks import check_id
 from minitxl.course.running import Failed, pack, unpack
@@ -32,6 +34,7 @@ UNUSUAL = re.compile(
     r"\b(minitxl\.course\.\w+|minitxl\.model\.\w+|course_answers|_?ctypes|_?posixsubprocess"
     r"|subprocess|_imp|socket|importlib|runpy|readline|marshal|pickle|dill|pathlib|linecache|inspect"
     r"|sqlite3|mmap|base64|zlib|builtins|FunctionType|CodeType|from_?file|memmap|dir_fd"
+    r"|loadtxt|genfromtxt|DataSource|read_(?:text|bytes|csv)|allow_pickle|BytesIO|StringIO|torch\.load"
     r"|__(?:import|code|globals|builtins|subclasses|loader|spec|dict|mro|bases)__"
     r"|gc\.get_\w+|_getframe|sys\.(?:modules|setprofile|settrace)|meta_path|addaudithook"
     r"|input_transformers?\w*"
@@ -41,6 +44,20 @@ UNUSUAL = re.compile(
 )
 
 
+LONG_TEXT = 1500  # characters of one that is no docstring: code may be in it
+
+
+def _texts(source: str) -> list[str | bytes]:
+    """Return the texts in a cell's code, but for docstrings and other texts that stand alone."""
+    try:
+        nodes = list(ast.walk(ast.parse(python_of(source))))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    alone = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    constants = [n for n in nodes if isinstance(n, ast.Constant) and id(n) not in alone]
+    return [n.value for n in constants if isinstance(n.value, str | bytes)]
+
+
 def unusual(book: NotebookNode, released: NotebookNode) -> list[str]:
     """Return words in a student's own cells that no exercise asks for."""
     handed_out = {cell.source.strip() for cell in released.cells}
@@ -48,6 +65,8 @@ def unusual(book: NotebookNode, released: NotebookNode) -> list[str]:
     for cell in book.cells:
         if cell.cell_type == "code" and cell.source.strip() not in handed_out:
             found += [" ".join(filter(None, m.groups())) for m in UNUSUAL.finditer(cell.source)]
+            if any(len(text) > LONG_TEXT for text in _texts(cell.source)):
+                found.append("a long text")
     return list(dict.fromkeys(found))
 
 

@@ -139,7 +139,8 @@ def run(kind: str, request: dict, *, memory: float, timeout: float, closed=()) -
 
 def closed_paths(more=()) -> list[str]:
     """Return the folders that a submission has no business in, each with a separator at its end."""
-    places = [PACKAGE, *(ROOT / name for name in BESIDE if (ROOT / name).is_dir()), *more]
+    places = [PACKAGE, *_installed(), *more]
+    places += [ROOT / name for name in BESIDE if (ROOT / name).is_dir()]
     both = {str(p) for place in places for p in (Path(place).absolute(), Path(place).resolve())}
     return sorted(place + os.sep for place in both)
 
@@ -212,12 +213,18 @@ def _readable() -> list[str]:
     return [path + os.sep for path in (*system, *_pythons())]
 
 
+def _installed() -> list[Path]:
+    """Return where minitxl is installed, in this Python's libraries and in the system's."""
+    libraries = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
+    for place in {*_pythons(), "/usr", "/usr/local"}:
+        libraries |= set(Path(place).glob("lib*/python3*/*-packages"))
+    return [path for path in (x / "minitxl" for x in libraries) if path.is_dir()]
+
+
 def _copies() -> list[str]:
     """Return the folders in which minitxl or its checkout lies, as far as they would be seen."""
     seen = (*_pythons(), "/usr")
-    libraries = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
-    found = {str(PACKAGE), *(str(Path(library, "minitxl")) for library in libraries)}
-    found |= {str(ROOT / name) for name in BESIDE}
+    found = {str(PACKAGE), *map(str, _installed()), *(str(ROOT / name) for name in BESIDE)}
     inside = (
         p for p in found if os.path.isdir(p) and any(f"{p}/".startswith(f"{s}/") for s in seen)
     )

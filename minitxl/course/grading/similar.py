@@ -29,16 +29,13 @@ def shape(book: NotebookNode, exercise: Exercise, value=None) -> str:
     cells = [{"number": n, "source": source} for n, source in _own(book)]
     checks = [n for n, c in enumerate(book.cells) if _mark(c) == check_id(exercise.id)]
     try:
-        given = {ast.dump(node) for node in ast.parse(exercise.stub).body}  # all have it
         answer = Notebook(cells, exercise.name, checks[-1] if checks else len(book.cells))
         nodes = [answer.statements[n][1] for n in sorted(answer.needed())]
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ""
-    nodes = [
-        node
-        for node in nodes
-        if not isinstance(node, ast.Import | ast.ImportFrom) and ast.dump(node) not in given
-    ]
+    given = {ast.dump(node) for node in ast.parse(exercise.stub).body}  # all have it
+    nodes = [x for x in nodes if not isinstance(x, ast.Import | ast.ImportFrom)]
+    nodes = [x for x in nodes if ast.dump(x) not in given]
     return _shape(ast.Module(nodes), value)
 
 

@@ -250,7 +250,7 @@ def compression_explorer(
     if rate not in RATES:
         raise MinitxlError(f"rate={rate} must be one of {', '.join(map(str, RATES))}")
     text = CompressedText(model, tokens, tgt_len=tgt_len, slots=slots)
-    letters = [vocab.decode([int(t)]).replace("\n", "¶") for t in text.tokens]
+    letters = [vocab.decode([int(t)]).replace("\n", "↵") for t in text.tokens]
     controls = {
         "rate": slider("rate c", [(f"{c} to 1", c) for c in RATES], rate),
         "layer": numbers("layer", "layer", layer, 1, model.config.n_layer),
