@@ -140,7 +140,8 @@ def test_cmd_and_powershell_know_double_quotes(monkeypatch, name, wanted):
 def test_every_command_with_a_path_quotes_it():
     """Whatever stands in braces behind the name of a command or an option is quoted or no path."""
     no_paths = (
-        r"quoted\(|dataset\.name|preset\.|text\}|options\}|folder\} \{options|folder\} --length"
+        r"quoted\(|dataset\.name|preset\.|text\}|options\}|SHIPPED\}|"
+        r"folder\} \{options|folder\} --length"
     )
     suggests = re.compile(r"python -m minitxl [^{\"]*\{|with --(?:resume|out|data) \{")
     found = []

@@ -115,7 +115,7 @@ def test_errors_are_one_line(functions, words):
 
 def test_what_has_no_such_parts_is_refused():
     other = TransformerXL(Config(n_token=5, n_layer=1, attn_type=2), device="cpu")
-    with pytest.raises(MinitxlError, match="attn_type=2: the exercises are parts of the paper's"):
+    with pytest.raises(MinitxlError, match="attn_type=2, memory xl: the exercises are"):
         course.install(other, attend=RIGHT["attend"])
 
 
