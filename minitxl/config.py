@@ -115,8 +115,7 @@ class Memory(_Settings):
     "xl" keeps the last mem_len states; "compressive" (Rae et al. 2019) beside these n_coarse rows,
     each for `rate` states that have left them; "matrix" (Katharopoulos et al. 2020, Schlag et al.
     2021, Munkhdalai et al. 2024) one matrix a head; "tokens" (Bulatov et al. 2022) n_slot states
-    that are read before the segment and written after it; "custom" what a class of one's own does,
-    which `TransformerXL(config, memory=...)` is given.
+    read before the segment and written after it; "custom" is a class: `TransformerXL(memory=...)`.
     """
 
     kind: str = "xl"  # one of MEMORIES

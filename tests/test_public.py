@@ -40,7 +40,7 @@ def test_functions_are_functions_whatever_was_imported_before():
 
 def test_only_public_names_are_shown():
     want = """
-        Config TrainConfig TransformerXL Trainer Stream PRESETS Inspection MinitxlError
+        Config Memory TrainConfig TransformerXL Trainer Stream PRESETS Inspection MinitxlError
         load_corpus load_pretrained load_run save_run evaluate generate generate_batch
         interop viz course ops attention gradcheck
     """.split()

@@ -79,6 +79,9 @@ def add(commands) -> None:
     scope.add_argument("out", type=Path, metavar="ZIP", help="a new file")
     scope.add_argument("--seed", type=int, default=0, help="of shapes and numbers (default: 0)")
     scope.add_argument("--notebook", nargs="+", default=[], metavar="NAME", help="only these")
+    scope.add_argument(
+        "--seed-by-student", type=Path, metavar="CSV", help="as released: the roster, for variants"
+    )
     scope.add_argument("--source", type=Path, metavar="DIR", help="of the scripts")
     grade = add_command(kinds, "grade", run, "grade submissions with nbgrader", GRADE_EPILOG)
     grade.add_argument("submissions", type=Path, metavar="SUBMISSIONS", help="folder of folders")
@@ -132,9 +135,11 @@ def _site(options: argparse.Namespace) -> int:
 
 def _gradescope(options: argparse.Namespace) -> int:
     from minitxl.course.grading.gradescope import write_zip
+    from minitxl.course.grading.roster import read_roster
     from minitxl.course.notebooks import SOURCE
 
-    print(write_zip(options.out, options.notebook, options.source or SOURCE, options.seed))
+    roster = read_roster(options.seed_by_student) if options.seed_by_student else None
+    print(write_zip(options.out, options.notebook, options.source or SOURCE, options.seed, roster))
     return 0
 
 

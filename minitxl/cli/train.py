@@ -8,7 +8,7 @@ import difflib
 import textwrap
 
 from minitxl.cli.common import RUN_HELP, add_command, add_device
-from minitxl.config import Config, TrainConfig
+from minitxl.config import Config, Memory, TrainConfig
 from minitxl.errors import MinitxlError
 from minitxl.training.presets import PRESETS
 
@@ -90,14 +90,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _settable() -> dict[str, str]:
-    """Fields of Config and TrainConfig that --set may change, with their types."""
-    fields = (*dataclasses.fields(Config), *dataclasses.fields(TrainConfig))
-    return {f.name: str(f.type) for f in fields if f.name != "n_token"}  # the text's affair
+    """Fields of Config, Memory ("memory.kind") and TrainConfig that --set may change; types."""
+    apart = ("n_token", "memory", "released")  # the text's affair; one by one; of imported models
+    fields = {f.name: str(f.type) for f in dataclasses.fields(Config) if f.name not in apart}
+    fields |= {f"memory.{f.name}": str(f.type) for f in dataclasses.fields(Memory)}
+    return fields | {f.name: str(f.type) for f in dataclasses.fields(TrainConfig)}
 
 
 def read_settings(settings: list[str]) -> dict:
     """Parse --set's ["n_layer=6", "same_length=true", ...] to {"n_layer": 6, ...}.
 
+    Those of the memory ("memory.kind=matrix") come together, as {"memory": {...}}.
     Raises MinitxlError for an unknown field (naming the nearest) and a value of another type; the
     ranges are Config's own business.
     """
@@ -119,7 +122,8 @@ def read_settings(settings: list[str]) -> dict:
         except (ValueError, KeyError):
             kind = fields[name].replace("tuple", "list, such as 2000,10000 or false,true")
             raise MinitxlError(f"--set {setting}: {name} is of type {kind}") from None
-    return options
+    memory = {n.partition(".")[2]: options.pop(n) for n in list(options) if n.startswith("memory.")}
+    return options | ({"memory": Memory.from_dict(memory).to_dict()} if memory else {})
 
 
 def _number(text: str, words: dict) -> int | bool:

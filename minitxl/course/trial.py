@@ -261,8 +261,6 @@ def _tell_learning(losses: np.ndarray) -> None:
 
 
 def _judged(exercise: Exercise, function: Callable) -> Verdict:
-    if exercise.is_model_solution(function):  # the lecturer's notebooks
-        return Verdict(True, 1.0, "right")
     with quiet():
         return exercise.judge(function, np.random.default_rng(0))
 

@@ -85,10 +85,12 @@ def install(model: TransformerXL | None = None, /, **functions: Callable) -> Tra
             raise MinitxlError(f"{name} is of type {kind}, must be a function: {PARTS[name].id}")
     if model is None:
         model = load_pretrained("war-and-peace", device="cpu").model
-    if model.config.attn_type != RELATIVE or not model.config.is_plain:
+    c = model.config
+    if c.attn_type != RELATIVE or not c.is_plain or c.memory.kind != "xl":
         raise MinitxlError(
-            f"attn_type={model.config.attn_type}: the exercises are parts of the paper's own model,"
-            f" attn_type={RELATIVE} with one vocabulary; give such a model"
+            f"attn_type={c.attn_type}, memory {c.memory.kind}: the exercises are parts of the "
+            f"paper's own model, attn_type={RELATIVE} with one vocabulary and memory xl; give such "
+            "a model"
         )
     if model.backend.name != "cpu":
         raise MinitxlError(

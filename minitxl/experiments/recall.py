@@ -172,13 +172,14 @@ def pair_embed_backward(dx, cache, grads, config, *, scatter_add, xp):
     grads["what_emb"] += dtable[n_value + 1 :, :]  # row n_value is 0, and stays so
 
 
-def new_model(config: Config, task: Recall, seed: int, device="cpu", dtype="float32"):
+def new_model(config: Config, task: Recall, seed: int, device="cpu", dtype="float32", memory=None):
     """Return a model of this configuration for the task, with first weights under which it learns.
 
     Weights N(0, 1 / fan_in), those that add to the residual stream divided by sqrt(2 N), vectors of
     tokens N(0, 1), u and v 0; the softmax and what a memory has of its own as the library draws
     them. W_k begins as a copy of W_q: so what looks alike attends to each other from the start.
-    Otherwise all models stand still for hundreds of updates, each for another number.
+    Otherwise all models stand still for hundreds of updates, each for another number. memory: a
+    class, for one of the reader's own.
     """
     back = get_backend(device, dtype)
     ends = PLAIN._replace(
@@ -186,12 +187,12 @@ def new_model(config: Config, task: Recall, seed: int, device="cpu", dtype="floa
         embed_forward=pair_embed_forward,
         embed_backward=pair_embed_backward,
     )
-    network = with_memory(config, ends)
+    network = with_memory(config, ends, memory)
     where = dict(dtype=back.dtype, device=back.device, xp=back.xp)
     constants = {"inv_freq": inverse_frequencies(d_model=config.d_model, **where)}
     params = Params.zeros(network.param_shapes(config), constants=constants, **where)
     _scale(draw(params, config, back, seed), config)
-    model = TransformerXL(config, device=back, params=params)
+    model = TransformerXL(config, device=back, params=params, memory=memory)
     model.network = network
     return model
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from minitxl.experiments import stored
@@ -30,9 +32,10 @@ def recl_explorer(results: dict | None = None) -> Album:
         "ratio": Choice("hardest share r", {f"{r:.0%}": r for r in s["ratios"]}),
         "threshold": Choice("least gain", {f"{x:.1%}": x for x in (0.005, s["threshold"], 0.02)}),
     }
-    draw = lambda **state: recl_scene(results, **state)  # noqa: E731
     start = {"threshold": f"{s['threshold']:.1%}"}
-    return Album(choices, draw, start=start, stills=[{"key": label} for label in FAR])
+    return Album(
+        choices, partial(recl_scene, results), start=start, stills=[{"key": label} for label in FAR]
+    )
 
 
 def recl_scene(results: dict, *, key: str, delta: int, ratio: float, threshold: float) -> Scene:

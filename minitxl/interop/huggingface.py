@@ -133,6 +133,7 @@ def save_huggingface(
         "the library",
         {
             f"attn_type={c.attn_type}": c.attn_type == RELATIVE,
+            f"a {c.memory.kind} memory": c.memory.kind == "xl",
             f"ext_len={c.ext_len}": c.ext_len == 0,
             f"same_length_extra={c.released.same_length_extra}": not c.released.same_length_extra,
             "raw_queries with pre_lnorm": not (c.released.raw_queries and c.pre_lnorm),

@@ -108,6 +108,7 @@ def arguments_of(config: Config) -> dict:
         "the released code",
         {
             f"attn_type={c.attn_type}": c.attn_type not in (ROPE, ALIBI),
+            f"a {c.memory.kind} memory": c.memory.kind == "xl",
             f"same_length_extra={released.same_length_extra}": released.same_length_extra == 0,
             f"layer_norm_epsilon={c.layer_norm_epsilon}": c.layer_norm_epsilon == 1e-5,
             f"raw_queries={released.raw_queries} with pre_lnorm and attn_type={c.attn_type}": (

@@ -106,7 +106,8 @@ def sequence_slope(model, segments, direction, *, hold_memory: bool = False) -> 
     before = model.backend.xp.asarray(weights, copy=True)
 
     def run(given=None):
-        mems, met, total, count = None, [], 0.0, 0
+        met: list = []
+        mems, total, count = None, 0.0, 0
         for number, (tokens, targets) in enumerate(segments):
             met.append(mems)
             nll, mems = model.score(tokens, targets, mems if given is None else given[number])
@@ -132,7 +133,7 @@ def attention_block(*, n_mem: int, seed: int = 0, backend: Backend | None = None
     backend = backend or get_backend("cpu", "float64")
     xp, rng = backend.xp, backend.rng(seed, 3)
     b, t, d, h, dh = 2, 4, 6, 2, 5
-    shapes = {"x": (b, t, d), "h": (b, n_mem + t, d)}
+    shapes: dict = {"x": (b, t, d), "h": (b, n_mem + t, d)}
     shapes |= dict.fromkeys(("w_q", "w_k", "w_v", "w_r"), (d, h * dh)) | {"w_o": (h * dh, d)}
     shapes |= {"u": (h, dh), "v": (h, dh)}
     inputs = {name: backend.asarray(rng.normal(shape)) for name, shape in shapes.items()}

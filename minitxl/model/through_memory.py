@@ -45,8 +45,9 @@ def sequence_gradients(
     segment, or None where its nll is no part of the loss; mems: None at a stream's start. With
     through_memory=False the memory is a constant to every segment's loss (sec. 3.2: the gradients
     are those of training segment by segment, all with the same weights); with True the gradient
-    of a later segment's loss also flows through the states kept by these segments. Raises
-    MinitxlError where the numbers of segments differ.
+    of a later segment's loss also flows through the states kept by these segments. A loss that
+    trains a compression counts 1 for every segment that is gone back through. Raises MinitxlError
+    where the numbers of segments differ.
     """
     segments, upstream = list(segments), list(upstream)
     if len(segments) != len(upstream):
@@ -84,17 +85,18 @@ def without_memory_rows(cache: ModelCache, *, xp) -> ModelCache:
     this cache it sums over the segment's T rows alone, and returns all other gradients as they
     were: the difference is what the memory's rows give. The cache passed in stays as it is.
     """
-    b, t = cache.shape
+    b = cache.shape[0]
 
-    def segment_rows(linear):
+    def segment_rows(linear, n_mem):
         rows = xp.reshape(linear.x, (b, -1, linear.x.shape[1]))  # (B*K, D) -> (B, K, D)
-        rows = xp.concat([xp.zeros_like(rows[:, :-t, :]), rows[:, -t:, :]], axis=1)
+        rows = xp.concat([xp.zeros_like(rows[:, :n_mem, :]), rows[:, n_mem:, :]], axis=1)
         return linear._replace(x=xp.reshape(rows, linear.x.shape))
 
     layers = []
     for layer in cache.hidden.layers:
         heads = layer.attn.heads
-        heads = heads._replace(k=segment_rows(heads.k), v=segment_rows(heads.v))
+        k, v = (segment_rows(x, heads.n_mem) for x in (heads.k, heads.v))
+        heads = heads._replace(k=k, v=v)
         layers.append(layer._replace(attn=layer.attn._replace(heads=heads)))
     return cache._replace(hidden=cache.hidden._replace(layers=layers))
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from minitxl.config import Config
 from minitxl.errors import MinitxlError
+from minitxl.model.family.memories.kinds import Memory
 from minitxl.model.transformer_xl import TransformerXL, network_of
 
 
@@ -70,7 +71,7 @@ def array_of(arrays: dict, name: str, shape: tuple | None = None):
     return arrays[name]
 
 
-def check_shapes(config: Config, arrays: dict) -> None:
+def check_shapes(config: Config, arrays: dict, memory: type[Memory] | None = None) -> None:
     """Raise `MinitxlError` where a file's arrays are not those of the configuration.
 
     To be asked before a model is made: what a file claims in its settings takes no memory then
@@ -81,7 +82,7 @@ def check_shapes(config: Config, arrays: dict) -> None:
             f"n_layer={config.n_layer}, but the checkpoint holds {len(arrays)} arrays in all; the "
             "settings were changed or are damaged"
         )
-    for name, shape in network_of(config).param_shapes(config).items():
+    for name, shape in network_of(config, memory).param_shapes(config).items():
         array_of(arrays, f"params.{name}", tuple(shape))
 
 

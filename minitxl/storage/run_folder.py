@@ -26,6 +26,7 @@ from minitxl.errors import MinitxlError
 from minitxl.files import clean, leftovers, quoted, whole_folder
 from minitxl.lock import NAME as LOCK
 from minitxl.lock import locked
+from minitxl.model.family.memories.kinds import Memory
 from minitxl.model.transformer_xl import TransformerXL, empty_params, network_of
 from minitxl.storage import checkpoint
 from minitxl.storage.generations import NEWEST, OLDER, has_newest, load_newest
@@ -50,13 +51,14 @@ def load_run(
     dtype: str | None = None,
     which: str = "best",
     vocab: Vocabulary | None = None,
+    memory: type[Memory] | None = None,
 ) -> LoadedRun:
     """Load the model of a run folder; `pretrained.find_run` knows those of shipped models.
 
     dtype: None takes the one it was trained in. which: "best" (on the validation split; "last"
     where there is none) or "last". vocab: the vocabulary of the program that trained it, in place
-    of the symbols that run.json has of it (`data/tokens.py`). Raises `MinitxlError` for a missing
-    folder and for damaged or mismatched files.
+    of the symbols that run.json has of it (`data/tokens.py`); memory: the class of a "custom" one.
+    Raises `MinitxlError` for a missing folder and for damaged or mismatched files.
     """
     if which not in ("best", "last"):
         raise MinitxlError(f"which={which!r} must be 'best' or 'last'")
@@ -76,12 +78,13 @@ def load_run(
         arrays, state, _ = load_newest(path)
     else:
         raise MinitxlError(f"{path} holds no checkpoint (last.safetensors); let train run longer")
-    check_shapes(config, arrays)
+    check_shapes(config, arrays, memory)
     other = "last" if which == "best" else "best"
     params = {name: a for name, a in arrays.items() if name.startswith(("params.", "constants."))}
     check_finite(params, str(path), f"take another checkpoint (--checkpoint {other}) or run")
     backend = get_backend(device, dtype or info.get("dtype", "float32"))
-    model = TransformerXL(config, device=backend, params=empty_params(config, backend))
+    empty = empty_params(config, backend, memory)
+    model = TransformerXL(config, device=backend, params=empty, memory=memory)
     load_params(model, arrays)
     return LoadedRun(model, vocab, info, int(state.get("n_step", 0)))
 

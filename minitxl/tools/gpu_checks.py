@@ -13,12 +13,13 @@ import numpy as np
 
 from minitxl.backend import Backend
 from minitxl.backend.numpy_backend import NumpyRandom
-from minitxl.config import ATTN_TYPES, Config
+from minitxl.config import ATTN_TYPES, Config, Memory
 from minitxl.data.stream import Stream
 from minitxl.data.text import load_corpus
 from minitxl.inference.generate import generate
 from minitxl.model.transformer_xl import TransformerXL
 from minitxl.pretrained import load_pretrained
+from minitxl.storage.model_arrays import memory_arrays
 from minitxl.tools import gpu_shared as shared
 
 LEARNER = dict(n_layer=2, tgt_len=32, mem_len=32, dropout=0.0)  # what is trained
@@ -81,6 +82,11 @@ def parity_cases() -> dict[str, Config]:
     cases["clamped, same length"] = base.replace(clamp_len=20, same_length=True)
     cases["adaptive"] = base.replace(cutoffs=(10, 30), div_val=2)
     cases["many tokens"] = base.replace(n_token=5000)  # past the one-hot product
+    conv = dict(n_coarse=8, rate=4, compress="conv", loss="attention")
+    memories = [Memory(kind="compressive", **conv), Memory(kind="matrix")]
+    cases |= {f"{m.kind} memory": base.replace(memory=m) for m in memories}
+    slots = Memory(kind="tokens", n_slot=6)
+    cases["memory tokens"] = base.replace(memory=slots, mem_len=0)
     drops = dict(dropout=0.2, dropatt=0.1)
     return cases | {f"{name}, dropout": c.replace(**drops) for name, c in cases.items()}
 
@@ -94,7 +100,8 @@ def results_of(config: Config, backend: Backend) -> dict:
         rng = HostNumbers(backend, 0, n) if config.dropout else None
         nll, mems, cache = model.forward(tokens, targets, mems, rng=rng)
         found |= {f"nll {n}": nll, f"gradient {n}": model.backward(cache).flat}
-    found |= {f"memory {n}": mem for n, mem in enumerate(mems)}
+    mems = memory_arrays(mems, "memory").items()
+    found |= {name: a for name, a in mems if 0 not in a.shape and not name.endswith("born")}
     return {name: backend.to_numpy(a) for name, a in found.items()}
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import minitxl
-from minitxl.config import TrainConfig
+from minitxl.config import Memory, TrainConfig
 from minitxl.data.stream import Stream
 from minitxl.data.text import Corpus
 from minitxl.data.tokens import Vocabulary
@@ -75,20 +75,23 @@ def train(
     or SIGTERM finishes the step, saves, and raises KeyboardInterrupt. Started by mpiexec, the
     processes train one model together (see `minitxl.training.parallel`).
     """
+    model_options = dict(model_options or {})
+    if isinstance(model_options.get("memory"), Memory):  # run.json has it as a dict
+        model_options["memory"] = model_options["memory"].to_dict()
     asked = dict(steps=steps, seed=seed, batch_size=batch_size, lr=learning_rate, threads=threads)
     asked |= dict(eval_every=eval_every, save_every=save_every, patience=patience)
     asked = merge_options(asked, train_options)
     names = dict(preset=preset, data=data, level=level, dtype=dtype, vocab=vocab)
     with joined() as group, ExitStack() as held:
         if resume is None:
-            p = new_pieces(out, init_from, names, asked, model_options or {}, device)
+            p = new_pieces(out, init_from, names, asked, model_options, device)
         elif init_from is not None:
             raise MinitxlError(
                 f"--init-from {init_from} begins a new run, --resume {resume} goes on with one: "
                 "leave one of them away"
             )
         else:
-            p = old_pieces(resume, out, names, asked, model_options or {}, device, group)
+            p = old_pieces(resume, out, names, asked, model_options, device, group)
         run = _Run(p.folder, p.model, p.corpus, p.settings, group)
         # Rank 0 alone writes; until it is done, nobody else does.
         group.on_first(held.enter_context, writing(p.folder, new=resume is None))

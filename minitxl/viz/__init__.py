@@ -10,7 +10,7 @@ from minitxl.viz.gradient import colour_limits, gradient_norms
 from minitxl.viz.in_browser import live
 from minitxl.viz.lessons.beyond import draw_reading_cost
 from minitxl.viz.lessons.bugs import draw_symptoms
-from minitxl.viz.lessons.by_hand import draw_checks
+from minitxl.viz.lessons.by_hand import draw_checks, draw_stop
 from minitxl.viz.lessons.four_terms import draw_four_terms, draw_leak
 from minitxl.viz.lessons.fragmentation import (
     draw_group_by_position,
@@ -21,7 +21,7 @@ from minitxl.viz.lessons.fragmentation import (
 from minitxl.viz.lessons.idea import draw_idea
 from minitxl.viz.lessons.influence import draw_changes, draw_learned_reach
 from minitxl.viz.lessons.learning import LiveCurves
-from minitxl.viz.lessons.memory_rows import draw_masks, draw_stale_states
+from minitxl.viz.lessons.memory_rows import draw_masks, draw_recurrence, draw_stale_states
 from minitxl.viz.lessons.samples import Samples
 from minitxl.viz.reading import Reading, memory_share
 from minitxl.viz.theme import Picture
@@ -53,10 +53,12 @@ __all__ = [
     "draw_learned_reach",
     "draw_masks",
     "draw_reading_cost",
+    "draw_recurrence",
     "draw_saw",
     "draw_segment_lengths",
     "draw_sliding",
     "draw_stale_states",
+    "draw_stop",
     "draw_symptoms",
     "gradient_explorer",
     "gradient_norms",

@@ -25,6 +25,12 @@ class Reading:
     """
 
     def __init__(self, model, tokens, *, tgt_len: int) -> None:
+        kind = model.config.memory.kind
+        if kind != "xl":
+            raise MinitxlError(
+                f"the model has a {kind} memory, whose rows are no single tokens: these pictures "
+                "show the paper's own; give a model with memory kind xl"
+            )
         tokens = np.asarray(tokens)
         if tokens.ndim != 1 or len(tokens) < 2 * tgt_len + 1:
             raise MinitxlError(

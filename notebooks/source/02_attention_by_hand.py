@@ -264,9 +264,12 @@ for name in inputs:
 # - Say what the stop stops: keys and values of cached rows have gradients, these go into $W_k$ and
 #   $W_v$, and end before the cached states.
 #
-# **The picture to remember** is the table of section 2.4: above its last row nothing knows of the
-# memory's edge.
-#
+# **The picture to remember:**
+
+# %%
+viz.draw_stop()
+
+# %% [markdown]
 # **Where this lives today.** The backward pass that you wrote runs in every training of a large
 # model, inside one kernel: [FlashAttention](https://arxiv.org/abs/2205.14135) does not even store
 # $p$, but computes it again from queries, keys and statistics of each row. LayerNorm stands before

@@ -126,14 +126,6 @@ viz.live(model, vocab, passage, read=3 * T + 10, layer=5, head=5)
 # > is enough. (Other heads suffer: without b the closing mark falls from 67 % to 23 %.) In head 2
 # > of layer 1, b says *far* (about +12) and d says *near* (about −8): without b, near
 # > wins.</details>
-#
-# c does not change along a column (one key, whoever asks), d not along a diagonal (one distance).
-# All heads of a segment of 32, for the picture at the end:
-
-# %%
-reader, seen = model.with_options(tgt_len=32, mem_len=32), Inspection()
-_, mems = reader.predict(passage[None, :32])
-reader.predict(passage[None, 32:64], mems, inspect=seen)
 
 # %% [markdown]
 # ### What does the model need them for?
@@ -297,12 +289,15 @@ course.run_with("bias-gradients")
 # columns, the same for every query. b bends the diagonals; a can do anything, but knows no order.
 
 # %%
+reader, seen = model.with_options(tgt_len=32, mem_len=32), Inspection()
+_, mems = reader.predict(passage[None, :32])
+reader.predict(passage[None, 32:64], mems, inspect=seen)
 viz.draw_four_terms(seen, layer=1, head=2)
 
 # %% [markdown]
 # **Where this lives today.** Distances have won, in simpler dress.
 # [RoPE](https://arxiv.org/abs/2104.09864) turns query and key by an angle that grows with their
-# place, so that $q_i \cdot k_j$ depends on $i - j$: term b without a shift, in
+# place, so that $q_i \cdot k_j$ depends on $i - j$: a and b in one, without a shift, in
 # [LLaMA](https://arxiv.org/abs/2302.13971) and many models since.
 # [ALiBi](https://arxiv.org/abs/2108.12409) keeps of d a straight line, a slope for each head.
 # Both run here, backward pass by hand, with this paper's memory as it is

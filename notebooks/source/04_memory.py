@@ -335,9 +335,12 @@ draw("stop_gradient")
 # - Say what the stop cuts (the states' gradient), what it leaves (the weights' share of all rows),
 #   and what it can cost.
 #
-# **The picture to remember** is the one of section 4.6: reading crosses the memory's edge, the
-# gradient does not; let through, it goes down a staircase, one memory for each layer.
-#
+# **The picture to remember:**
+
+# %%
+viz.draw_recurrence()
+
+# %% [markdown]
 # **Where this lives today.** Every served model keeps such a memory, of keys and values, page by
 # page as an operating system does ([PagedAttention](https://arxiv.org/abs/2309.06180)).
 # [DeepSeek-V2](https://arxiv.org/abs/2405.04434) caches one small state a token instead, and makes

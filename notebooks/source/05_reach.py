@@ -54,7 +54,7 @@ viz.span_explorer(n_layer=2, tgt_len=4, mem_len=4)
 # | where | the reach is |
 # |---|---|
 # | $T$ divides $M$ | $N M$ |
-# | $M < T$ | $(N - 1) T + M$, far more than $N M$ |
+# | $0 < M < T$ | $(N - 1) T + M$, far more than $N M$ |
 # | `ext_len` $= E$ | $R + E$: a segment begins by reading $E$ tokens again |
 # | `same_length` | $N (M - 1)$ before the *query*, which sees $M$ keys, its own among them |
 #
@@ -99,13 +99,9 @@ viz.draw_changes(changes_by_token((2, 8, 12)), n_layer=2, tgt_len=8, mem_len=12)
 #     reads    . . C . . . . . | . . . . . . . . | . . .
 #     answers        C C C C C | C C C C C C C C | C C C
 #
-# An output that sees the marker can be right, one that does not has to guess. A query at offset $o$
-# of its segment sees the distance $d$ if $d \le R + o$. Offsets are equally frequent, so that the
-# best accuracy is
-#
-# $$s + \frac{1 - s}{8} \qquad s = 1 - \frac{d - R}{T}, \text{ within } 0 \ldots 1$$
-#
-# that is 1 up to $R$, a straight ramp, and 1/8 from $R + T$ on.
+# An output that sees the marker can be right, the others guess. So theory has an accuracy of 1 to
+# $R$, a straight ramp while fewer and fewer of a segment's queries see the marker, and 1/8 from
+# $R + T$ on.
 
 # %%
 draw("reach")
@@ -146,16 +142,19 @@ viz.draw_learned_reach(heads, distances, moved, n_layer=N, tgt_len=T, mem_len=M)
 # 3. The influence fades with the distance. Does that show that far characters are useless to the
 #    model? Think of a single character on which much depends, and of the mean over places.
 #
-# ## What you can now do
+# *Answers: `notebooks/README.md` in the repository, “Model answers”.*
+#
+# ## What you can do now
 #
 # - Count, for any $N$, $T$ and $M$, what an output can depend on, and prove it by changing tokens.
 # - Keep apart what a model can reach, what it attends to, and what moves its predictions.
 #
-# **The picture to remember:** the stairs of 5.1. Each layer looks one memory further.
+# **The picture to remember** is the stairs of 5.1: each layer looks one memory further.
 #
-# **Today:** sliding windows are counted the same way. [Mistral 7B](https://arxiv.org/abs/2310.06825),
-# 32 layers with a window of 4,096, speaks of a theoretical span of 131,000 tokens: $N M$, and
-# *possible* as in 5.4. [RULER](https://arxiv.org/abs/2404.06654) asked 17 models what they do: of
-# those that claim 32,000 tokens, half do well there.
+# **Where this lives today.** Sliding windows are counted the same way.
+# [Mistral 7B](https://arxiv.org/abs/2310.06825), 32 layers with a window of 4,096, speaks of a
+# theoretical span of 131,000 tokens: $N M$, and *possible* as in 5.4.
+# [RULER](https://arxiv.org/abs/2404.06654) asked 17 models: of those that claim 32,000 tokens, half
+# do well there.
 #
 # **Next:** notebook 6, training.

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 6 Train it
 #
-# **You will be able to** write the gradient that every training step starts from; read a step of
-# training line by line; see, while two models learn, what only the one with a memory can learn;
-# say how sure a comparison of models is; tell a broken model from a sound one.
+# **You will be able to** write the gradient that every step starts from; read a training step line
+# by line; see, while two models learn, what only the one with a memory can learn; say how sure a
+# comparison is; tell a broken model from a sound one.
 #
 # **You need** notebooks 2 (backward passes) and 4 (memory). **Time:** 60 minutes, of which the
 # computer takes one. **Exercises:** 4.
@@ -68,8 +68,8 @@ course.run_with("cross-entropy-gradient")
 # \theta \leftarrow \theta - \eta_n \frac{m / (1 - \beta_1^n)}{\sqrt{v / (1 - \beta_2^n)} +
 # \epsilon}$$
 #
-# in step $n = 1, 2 \ldots$ The rate $\eta_n$ climbs in the first ones, for the averages $m$ and $v$
-# are not worth much yet, and then falls along a cosine. The text may be yours: name a file.
+# in step $n = 1, 2 \ldots$ The rate $\eta_n$ climbs at first, for the averages $m$ and $v$ are not
+# worth much yet, then falls along a cosine. The text may be yours: name a file.
 
 # %%
 TEXT = "war-and-peace"  # or "/home/me/letters.txt": a few hundred thousand characters do well
@@ -86,8 +86,8 @@ config = Config(
     d_inner=256,
     tgt_len=T,
     mem_len=T,
-    dropout=0.0,  # no text is read twice here: there is nothing to overfit
-    pre_lnorm=True,  # LayerNorm before the blocks: forgives a high learning rate
+    dropout=0.0,  # no text is read twice: there is nothing to overfit
+    pre_lnorm=True,  # forgives a high learning rate
 )
 settings = TrainConfig(steps=STEPS, batch_size=B, lr=4e-3, warmup=30)
 
@@ -172,10 +172,10 @@ samples.look(live.done)
 samples.album()
 
 # %% [markdown]
-# > **Try this.** Make the models anew with a learning rate of `4e-2`, then `4e-4` (in `settings`).
-# > Deal the rows out in another order at every step: `tokens, targets, fresh = stream.next()`,
-# > `order = np.random.default_rng(live.done).permutation(B)`, `batch = (tokens[order],
-# > targets[order], fresh)`. What is the memory of a stranger worth? Where is it worse than none?
+# > **Try this.** Make the models anew with a rate of `4e-2`, then `4e-4` (in `settings`). Deal the
+# > rows out in another order at every step: `order = np.random.default_rng(live.done)`,
+# > `order = order.permutation(B)`, `batch = batch[0][order], batch[1][order], batch[2]`. What is a
+# > stranger's memory worth? Where is it worse than none?
 #
 # This model is yours, and runs in the page: type, let it write, wipe its memory.
 
@@ -185,20 +185,19 @@ viz.live(learners["with memory"].model, corpus.vocab, corpus.test[:400], tgt_len
 # %% [markdown]
 # ## 6.4 What is each part worth?
 #
-# Another seed gives another number, and so does another learning rate. So the paper's comparison
-# (table 6) was made anew, small: twelve kinds of model, each with the best of three rates, then
-# five seeds.
+# The paper's comparison (table 6) made anew, small: twelve kinds of model, each with the best of
+# three learning rates, then five seeds.
 
 # %%
 draw("ablation")
 
 # %% [markdown]
 # Read the bars before the dots: 95% intervals from five seeds, bold where they hold for so many
-# comparisons (Holm). Sure is that the memory helps Transformer-XL, but how much depends on how its
-# rival is read: 0.142 bits against fixed chunks, 0.066 against a window that moves on by half its
-# length, nothing against longer segments that take as much memory. Sure is that absolute positions
-# make less of a memory, and that the naive cache of notebook 3 ruins the model. Not sure is that
-# the paper's encoding is better than Shaw's.
+# comparisons (Holm). Sure is that the memory helps Transformer-XL; how much depends on its rival's
+# reading: 0.142 bits against fixed chunks, 0.066 against a window moved by half its length, nothing
+# against longer segments that take as much memory. Sure is that absolute positions make less of a
+# memory, and that the naive cache of notebook 3 ruins the model. Not sure is that the paper's
+# encoding is better than Shaw's.
 #
 # > **Question 2.** Absolute positions *with* memory are the cell that the paper leaves out. Here
 # > positions count on over memory and segment. But above the first layer a cached state was
@@ -271,18 +270,21 @@ course.hunt.reveal()
 # > **Question 5.** Which of the five would you find by the learning curve alone? For the others:
 # > write down a test of a few lines that fails for the broken model and passes for the sound one.
 #
-# ## What you can now do
+# *Answers: `notebooks/README.md` in the repository, “Model answers”.*
+#
+# ## What you can do now
 #
 # - Write a training step with a memory, and doubt a difference of two curves: which seeds, which
 #   intervals, how was the rival read?
 # - Find a bug that no error message tells.
 #
-# **The picture to remember** is your own, 6.3: without a memory the first character of a segment
+# **The picture to remember** is your own of 6.3: without a memory the first character of a segment
 # stays a guess, however long one trains.
 #
-# **Today:** [XLNet](https://arxiv.org/abs/1906.08237) was pretrained with this recurrence, and
-# [GTrXL](https://arxiv.org/abs/1910.06764) trains agents with it, whose episodes outlast a segment.
-# Most large models are trained on one long window, and meet a cache only when they are used.
+# **Where this lives today.** [XLNet](https://arxiv.org/abs/1906.08237) was pretrained with this
+# recurrence; [GTrXL](https://arxiv.org/abs/1910.06764) trains agents with it, whose episodes
+# outlast a segment. Most large models are trained on one long window, and meet a cache only when
+# they are used.
 #
 # **Next:** notebook 7, evaluation; or train for real: `python -m minitxl train` (five minutes),
 # `--preset small` (an hour).

@@ -3,7 +3,7 @@
 #
 # **You will be able to** turn losses into bits and compare them with compressors; say what a longer
 # memory than in training does; compute the Relative Effective Context Length (RECL), and distrust
-# it; derive what a memory saves against a window that moves by one token, or by half its length.
+# it; derive what a memory saves, against which window.
 #
 # **You need** notebooks 4 and 5. **Time:** 40 minutes. **Exercises:** 3.
 
@@ -27,9 +27,9 @@ text = vocab.decode(corpus.test)
 # ## 7.1 Bits
 #
 # A loss of $\ell$ nats per character is $\ell / \ln 2$ bits: that many would an arithmetic coder,
-# driven by the model's predictions, write to a file. So a language model can be compared with
-# compressors, if both learn from the same text. With $C$ for the size of a compressor's output in
-# bytes, it pays for $n$ characters
+# driven by the predictions, write to a file. So a model can be compared with compressors that learn
+# from the same text. With $C$ for the size of a compressor's output in bytes, it pays for $n$
+# characters
 #
 # $$\mathrm{bpc} = \frac{8}{n} \big(C(\mathrm{train} + \mathrm{test}) - C(\mathrm{train})\big)
 # \qquad\text{where the model pays}\qquad \frac{1}{n \ln 2} \sum_t -\ln p(x_t \mid x_{<t})$$
@@ -69,8 +69,8 @@ viz.live(model, vocab, about, tgt_len=16, mem_len=128, read=776)
 # > **Question 1.** For this character no memory at all is better than one of 16 to 128. How can
 # > less knowledge be better?
 #
-# What does a *longer* memory than in training do, on the whole? The paper reports a small gain
-# (27.02 to 26.77 perplexity). Three encodings, three seeds, and the shipped model:
+# What does a *longer* memory than in training do, on the whole? The paper reports a small gain.
+# Three encodings, three seeds, and the shipped model:
 
 # %%
 draw("longer_memory")
@@ -78,12 +78,10 @@ draw("longer_memory")
 # %% [markdown]
 # Grey: longer than trained. At eight times the length absolute positions lose 0.68 bits [0.20,
 # 1.16], Shaw's table 0.21 [0.12, 0.30]; Transformer-XL loses 0.05, not surely: [-0.01, 0.11], and
-# the larger model is indifferent. `same_length` at twice the memory costs next to nothing:
-# every query then sees 64 keys, as the last one of a training segment did.
+# the larger model is indifferent.
 #
 # > **Common misconception: “memory is free at evaluation, so take as much as fits.”** It takes time
-# > and space, and nobody has taught the model to read the far end. On the mean of the seeds nothing
-# > beyond the trained length gained 0.01 bits here. Measure.
+# > and space, and on the mean of the seeds nothing beyond the trained length gained 0.01 bits here.
 
 # %% [markdown]
 # ## 7.3 How far does it really look? RECL
@@ -116,10 +114,10 @@ recl_explorer()
 # %% [markdown]
 # *From elsewhere* is the control: it should find nothing. It grants Transformer-XL +67%, where the
 # true text has +133%; in steps of 8 characters the control is ahead, +50% against +33%. For the
-# minimum keeps whatever *happens* to be better, so that $g$ is never negative. (On the average the
-# foreign characters *cost* Transformer-XL 0.016 to 0.026 bits.) The plain mean, with its sign, is
-# clearer: up to 32, 48 and 64 characters Transformer-XL gains 0.025, 0.022 and 0.016 nats, then
-# 0.001, for $T + M$ is 64; models without memory gain nothing beyond their first 32.
+# minimum keeps whatever *happens* to be better, so that $g$ is never negative. (Shaw's encoding is
+# first either way.) The plain mean, with its sign, is clearer: foreign characters *cost*
+# Transformer-XL 0.016 to 0.026 bits; true ones, up to 32, 48 and 64, gain 0.025, 0.022 and 0.016
+# nats, then 0.001, for $T + M$ is 64. Models without memory gain nothing beyond their first 32.
 #
 # > **Question 2.** Take two models whose losses with the longer context are those with the shorter
 # > one plus noise of mean 0. Is $g$ zero? What does a larger $r$ do?
@@ -132,10 +130,9 @@ draw("context")
 
 # %% [markdown]
 # A window of 16 copies from 15 characters back. Transformer-XL, in segments of 16, copies from as
-# far as its memory goes: 25 with $M = T$ as in the paper, 120 with $M = 7 T$. So "so many percent
-# longer" is a choice of $M / T$. What was not chosen: with a memory of 448 at evaluation it copies
-# from 450 back. But three starts of five had not learned to copy over the edge at all, and a window
-# of 128 learns it more surely.
+# far as its memory goes: 25 with $M = T$ as in the paper, 120 with $M = 7 T$, 450 with a memory of
+# 448 at evaluation. So "so many percent longer" is a choice of $M / T$. But three starts of five
+# had not learned to copy over the edge at all, and a window of 128 learns it more surely.
 #
 # > **Question 3.** The paper says "450% longer than vanilla Transformers". Which two numbers is
 # > this made of, and why can the lower one not be more than 128?
@@ -178,24 +175,26 @@ print(f"ratio: about {sliding / memory:.0f}")
 draw("evaluation_speed")
 
 # %% [markdown]
-# The ratio grows with the attention length, and it hangs on the segment's length, which the paper
-# does not state: one token at a time, as in generation, it is 142 at 3,800 instead of the 1,598
-# with segments of 128. By the products alone it would be 2,684 (dashed).
+# The ratio grows with the attention length, and with the segment's, which the paper does not state:
+# at 3,800 it is 142 one token at a time, as in generation, and 1,598 with segments of 128. By the
+# products alone it would be 2,684 (dashed).
 #
 # > **Question 4.** The two do not predict the same: after how many tokens do the memory's states
 # > know more than a window of the same attention length? (Notebook 5.)
 #
-# ## What you can now do
+# *Answers: `notebooks/README.md` in the repository, “Model answers”.*
+#
+# ## What you can do now
 #
 # - Report bits that can be compared: which text, context, window and spread.
 # - Give a measure a control, and believe it only where the control finds nothing.
 #
-# **The picture to remember:** 7.3's two pages. A measure that finds +67% in nothing.
+# **The picture to remember** is the two pages of 7.3: a measure that finds +67% in nothing.
 #
-# **Today:** every served model keeps its keys and values, so that a token is computed once;
-# [vLLM](https://arxiv.org/abs/2309.06180) is about where to put them. Windows and strides are still
-# chosen (Hugging Face on [perplexity](https://huggingface.co/docs/transformers/perplexity)). And
-# the falling plain mean is how [Gemini 1.5](https://arxiv.org/abs/2403.05530) argues that it reads
+# **Where this lives today.** Every served model keeps keys and values, so that a token is computed
+# once; [vLLM](https://arxiv.org/abs/2309.06180) is about where to put them. Windows and strides are
+# still chosen (Hugging Face on [perplexity](https://huggingface.co/docs/transformers/perplexity)).
+# A falling plain mean is how [Gemini 1.5](https://arxiv.org/abs/2403.05530) argues that it reads
 # millions of tokens.
 #
 # **Next:** notebook 8, beyond.

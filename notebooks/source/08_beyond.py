@@ -18,6 +18,7 @@ import numpy as np
 
 import minitxl
 from minitxl import Memory, TransformerXL, load_corpus, viz
+from minitxl.experiments import draw
 from minitxl.inference.cached import CachedReader
 from minitxl.training.cost import forward_flops, memory_bytes
 
@@ -210,8 +211,35 @@ viz.overfull_explorer()
 # %% [markdown]
 # ## 8.6 Which one, and when?
 #
-# (the map)
+# The question that the paper leaves open, asked of one task: pairs of a key and a value are shown,
+# later a key is asked. The small model is always the same, its memory another one of as many
+# bytes; rates were chosen on other seeds, and what was expected was written down before
+# (`minitxl/experiments/memory_budget.py`).
+
+# %%
+draw("memory_budget")
+
+# %% [markdown]
+# Read a map from left to right: how far back the pair stands, in memories $M$; from bottom to top:
+# how many pairs there are, in widths of a key.
 #
+# - **Up to $M$ back** nothing beats exact states: they answer however many pairs there are.
+# - **Beyond $M$** they answer nothing, and a matrix answers at any distance, as long as there are
+#   not many more pairs than its keys are wide. This is the threshold: a bound on *how far* becomes
+#   a bound on *how much*.
+# - **Compressed rows** reach further than the states that they replace, and lose what stands close
+#   together: the mean of four pairs names none of them. At equal bytes they led nowhere here.
+# - **The gradient through the memory** is worth most where something must be learned to be written:
+#   to the matrices. Transformer-XL, which keeps states as they are, hardly gains by it.
+#
+# The task is made for matrices: every key is new, its value is one symbol, and nothing has to be
+# worked out from what is far. Text asks other things, too. That XL with everything kept answers all
+# (violet) says what the others give away, and what it costs.
+#
+# > **Question for the map.** Your task has 500 pairs, and asks for the last 50 tokens nine times in
+# > ten. One of these memories, or two of them side by side?
+
+# %% [markdown]
 # ## 8.7 What would you build for a million tokens?
 #
 # The sizes of the largest WikiText-103 model, one row of text, keys and values kept. Counted are

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from helpers import host_cuda
+from helpers.memories import KINDS
 from helpers.models import make_model, make_tokens
 from minitxl import TrainConfig
 from minitxl.backend import get_backend
+from minitxl.storage.model_arrays import memory_arrays
 from minitxl.training.trainer import Trainer
 
+MEMORIES = ("conv-attention", "random", "delta-rows", "sum-elu-rows", "tokens")
 PIECES = dict(batch_size=4, accumulate=2, threads=1, clip=0.25, lr=0.01, warmup=0)
 
 
@@ -43,8 +46,9 @@ def train(backend, steps=3, settings=PIECES, **options):
         dict(attn_type=2),
         dict(attn_type=4),
         dict(attn_type=5),
+        *(KINDS[kind] for kind in MEMORIES),
     ],
-    ids=["post-norm", "pre-norm", "options", "shaw", "absolute", "rope", "alibi"],
+    ids=["post-norm", "pre-norm", "options", "shaw", "absolute", "rope", "alibi", *MEMORIES],
 )
 def test_a_step_with_twins_is_the_plain_step(options, monkeypatch):
     """Whole steps with dropout and clipping, in float64; arrays refuse to be read by the host."""
@@ -65,8 +69,9 @@ def test_a_step_with_twins_is_the_plain_step(options, monkeypatch):
         (dict(pre_lnorm=True), {}),
         (dict(clamp_len=3, same_length=True, untie_r=True), dict(loss_on="half")),
         (dict(tgt_len=5, mem_len=3), dict(accumulate=1)),
+        *((dict(tgt_len=4) | KINDS[kind], dict(accumulate=1)) for kind in MEMORIES),
     ],
-    ids=["plain", "pieces, pre-norm", "options", "short memory"],
+    ids=["plain", "pieces, pre-norm", "options", "short memory", *MEMORIES],
 )
 def test_a_replayed_step_is_the_step(options, settings, monkeypatch):
     """Recorded once, then replayed with other tokens, rates and random numbers; a step that does
@@ -88,7 +93,8 @@ def test_a_replayed_step_is_the_step(options, settings, monkeypatch):
             trainer.step(make_tokens(*shape, seed=n), make_tokens(*shape, seed=n + 9), fresh=n == 9)
             found.append(trainer.grad_norm)
         assert gpu.replays >= 2 if records else gpu.replays == 0
-        found += [model.params.flat, trainer.adam.m, *trainer.mems[0]]
+        mems = memory_arrays(trainer.mems[0], "mems").values()
+        found += [model.params.flat, trainer.adam.m, *mems]
         results.append([backend.to_numpy(a) for a in found])
         gpu.check_guards()
     for got, expected in zip(*results, strict=True):

@@ -16,7 +16,7 @@ import pytest
 
 from minitxl import cli
 from minitxl.cli import train
-from minitxl.config import Config
+from minitxl.config import Config, Memory
 from minitxl.errors import MinitxlError
 from minitxl.tools import doctor
 from minitxl.tools.doctor import Check
@@ -130,6 +130,15 @@ def test_settings_are_read_by_the_fields_type():
     Config(n_token=5, **read)
 
 
+def test_settings_of_a_memory_come_together():
+    read = train.read_settings(["mem_len=4", "memory.kind=compressive", "memory.n_coarse=3"])
+    memory = Memory(kind="compressive", n_coarse=3)
+    assert read == {"mem_len": 4, "memory": memory.to_dict()}
+    assert Config.from_dict({"n_token": 5, **read}).memory == memory
+    with pytest.raises(MinitxlError, match="kind='lstm' must be one of"):
+        train.read_settings(["memory.kind=lstm"])
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
@@ -140,6 +149,9 @@ def test_settings_are_read_by_the_fields_type():
         ("n_layer=2.5", "n_layer is of type int"),
         ("dropout=lots", "dropout is of type float"),
         ("untie_r=maybe", "untie_r is of type bool"),
+        ("memory=matrix", "did you mean memory."),
+        ("memory.kinds=xl", "did you mean memory.kind?"),
+        ("memory.rate=many", "memory.rate is of type int"),
     ],
 )
 def test_settings_that_do_not_fit(setting, words):

@@ -78,6 +78,7 @@ LINES = (
     ("course release handout --notebook 05_reach --source scripts --project", 0),
     ("course project handout --only memory --csv milestones.csv --seed-by-student nobody.csv", 2),
     ("course project nobody --measure", 2),
+    ("course gradescope other.zip --seed-by-student nobody.csv", 2),
     ("course gradescope scope.zip --notebook 05_reach --source scripts --seed 3", 0),
     ("course site site --notebooks none", 2),  # there are none; tests/course/test_site.py writes it
     ("course solutions --notebook 05_reach --out solved --source scripts --run --questions", 0),

@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import zipfile
-from datetime import datetime
+from datetime import UTC, datetime
 
 import pytest
 
@@ -163,7 +163,12 @@ def test_the_latest_counts_and_is_told(tmp_path, source):
     (tmp_path / "ann" / "timestamp.txt").write_text("2026-11-01 12:00:00 UTC")
     hand_in = collect(tmp_path, NOTEBOOKS)[0]["ann"]
     assert hand_in.time == 1_793_534_400
-    assert hand_in.remarks[-1][1].startswith("timestamp.txt says 2026-11-01, the latest file is of")
+    assert hand_in.remarks[-1][1].startswith("timestamp.txt says 2026-11-01 ")
+    for seconds, told in ((-1, 0), (1800, 0), (-1800, 1)):  # an earlier one is told
+        when = datetime.fromtimestamp(1_700_900_000 + seconds, UTC)
+        (tmp_path / "ann" / "timestamp.txt").write_text(f"{when:%Y-%m-%d %H:%M:%S} UTC")
+        remarks = collect(tmp_path, NOTEBOOKS)[0]["ann"].remarks
+        assert sum("timestamp.txt says" in text for _, text in remarks) == told
     moodle = put(tmp_path / MOODLE[0] / "x.ipynb", source, time=1_700_000_000)
     (moodle.parent / "timestamp.txt").write_text("2001-01-01 12:00:00 UTC")  # an upload
     assert collect(tmp_path, NOTEBOOKS)[0]["Ann_Lee_101"].time == 1_700_000_000

@@ -101,7 +101,7 @@ def test_an_empty_stub_is_not_solved_yet(exercise_id):
 @pytest.mark.parametrize(("exercise_id", "n"), MISTAKES)
 def test_a_known_mistake_is_named(exercise_id, n):
     mistake = EXERCISES[exercise_id].mistakes[n]
-    for seed in SEEDS:
+    for seed in range(3):
         verdict = judged(exercise_id, mistake.wrong, seed)
         assert not verdict.passed and verdict.score < 1.0
         assert mistake.message in verdict.message, f"seed {seed}"
@@ -114,7 +114,7 @@ def test_a_mistake_costs_the_same_in_every_grading(exercise_id):
     """Shapes and numbers are drawn anew: no answer may be right by luck."""
     e = dataclasses.replace(EXERCISES[exercise_id], mistakes=())  # their names cost time
     scores = [set() for _ in EXERCISES[exercise_id].mistakes]
-    for seed in range(12):
+    for seed in range(10):
         cases = e.cases(np.random.default_rng(seed))
         for found, mistake in zip(scores, EXERCISES[exercise_id].mistakes, strict=True):
             got = [running.call(mistake.wrong, c.args, e.arguments, e.outputs) for c in cases]

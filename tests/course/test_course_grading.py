@@ -44,9 +44,10 @@ def test_the_whole_course_right(graded):
     assert not record.remarks
     assert sorted(row.exercise for row in record.rows) == sorted(EXERCISES)
     assert all(row.points == row.of and not row.remark for row in record.rows)
-    assert record.points == 100
+    total = sum(e.points for e in EXERCISES.values())
+    assert record.points == total
     with open(graded[1] / "grades.csv", newline="") as file:
-        assert {r["student_id"]: float(r["score"]) for r in csv.DictReader(file)}["right"] == 100
+        assert {r["student_id"]: float(r["score"]) for r in csv.DictReader(file)}["right"] == total
 
 
 @pytest.mark.parametrize("student", ["wrong", "unsolved", "solutions"])

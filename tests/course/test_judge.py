@@ -117,6 +117,15 @@ def test_undeserved_marks(source, case):
     assert one.points == 0 and one.remark, f"{case}: {one}"
 
 
+def test_files_elsewhere_are_not_to_be_had(source, tmp_path):
+    """Of another checkout, say, which nobody has closed."""
+    path = tmp_path / "answers.py"
+    path.write_text(RIGHT)
+    for call in (f"open({str(path)!r})", f"__import__('os').open({str(tmp_path)!r}, 0)"):
+        one, _ = judged(source, f"{HEAD}    {call}\n{BODY}")
+        assert one.points == 0 and "not to be had: " + str(tmp_path) in one.remark
+
+
 def test_points_are_never_above_the_maximum(source):
     """Nor does a notebook's own metadata count, or an exercise of another notebook."""
     released, book = notebook_from(NAME, source), notebook_from(NAME, source)
@@ -132,10 +141,20 @@ def test_points_are_never_above_the_maximum(source):
 
 
 def test_what_is_unusual_is_told(source):
+    long = f"x = {'y' * 2000!r}"
+    for text in (
+        long,
+        "np.loadtxt('x')",
+        "import builtins as b",
+        "from os import popen",
+        "x = getattr(b, 'ex' + 'ec')",
+    ):
+        assert judged(source, RIGHT, [text])[1], text
     for case, (_, *cells) in {"a": WRONG["exits"], "b": ("", *CHEATS["no profiler"])}.items():
         assert judged(source, *cells)[1] == {"a": [], "b": ["sys.setprofile"]}[case]
     assert judged(source, RIGHT, ["import ctypes"])[1] == ["ctypes"]
-    assert not judged(source, RIGHT, ["model.eval()\nx.open()"])[1]
+    alone = f'"""{"y " * 2000}"""'
+    assert not judged(source, RIGHT, ["model.eval()\nx.open()", alone])[1]
 
 
 # --- replies -------------------------------------------------------------------------------------
@@ -164,6 +183,22 @@ def test_what_is_unusual_is_told(source):
         ['{"there": true}', '{"outputs": {"tuple": ["a"]}}'],
         ['{"there": true}', '{"outputs": {"tuple": [true]}}'],
         ['{"there": true}', '{"failed": ["x"]}'],
+        # as many as there are cases
+        *(
+            ['{"there": true}'] + [f'{{"outputs": {value}}}'] * 9
+            for value in (
+                '{"tuple": []}',
+                '{"tuple": ["a"]}',
+                '{"tuple": [null]}',
+                '"abc"',
+                '{"list": [1]}',
+                '{"tuple": [{"tuple": [1, {"tuple": [1, 2]}]}]}',
+                '{"tuple": [1, 2]}',
+                f'{{"tuple": [1{"0" * 400}]}}',
+                '{"tuple": [1.0]}',
+            )
+        ),
+        ['{"there": true, "errors": [[Infinity, "x"]]}'],
         ['{"there": true}', '{"failed": [{}, 1, 2]}'],
         ['{"there": true, "errors": [[{}, "x"]]}'],
         ['{"there": true, "printed": 3}', "[" * 10**5],

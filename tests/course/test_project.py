@@ -217,6 +217,11 @@ def test_the_model_solutions_run(tmp_path, monkeypatch):
     for project in PROJECTS:
         for name, (reached, text) in found(project, tmp_path).items():
             assert reached or name in ("corpus-beats", "corpus-memory"), f"{name}: {text}"
+    path = tmp_path / "corpus" / "run" / "run.json"
+    info = path.read_text()
+    path.write_text(info.replace('"run": "war-and-peace"', '"run": "elsewhere"'))
+    assert "begins from 'elsewhere', which may have" in found(CORPUS, tmp_path)["corpus-run"][1]
+    path.write_text(info)
     text = (tmp_path / "corpus" / "text.txt").read_text()
     put(tmp_path, "corpus/text.txt", text.replace("anna", "maria"))
     assert "is not the one of the run, or has changed" in found(CORPUS, tmp_path)["corpus-run"][1]

@@ -14,6 +14,7 @@ from helpers.mutants import changed_arguments as changed
 from helpers.mutants import mutants
 from helpers.other_answers import OTHERS
 from minitxl.course import EXERCISES, generator
+from minitxl.course.hints import close
 from minitxl.course.running import Failed, call
 
 IDS = sorted(EXERCISES)
@@ -183,24 +184,39 @@ def test_harmless_things_cost_nothing(exercise_id, style, capsys):
         assert verdict.passed, f"seed {seed}: {verdict.message}"
 
 
-def may_pass(exercise, cases, answer):
-    """Whether an answer is right in all cases; it ends at the first in which it is not."""
-    for case in cases:
-        got = call(answer, case.args, exercise.arguments, exercise.outputs)
-        if isinstance(got, Failed) or not exercise.verdict([case], [got]).passed:
-            return False
-    return True
+def outputs_of(e, case, answer):
+    """What an answer gives in a case, as it is compared; None where it fails."""
+    got = call(answer, case.args, e.arguments, e.outputs)
+    return (
+        None if isinstance(got, Failed) else e._seen(tuple(np.asarray(x, float) for x in got), case)
+    )
+
+
+def same(e, case, answer, wanted):
+    """As the judge has it, without its words: they take time."""
+    got = outputs_of(e, case, answer)
+    return got is not None and all(
+        close(*pair, case.rtol) for pair in zip(got, wanted, strict=True)
+    )
+
+
+def drawn(exercise_id):
+    """An exercise, its cases, and what is right in each."""
+    e = QUICK[exercise_id]
+    cases = e.cases(generator(exercise_id, 0))
+    return e, [(case, outputs_of(e, case, e.model_solution)) for case in cases]
 
 
 @pytest.mark.parametrize("exercise_id", IDS)
 def test_wrong_answers_are_found(exercise_id, capsys):
     wrong, passed = 0, Counter()
-    cases = QUICK[exercise_id].cases(generator(exercise_id, 0))
+    e, cases = drawn(exercise_id)
     for answer in (ANSWERS[exercise_id], *OTHERS[exercise_id]):
         for what, source in mutants(inspect.getsource(answer)):
             names = dict(answer.__globals__)
             exec(source, names)
-            if may_pass(QUICK[exercise_id], cases, names[answer.__name__]):
+            if all(same(e, case, names[answer.__name__], wanted) for case, wanted in cases):
+                assert score(exercise_id, names[answer.__name__]).passed  # by the judge as well
                 passed[answer.__name__, what] += 1
             else:
                 wrong += 1
@@ -227,21 +243,16 @@ INVARIANT = {
 @pytest.mark.parametrize("exercise_id", IDS)
 def test_every_argument_has_its_say(exercise_id):
     """An answer that takes one of them for something else is right in some case at the most."""
-    e = QUICK[exercise_id]
-    cases = e.cases(generator(exercise_id, 0))
-
-    def same(case, n, new):
-        args = (*case.args[:n], new, *case.args[n + 1 :])
-        got = call(e.model_solution, args, e.arguments, e.outputs)
-        return not isinstance(got, Failed) and e.verdict([case], [got]).passed
-
+    e, cases = drawn(exercise_id)
     survivors, dead = set(), set()  # what was changed
     with np.errstate(all="ignore"):
-        for case in cases:
+        for case, wanted in cases:
             for n, x in enumerate(case.args):
                 for what, new in changed(e.arguments[n], x):
+                    other = case._replace(args=(*case.args[:n], new, *case.args[n + 1 :]))
                     if what not in dead:
-                        (survivors if same(case, n, new) else dead).add(what)
+                        alike = same(e, other, e.model_solution, wanted)
+                        (survivors if alike else dead).add(what)
     survivors -= dead
     known = INVARIANT.get(exercise_id, [])
     assert {s for s in survivors if not any(fnmatch(s, k) for k in known)} == set()

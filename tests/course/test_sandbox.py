@@ -64,6 +64,17 @@ def test_a_container_has_nothing(monkeypatch, tmp_path):
     assert kill == ["docker", "kill", command[command.index("--name") + 1]]
 
 
+def test_every_copy_of_the_library_is_closed(tmp_path, monkeypatch):
+    """One that is installed beside the checkout which grades, or in the system's Python."""
+    found = []
+    for name in ("lib/python3.11/site-packages", "lib/python3/dist-packages"):
+        (tmp_path / name / "minitxl").mkdir(parents=True)
+        found.append(str(tmp_path / name / "minitxl"))
+    monkeypatch.setattr(sandbox, "_pythons", lambda: [str(tmp_path)])
+    closed, hidden = sandbox.closed_paths(), sandbox._copies()
+    assert all(path + os.sep in closed and path in hidden for path in found)
+
+
 @pytest.mark.parametrize(
     "case", ["as it should be", "prints", "files in the working folder", "threads", "memory"]
 )

@@ -9,18 +9,18 @@ import time
 
 import pytest
 
-pytest.importorskip("nbformat")
+nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("psutil")
 
-from helpers.course_answers import source_of
-from helpers.hand_ins import ID, NAME
-from minitxl.course import EXERCISES
-from minitxl.course.grading import tables
-from minitxl.course.grading.feedback import improve
-from minitxl.course.grading.records import Graded, Record, Row
-from minitxl.course.grading.roster import Person
-from minitxl.course.grading.similar import alike, is_copy, shape
-from minitxl.course.notebooks import notebook_from
+from helpers.course_answers import source_of  # noqa: E402
+from helpers.hand_ins import ID, NAME  # noqa: E402
+from minitxl.course import EXERCISES  # noqa: E402
+from minitxl.course.grading import tables  # noqa: E402
+from minitxl.course.grading.feedback import improve  # noqa: E402
+from minitxl.course.grading.records import Graded, Record, Row  # noqa: E402
+from minitxl.course.grading.roster import Person  # noqa: E402
+from minitxl.course.grading.similar import alike, is_copy, shape  # noqa: E402
+from minitxl.course.notebooks import notebook_from  # noqa: E402
 
 
 @pytest.fixture
@@ -92,6 +92,39 @@ def with_answer(source, exercise_id="layer-norm-backward"):
         if cell.metadata.get("nbgrader", {}).get("grade_id") == exercise_id:
             cell.source = source
     return shape(book, EXERCISES[exercise_id])
+
+
+def test_a_copy_in_another_cell_is_seen():
+    """The answer calls a helper, which is a neighbour's, or the library's."""
+    exercise = EXERCISES["layer-norm-backward"]
+    calls = "def layer_norm_backward(dy, x, gamma, eps):\n    return helper(dy, x, gamma, eps)"
+
+    def handed_in(helper, more=""):
+        book = notebook_from(exercise.notebook)
+        for cell in book.cells:
+            cell.metadata["minitxl_same"] = "nbgrader" not in cell.metadata
+        at = next(
+            n for n, c in enumerate(book.cells)
+            if c.metadata.get("nbgrader", {}).get("grade_id") == exercise.id
+        )  # fmt: skip
+        book.cells[at].source = calls
+        book.cells[at:at] = [nbformat.v4.new_code_cell(text) for text in (helper, more)]
+        return book
+
+    helper = source_of(exercise.id).replace("def layer_norm_backward", "def helper")
+    books = [handed_in(helper), handed_in(f"import math\n{helper}", "x = 3\nprint(x)")]
+    first, second = (shape(book, exercise) for book in books)
+    assert first == second != "" and not any(is_copy(book, exercise) for book in books)
+    other = handed_in(helper.replace("axis=-1", "axis=2"))
+    assert shape(other, exercise) != first
+    assert shape(other, exercise, 2) == shape(
+        handed_in(helper.replace("axis=-1", "axis=3")), exercise, 3
+    )  # parameters of two variants
+    theirs = EXERCISES["contiguous-batch"]
+    pasted = textwrap.dedent(inspect.getsource(theirs.shown[0])).replace("class Stream", "class S")
+    book = notebook_from(theirs.notebook)
+    book.cells.insert(1, nbformat.v4.new_code_cell(pasted))
+    assert is_copy(book, theirs)
 
 
 def test_answers_that_are_alike():

@@ -8,13 +8,14 @@ import pytest
 
 pytest.importorskip("psutil")
 
-from minitxl import Config, MinitxlError, TransformerXL
+from minitxl import Config, MinitxlError, TransformerXL, load_run, save_run
 from minitxl.course.project import assess, memory_checks, memory_rank, solution
 from minitxl.course.project.assess import measured
 from minitxl.course.project.handout import report
 from minitxl.course.project.milestones import walk
 from minitxl.course.project.running_means import RunningMeans
 from minitxl.course.project.trained_memory import FILE, TEMPLATE, TRAINED
+from minitxl.data.vocab import CharVocab
 from minitxl.model.family.memories.kinds import Memory
 
 TITLES = [title for title, _ in memory_checks.CHECKS]
@@ -144,8 +145,14 @@ def test_a_model_with_a_memory_of_ones_own(tmp_path):
         np.testing.assert_array_equal(log_p, want)
     longer = model.with_options(mem_len=9)
     assert longer.memory is AsInPaper and longer.predict(ids)[1][0].shape == (2, 9, 8)
-    with pytest.raises(MinitxlError, match=r"give it, TransformerXL\(config, memory=...\)"):
+    with pytest.raises(MinitxlError, match="is a class, which no file holds: give it by memory="):
         TransformerXL(model.config, device="cpu")
+    save_run(tmp_path / "run", model, CharVocab("abcdefg"))
+    again = load_run(tmp_path / "run", device="cpu", memory=AsInPaper).model
+    np.testing.assert_array_equal(again.predict(ids)[0], model.predict(ids)[0])
+    assert again.memory is AsInPaper
+    with pytest.raises(MinitxlError, match="give it by memory="):
+        load_run(tmp_path / "run")
     with pytest.raises(MinitxlError, match="position_ids cannot be used with a custom memory"):
         model.predict(ids, position_ids=np.arange(24).reshape(2, 12))
 
@@ -168,11 +175,11 @@ def test_milestones(tmp_path, monkeypatch):
     (folder / "REPORT.md").write_text(report(TRAINED, {t: words for t, _ in TRAINED.sections}))
     assert all(done for done, _ in reached().values()), reached()
     results = json.loads((folder / "results.json").read_text())
-    assert (
-        list(results["bits"]) == list(memory_rank.ARMS)
-        and results["bits"]["own"] != (results["bits"]["xl"])
-    )
-    assert "half of them means of 4" in memory_rank.table(results)
+    assert list(results["paid"]) == list(memory_rank.TASKS)
+    for name, paid in results["paid"].items():
+        assert list(paid) == list(memory_rank.ARMS)
+        assert name == "recall" or paid["own"] != paid["xl"]
+        assert "half of them means of 4" in memory_rank.table(paid, memory_rank.TASKS[name])
     (folder / FILE).write_text(TEMPLATE)
     assert all("was measured with another" in t for _, t in [*reached().values()][:-1])
     assert measured(tmp_path, print, [TRAINED.id]) == [
@@ -185,3 +192,23 @@ def test_milestones(tmp_path, monkeypatch):
     assert "it is ranked when it passes all checks" in got["trained-ranked"][1]
     with pytest.raises(MinitxlError, match="holds no memory to measure"):
         measured(tmp_path, print, ["claim"])
+
+
+def test_every_arm_has_as_many_bytes():
+    """And the class that is given is in its own arms alone; what has no finite loss is told."""
+    asked = {}
+
+    def learn(fields, memory, seed, *, through, s):
+        config = Config(n_token=7, n_layer=2, d_model=8, n_head=2, d_head=4, d_inner=8, **fields)
+        model = TransformerXL(config, device="cpu", memory=memory)
+        asked[len(asked)] = memory, through, model.network.memory or Memory(model.config)
+        return float(len(asked))
+
+    s = memory_rank.Settings(seeds=1)
+    paid = memory_rank.rank(RunningMeans, s, task=memory_rank.Task("", learn))
+    assert [paid[name] for name in memory_rank.ARMS] == [[n + 1.0] for n in range(len(paid))]
+    for name, (memory, through, built) in zip(memory_rank.ARMS, asked.values(), strict=True):
+        assert built.n_bytes() == (0 if name == "none" else 4 * 2 * s.mem_len * 8), name
+        assert memory is (RunningMeans if "own" in name else None) and through == ("+" in name)
+    with pytest.raises(MinitxlError, match="no memory, seed 0: the training has no finite loss"):
+        memory_rank.rank(RunningMeans, s, task=memory_rank.Task("", lambda *a, **k: np.nan))

@@ -215,6 +215,24 @@ CHEATS = {  # name: answer, cells before, cells between
         "    exec(open(text.strip().replace('__init__', 'model/ops')).read(), globals())\n"
         "    return globals()['_softmax_backward'](dp, p)",
     ),
+    "opens the root": (
+        "import os\nfd = os.open('/', os.O_RDONLY)\n"
+        f"path = {TESTS.lstrip('/')!r} + '/helpers/course_answers.py'\n"
+        "f = os.fdopen(os.open(path, 0, dir_fd=fd))\n"
+        "text = f.read()\n"
+        "exec(text[text.index('def softmax_backward'):text.index('def layer_norm')])",
+    ),
+    "reads by what reads a history": (
+        f"import readline as r\nr.read_history_file({TESTS + '/helpers/course_answers.py'!r})\n"
+        "n = r.get_current_history_length()\n"
+        "text = '\\n'.join(r.get_history_item(i) or '' for i in range(1, n + 1))\n"
+        "exec(text[text.index('def softmax_backward'):text.index('def layer_norm')])",
+    ),
+    "replies in its own words": (
+        "import os\n" + HEAD + "    for fd in range(3, 256):\n        try:\n"
+        "            os.write(fd, b'\\n' + b'{\"outputs\": {\"tuple\": [\"a\"]}}\\n' * 50)\n"
+        "        except OSError: pass\n    os._exit(0)",
+    ),
     "forks": ("import os\n" + HEAD + "    os.fork()\n    return dp * p",),
     "replaces check": (
         HEAD + "    return p",

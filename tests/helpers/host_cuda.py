@@ -358,14 +358,17 @@ class HostNamespace:
     def zeros(self, shape, *, dtype=None, device=None):
         return self._gpu.ordered(lambda: np.zeros(shape, dtype=dtype))
 
+    def ones(self, shape, *, dtype=None, device=None):
+        return self._gpu.ordered(lambda: np.ones(shape, dtype=dtype))
+
     def full(self, shape, value, *, dtype=None, device=None):
         return self._gpu.ordered(lambda: np.full(shape, value, dtype=dtype))
 
     def arange(self, *args, dtype=None, device=None):
         return self._gpu.ordered(lambda: np.arange(*args, dtype=dtype))
 
-    def asarray(self, a, *, dtype=None, device=None):
-        if isinstance(a, HostArray) and dtype in (None, a.dtype):
+    def asarray(self, a, *, dtype=None, device=None, copy=None):
+        if isinstance(a, HostArray) and dtype in (None, a.dtype) and not copy:
             return a
         if isinstance(a, HostArray):
             return self._gpu.ordered(lambda: np.array(_plain(a), dtype=dtype))

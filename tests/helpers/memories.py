@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from helpers.models import B, make_model, make_tokens
-from minitxl.config import Memory
+from minitxl import Memory
 
 LENGTHS = (5, 3, 6)  # of consecutive segments
 SETTINGS = [

@@ -11,7 +11,13 @@ from minitxl import Config, Inspection, MinitxlError, TransformerXL
 from minitxl.backend import get_backend
 from minitxl.config import Memory
 from minitxl.model.family.memories.compressive import highest
-from minitxl.model.family.memories.matrix import substitute_backward, substitute_forward
+from minitxl.model.family.memories.matrix import (
+    has_denominator,
+    memory_backward,
+    memory_forward,
+    substitute_backward,
+    substitute_forward,
+)
 from minitxl.model.through_memory import sequence_gradients
 
 CPU = get_backend("cpu", "float64")
@@ -183,8 +189,6 @@ def test_segments_do_not_show_to_a_matrix(rule, feature):
 
 def test_the_delta_rule_returns_what_was_stored_last():
     """Written with strength 1 under a key of length 1 it is read back, whatever stood there."""
-    from minitxl.model.family.memories.matrix import memory_forward
-
     rng = np.random.default_rng(0)
     key, values = rng.normal(size=4), rng.normal(size=(3, 4))
     k = np.broadcast_to(key, (1, 1, 3, 4))  # one key, three values after another
@@ -213,14 +217,23 @@ def test_substitution_solves(backend, t):
 
 def test_equal_keys_do_not_overflow():
     """128 tokens of one key, strength 1, float32: the system's inverse stays small, and so S."""
-    from minitxl.model.family.memories.matrix import memory_forward
-
     one = np.ones((1, 1, 128, 4), np.float32)
     s = np.zeros((1, 1, 4, 4), np.float32)
     settings = Memory(kind="matrix")
     read_, new, _ = memory_forward(one, one, one, one[..., :1], s, settings, xp=np)
     np.testing.assert_allclose(read_, 1.0, rtol=1e-5)
     np.testing.assert_allclose(new.sum(axis=-2), 2.0, rtol=1e-5)  # |k| = 1, four entries of 1/2
+
+
+@pytest.mark.parametrize("rule", ["sum", "delta"])
+@pytest.mark.parametrize("feature", ["unit", "elu"])
+def test_keys_of_nothing_but_zeros(rule, feature):
+    """Have no length to divide by; nothing becomes NaN, forwards or backwards."""
+    m = Memory(kind="matrix", rule=rule, feature=feature)
+    zeros, s = np.zeros((1, 1, 3, 4)), np.zeros((1, 1, 4, 4 + has_denominator(m)))
+    read_, new, cache = memory_forward(zeros, zeros, zeros + 1, zeros[..., :1] + 0.5, s, m, xp=np)
+    found = [read_, new, *memory_backward(zeros + 1, s + 1, cache, xp=np)]
+    assert all(np.isfinite(a).all() for a in found)
 
 
 # --- tokens -------------------------------------------------------------------------------------
@@ -272,6 +285,16 @@ def test_states_that_do_not_fit(kind):
     float32 = TransformerXL(model.config, get_backend("cpu"))
     with pytest.raises(MinitxlError, match="is of type float64, the model of float32"):
         float32.predict(tokens, mems)
+
+
+def test_states_that_are_too_long():
+    """c - 1 states may wait for their block beside the n_f, and no more."""
+    model, (state, _) = full_states("mean")
+    tokens, n_fine = make_tokens(B, T), model.config.mem_len
+    model.predict(tokens, [state._replace(fine=np.zeros((B, n_fine + 1, D)))] * 2)
+    longer = [state._replace(fine=np.zeros((B, n_fine + 2, D)))] * 2
+    with pytest.raises(MinitxlError, match=r"mems\[0\].fine has shape .* \(2, 0 to 5, 14\)"):
+        model.predict(tokens, longer)
 
 
 @pytest.mark.parametrize("fields, words", [

@@ -31,7 +31,7 @@ LESSONS = {
     "05_reach": ["experiments.reach", "model.reach"],  # 5.2: a formula, and a trial that it holds
     "06_training": ["training.optim"],
     "07_evaluation": ["data", "inference.cached"],  # 7.1 asks compressors, 7.4 times the reader
-    "08_beyond": ["inference.cached"],
+    "08_beyond": ["inference.cached", "training.cost"],  # 8.1 times the reader, 8.7 counts
     "README.md": ["backend"],  # a debugger's way through the model
 }
 PICTURE = re.compile(r"^(\w+\.)?(draw|draw_\w+|\w+_explorer|play_\w+|live)\(", re.MULTILINE)

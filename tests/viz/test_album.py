@@ -61,12 +61,14 @@ def test_a_slider_and_buttons_turn_the_pages(album):
             f"<style>{STYLE}</style><div id=at></div><script type=module>"
             f"const DATA = {data}, AT = document.getElementById('at');\n{script}</script>"
         )
+        page.evaluate("document.addEventListener('keydown', () => (window.heard = true))")
         picture = page.get_by_role("img")
         assert picture.get_attribute("aria-label").startswith("1 and 9")
         slider = page.get_by_role("slider", name="size")
         slider.press("ArrowRight")
         assert slider.get_attribute("aria-valuetext") == "large"
         assert picture.get_attribute("aria-label").startswith("2 and 9")
+        assert not page.evaluate("window.heard")  # JupyterLab would move on to another cell
         page.get_by_role("button", name="x").click()
         assert page.get_by_role("button", pressed=True).inner_text() == "x"
         assert page.get_by_role("status").inner_text().startswith("2 and 8")

@@ -10,6 +10,7 @@ from minitxl.errors import MinitxlError
 from minitxl.experiments import stored
 from minitxl.viz.lessons import by_hand, fragmentation
 from minitxl.viz.lessons.four_terms import changes, draw_four_terms, draw_leak
+from minitxl.viz.widgets.scene import Scene
 
 rng = np.random.default_rng(0)
 
@@ -75,6 +76,17 @@ def test_checks_count_the_wrong_versions_that_pass():
     assert picture.caption.startswith("An upstream of ones lets 1 of 2 wrong versions pass")
     drawn = [line.get_xdata()[0] for line in picture.figure.axes[0].lines[:6]]
     assert max(drawn[:3]) < 1e-9 and min(drawn[3:]) > 1e-2  # right twice, blind by ones
+
+
+def test_the_stop_is_drawn_at_the_cached_states_alone(monkeypatch):
+    scenes = []
+    figure = Scene.figure
+    monkeypatch.setattr(Scene, "figure", lambda scene: scenes.append(scene) or figure(scene))
+    assert "stopped, at cached states alone" in by_hand.draw_stop().caption
+    (scene,) = scenes
+    words = [s["words"] for s in scene.shapes if s["kind"] == "text"]
+    bars = [s for s in scene.shapes if s["kind"] == "lines" and s.get("width") == 5]
+    assert len(bars) == words.count("cached") == 3 and words.count("h") == 2
 
 
 # --- four terms -----------------------------------------------------------------------------------

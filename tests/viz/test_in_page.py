@@ -3,6 +3,8 @@
 import base64
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from helpers.in_browser import chromium
 from helpers.models import V, make_model
 from minitxl import MinitxlError, viz
 from minitxl.backend import get_backend
+from minitxl.viz import in_browser
 from minitxl.viz.widgets.cut import COLUMNS, LENGTHS, MEMORY, ROWS, cut_numbers, cut_scene, known
 from minitxl.viz.widgets.in_page import STYLE, module
 from minitxl.viz.widgets.scene import segment_pair, shades
@@ -83,7 +86,7 @@ def test_the_cut_says_what_it_shows(numbers):
     scene = cut_scene(numbers, **state)
     mean = numbers.alone.bits[np.arange(N), known(N, 8, 3) - 1].mean()
     assert f"segments of 8: {mean:.2f} bits per character" in scene.caption
-    assert any("guessed from 1 character (underlined)" in words for words in texts(scene))
+    assert any("Guessed from 1 character (underlined)" in words for words in texts(scene))
     cost = f"with the memory of 128 before: {numbers.remembered.bits[3]:.1f} bits"
     assert any(cost in words for words in texts(cut_scene(numbers, **{**state, "memory": True})))
 
@@ -132,6 +135,15 @@ def test_only_what_is_stopped_is_hatched():
         assert ("stopped there" in scene.caption) == (hatched > 0)
     with pytest.raises(MinitxlError, match="n_mem=3"):
         viz.play_attention(n_mem=3)
+
+
+def test_no_class_is_also_the_live_components():
+    """Both stand in one page, and a style is the page's."""
+    folder = Path(in_browser.__file__).parent
+    live = "".join(p.read_text(encoding="utf-8") for p in folder.iterdir() if p.suffix != ".py")
+    mine = set(re.findall(r"txl-[a-z]+", STYLE + module("cut.js") + module("small_attention.js")))
+    assert mine > {"txl-play", "txl-tools"}
+    assert not mine & set(re.findall(r"txl-[a-z]+", live))
 
 
 # --- in the page ----------------------------------------------------------------------------------
@@ -188,7 +200,7 @@ def test_a_cut_is_dragged_and_a_character_pointed_at(browser, model, tokens, num
     page.wait_for_function("document.querySelector('svg').ariaLabel.includes('segments of 16')")
     state = dict(T=16, phase=5, memory=False, chosen=37)
     assert caption(page).startswith(cut_scene(numbers, **state).caption)
-    assert "guessed from 1 character (underlined)" in caption(page)
+    assert "Guessed from 1 character (underlined)" in caption(page)
     page.get_by_role("button", name="with a memory").click()
     page.wait_for_function(
         "document.querySelector('svg').ariaLabel.includes('costs with the memory')"

@@ -12,7 +12,7 @@ import pytest
 import minitxl
 from helpers.in_worker import JavaScriptError, text_of, worker
 from helpers.models import make_model, make_tokens
-from minitxl import Config, Inspection
+from minitxl import Config, Inspection, Memory
 from minitxl.backend import get_backend
 from minitxl.data import load_corpus
 from minitxl.model.attention import heads_forward
@@ -366,6 +366,7 @@ def test_what_it_cannot_read_it_says(ask):
         (dict(d_embed=6), "projected"),
         (dict(ext_len=2), "ext_len"),
         (dict(start_mems="zeros"), "start_mems"),
+        (dict(memory=Memory(kind="matrix")), "memory"),
     ):
         why = ask("whyNot", Config(**fields, **options).to_dict())
         assert word in why and why.endswith(".") and "\n" not in why

@@ -7,7 +7,8 @@ from minitxl.errors import MinitxlError
 from minitxl.model.attention import attention_mask
 from minitxl.viz.lessons.beyond import draw_reading_cost
 from minitxl.viz.lessons.influence import draw_changes, draw_learned_reach
-from minitxl.viz.lessons.memory_rows import draw_masks, draw_stale_states
+from minitxl.viz.lessons.memory_rows import draw_masks, draw_recurrence, draw_stale_states
+from minitxl.viz.widgets.scene import Scene
 
 
 def mask(max_keys):
@@ -16,6 +17,18 @@ def mask(max_keys):
 
 def texts(picture):
     return [text.get_text() for ax in picture.figure.axes for text in ax.texts]
+
+
+def test_recurrence_counts_what_is_kept(monkeypatch):
+    scenes = []
+    figure = Scene.figure
+    monkeypatch.setattr(Scene, "figure", lambda scene: scenes.append(scene) or figure(scene))
+    draw_recurrence(tgt_len=4, mem_len=6, n_segments=4)
+    (scene,) = scenes
+    words = [s["words"] for s in scene.shapes if s["kind"] == "text"]
+    assert [x for x in words if x.startswith("M = ")] == ["M = 0", "M = 4", "M = 6", "M = 6"]
+    filled = [s for s in scene.shapes if s["kind"] == "boxes" and s.get("fill")]
+    assert len(filled) == 4 + 8 + 10 + 10  # each segment, and its memory
 
 
 def test_masks_show_how_many_keys_each_query_sees():

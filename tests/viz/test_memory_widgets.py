@@ -58,7 +58,7 @@ def test_the_widget_of_a_text(model, tokens):
     explorer.controls["kept"].value = "random"
     assert "random sample" in explorer.spoken.value
     shown = {shape["words"] for shape in explorer.scene.shapes if shape["kind"] == "text"}
-    assert {LETTERS[t].replace("\n", "¶") for t in tokens} <= shown
+    assert {LETTERS[t].replace("\n", "↵") for t in tokens} <= shown
     with pytest.raises(MinitxlError, match="rate=3 must be one of"):
         viz.compression_explorer(model, Letters(), tokens, tgt_len=4, slots=8, rate=3)
     with pytest.raises(MinitxlError, match="too few for 80 slots"):

@@ -14,11 +14,15 @@ EPS = 1e-5
 
 
 def _layer_arrays(rng, b, t, m, e, f, d, size=1.0, more=0.0):
-    h = size * rng.normal(size=(b, m + t, d))
-    bias = rng.normal(size=(t, m + t)) + more
-    bias[np.arange(m + t) > np.arange(t)[:, None] + m] = -np.inf
-    shapes = ((d, e),) * 3 + ((e, d), (d, f), (f, d))
-    return h, bias, tuple(rng.normal(size=s) / s[0] ** 0.5 for s in shapes), m
+    while True:
+        h = size * rng.normal(size=(b, m + t, d))
+        bias = rng.normal(size=(t, m + t)) + more
+        bias[np.arange(m + t) > np.arange(t)[:, None] + m] = -np.inf
+        shapes = ((d, e),) * 3 + ((e, d), (d, f), (f, d))
+        w = tuple(rng.normal(size=s) / s[0] ** 0.5 for s in shapes)
+        # No input of relu so near to 0 that rounding, in float32, decides on which side it is.
+        if np.abs(_layer(h, bias, w, m, wrong="before relu")).min() > 2e-3:
+            return h, bias, w, m
 
 
 def _layer_sizes(rng):
@@ -77,6 +81,8 @@ def _layer(h, bias, w, m, *, scale=None, wrong=""):
     z = o if wrong == "no x" else x + o
     a = z if wrong == "no first norm" else _norm(z, ddof)
     f = a @ w_1
+    if wrong == "before relu":
+        return f
     f = (f if wrong == "no relu" else np.maximum(f, 0)) @ w_2
     y = f if wrong == "no a" else x + f if wrong == "x for a" else a + f
     return y if wrong == "no last norm" else _norm(y, ddof)

@@ -176,6 +176,13 @@ nll, _ = adaptive_softmax_forward(h, targets, head, [tail], order="natural", xp=
 return nll
 """,
     shown=(adaptive.adaptive_softmax_forward,),
+    steps=(
+        "every token asks the head: a word of the head for its own row, one of the tail for the "
+        "last",
+        "a log-softmax over all V_h + 1 rows of the head, and one over the V_t words of the tail; "
+        "in logarithms a product is a sum",
+        "nll = -log p_head[min(target, V_h)], for a target >= V_h also - log p_tail[target - V_h]",
+    ),
     outputs=("nll",),
     cases=_cluster_cases,
     mistakes=(

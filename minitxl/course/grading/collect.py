@@ -313,8 +313,10 @@ def _choose(hand_in: HandIn, files: list[Found], notebooks: dict[str, list[str]]
             hand_in.remarks.append((name, text))
     times = [file.time for file in hand_in.files.values()]
     hand_in.time = stamp if stamp is not None else max(times, default=None)
-    if stamp is not None and times and abs(stamp - max(times)) > 3600:
-        told, own = (datetime.datetime.fromtimestamp(t).date() for t in (stamp, max(times)))
+    if stamp is not None and times and not -60 < stamp - max(times) < 3600:
+        told, own = (
+            f"{datetime.datetime.fromtimestamp(t):%Y-%m-%d %H:%M}" for t in (stamp, max(times))
+        )
         hand_in.remarks.append(("", f"timestamp.txt says {told}, the latest file is of {own}"))
 
 

@@ -11,17 +11,20 @@ import json
 import re
 import sys
 import zipfile
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
 from minitxl.course.grading import sandbox
 from minitxl.course.grading.collect import choose, files_in
 from minitxl.course.grading.judge import Limits, judge, unusual
+from minitxl.course.grading.roster import Person, Roster
 from minitxl.course.grading.submissions import received
 from minitxl.course.notebooks import SOURCE, check_id, exercises_of, known, notebook_from
+from minitxl.course.variants import COMMON, word_of
 from minitxl.errors import MinitxlError
 
-SETTINGS = "settings.json"
+SETTINGS, METADATA = "settings.json", "submission_metadata.json"
 SETUP = """\
 #!/usr/bin/env bash
 set -euo pipefail
@@ -38,10 +41,13 @@ exec /autograder/venv/bin/python -m minitxl.course.grading.gradescope \\
 """
 
 
-def write_zip(out: Path, names=(), source: Path = SOURCE, seed: int = 0) -> Path:
+def write_zip(
+    out: Path, names=(), source: Path = SOURCE, seed: int = 0, roster: Roster | None = None
+) -> Path:
     """Write the autograder's zip; names: notebooks, default all that have exercises.
 
-    seed: of shapes and numbers, the same for everyone. MinitxlError where the file exists.
+    seed: of shapes and numbers, the same for everyone. roster: each in it has a variant, and is
+    known by the mail address that Gradescope gives. MinitxlError where the file exists.
     """
     if out.exists():
         raise MinitxlError(f"{out} exists: give a new file")
@@ -55,7 +61,9 @@ def write_zip(out: Path, names=(), source: Path = SOURCE, seed: int = 0) -> Path
             info.external_attr = 0o755 << 16
             archive.writestr(info, text)
         archive.writestr("requirements.txt", "\n".join(_requirements()) + "\n")
-        archive.writestr(SETTINGS, json.dumps({"names": names, "seed": seed}))
+        people = None if roster is None else [asdict(person) for person in roster.people]
+        settings = {"names": names, "seed": seed, "people": people}
+        archive.writestr(SETTINGS, json.dumps(settings))
         scripts = sandbox.PACKAGE / "course" / "source"  # in an installed minitxl
         for path in sorted(sandbox.PACKAGE.rglob("*.py")):  # models and texts are not needed
             if scripts not in path.parents:
@@ -71,7 +79,20 @@ def _requirements() -> list[str]:
     return [*(line for line in listed if "extra ==" not in line), "nbformat", "psutil"]
 
 
-def results(submission: Path, names: list[str], seed: int, source: Path = SOURCE) -> dict:
+def variant_of(metadata: Path, roster: Roster) -> str:
+    """Return the variant of whoever Gradescope says has handed in; a name there is one's own."""
+    users = json.loads(metadata.read_text(encoding="utf-8"))["users"]
+    for user in users:
+        for mark in (user.get("email"), user.get("sid")):
+            if mark and (person := roster.find(str(mark), str(mark))):
+                return word_of(person.id)
+    who = ", ".join(str(user.get("email")) for user in users)
+    raise MinitxlError(f"nobody in the roster has the mail address {who}: tell your lecturer")
+
+
+def results(
+    submission: Path, names: list[str], seed: int, source: Path = SOURCE, variant: str = COMMON
+) -> dict:
     """Return what Gradescope is told of one student's files."""
     wanted = {name: [e.id for e in exercises_of(name, source)] for name in names}
     hand_in = choose("student", files_in(submission), wanted)
@@ -80,12 +101,13 @@ def results(submission: Path, names: list[str], seed: int, source: Path = SOURCE
     notes = [f"{name}: {text}" if name else text for name, text in hand_in.remarks]
     tests = []
     for name in names:
-        file, released = hand_in.files.get(name), notebook_from(name, source)
+        file, released = hand_in.files.get(name), notebook_from(name, source, variant=variant)
         data = None if file is None else file.read()
         book, remarks = received(data, file.parts[-1] if file else "", released)
         found = {}
         if book is not None:
-            judged = judge(book, kind=kind, seed=seed, limits=Limits(), closed=[submission])
+            how = {"kind": kind, "seed": seed, "limits": Limits(), "closed": [submission]}
+            judged = judge(book, **how, variant=variant)
             found = {one.exercise.id: one for one in judged}
             remarks += [f"have a look, its cells have {word}" for word in unusual(book, released)]
         notes += [f"{name}: {remark}" for remark in remarks]
@@ -107,7 +129,14 @@ def main() -> None:
     """Grade /autograder/submission as run_autograder asks."""
     submission, out = map(Path, sys.argv[1:3])
     settings = json.loads((sandbox.ROOT / SETTINGS).read_text(encoding="utf-8"))
-    found = results(submission, settings["names"], settings["seed"])
+    variant = COMMON
+    try:
+        if settings["people"] is not None:
+            roster = Roster(tuple(Person(**person) for person in settings["people"]))
+            variant = variant_of(submission.parent / METADATA, roster)
+        found = results(submission, settings["names"], settings["seed"], variant=variant)
+    except MinitxlError as error:
+        found = {"score": 0.0, "output": str(error), "visibility": "visible"}
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(found), encoding="utf-8")
 

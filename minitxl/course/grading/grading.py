@@ -32,7 +32,7 @@ from minitxl.course.grading.roster import Person, Roster
 from minitxl.course.grading.similar import is_copy, shape
 from minitxl.course.grading.submissions import NAMED, received
 from minitxl.course.notebooks import SOURCE, check_id, exercises_of, known, notebook_from, write
-from minitxl.course.variants import COMMON, word_of, words_in
+from minitxl.course.variants import COMMON, value_of, word_of, words_in
 from minitxl.errors import MinitxlError
 
 MOST_JOBS = 60  # Windows waits for no more
@@ -259,11 +259,11 @@ def _grade_student(
     folder = out / "submitted" / student / ASSIGNMENT
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    variant = word_of(student) if words else COMMON
     record = Record(student, hand_in.fingerprint(), hand_in.time, remarks=list(hand_in.remarks))
     books = {}
     for name in names:
         file = hand_in.files.get(name)
-        variant = word_of(student) if words else COMMON
         released = notebook_from(name, source, questions=settings["questions"], variant=variant)
         try:
             data = None if file is None else file.read()
@@ -296,7 +296,7 @@ def _grade_student(
             one = judged.get(exercise.id)
             points, why = (one.points, one.remark) if one else (0.0, reason or "it was not judged")
             record.rows.append(Row(student, name, exercise.id, points, exercise.points, why))
-            if mark := shape(books[name], exercise):
+            if mark := shape(books[name], exercise, value_of(exercise.id, variant)):
                 record.shapes[exercise.id] = mark
     _reckon_late(record, hand_in, settings)
     keep(out / JUDGED / f"{student}.json", asdict(record))
@@ -357,6 +357,7 @@ def _reckon_late(record: Record, hand_in: HandIn, settings: dict) -> None:
     if record.late:
         hours = record.late / 3600
         text = f"late by {hours / 24:.1f} days" if hours >= 48 else f"late by {hours:.1f} hours"
+        text = f"late by {60 * hours:.1f} minutes" if hours < 1 else text
         cost = f", which costs {record.penalty:g} points" if record.penalty else ""
         record.remarks.append(("", text + cost))
     elif hand_in.late:

@@ -47,7 +47,7 @@ def hook(event, args, *, error=PermissionError, kind=type):
             raise error('only a plain path can be opened in grading')
         if not path.startswith('/') and {posix}:
             path = {work} + path
-        slashed = path + '/'
+        slashed = path if path.endswith('/') else path + '/'
         if {posix} and (
             '/../' in slashed or '/./' in slashed or '//' in path or path.startswith('/proc/')
         ):
@@ -57,6 +57,8 @@ def hook(event, args, *, error=PermissionError, kind=type):
         for place in {closed}:  # in it, or a folder around it, from which a path may lead on
             if slashed.startswith(place) or place.startswith(slashed):
                 raise error('in grading this is not to be had: ' + path)
+        if {readable} and not slashed.startswith({readable}):
+            raise error('in grading this is not to be had: ' + path)
         if mode and ('w' in mode or 'a' in mode or 'x' in mode or '+' in mode) and path != {null}:
             raise error('in grading files are written in the working folder alone: ' + path)
         if mode is None and flags & 3 and path != {null}:
@@ -83,15 +85,17 @@ EVENTS = (
 BEGIN = ("ctypes.", "socket.", "shutil.", "winreg.", "syslog.", "ftplib.", "urllib.", "http.")
 
 
-# They start processes, or run code that no hook hears of.
+# They start processes, or run code or read files that no hook hears of.
 MODULES = (
     "_posixsubprocess", "_winapi", "_ctypes", "_testcapi", "_testinternalcapi", "_interpreters",
-    "_xxsubinterpreters",
+    "_xxsubinterpreters", "readline", "_gdbm",
 )  # fmt: skip
 
 
-def refuse(closed: list[str], work: str) -> None:
+def refuse(closed: list[str], work: str, readable: list[str]) -> None:
     """Refuse, from here on, files under `closed`, writing elsewhere than in `work`, and the rest.
+
+    readable: folders outside of which nothing is read (none: no such limit).
 
     The hook's code holds all it needs as constants, so that nothing of it can be changed. It is a
     second wall: what is written in C, or finds another way, gets past it.
@@ -99,6 +103,7 @@ def refuse(closed: list[str], work: str) -> None:
     code = HOOK.format(
         int="(0).__class__", bytes="b''.__class__", str="''.__class__", posix=os.name == "posix",
         work=repr(work), closed=repr(tuple(closed)), null=repr(os.devnull),
+        readable=repr(tuple(readable)),
         events=repr(tuple(EVENTS)), begin=repr(BEGIN), modules=repr(MODULES),
     )  # fmt: skip
     names: dict = {}

@@ -8,6 +8,7 @@ numbers. So the most that a submission can do is to return the right numbers.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import signal
@@ -15,11 +16,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 from nbformat import NotebookNode
 
 from minitxl.course import EXERCISES, Exercise, Verdict, generator, line
 from minitxl.course.exercise import Case
 from minitxl.course.grading import sandbox
+from minitxl.course.grading.student import python_of
 from minitxl.course.grading.submissions import plain
 from minitxl.course.notebooks import check_id
 from minitxl.course.running import Failed, pack, unpack
@@ -28,12 +31,31 @@ from minitxl.errors import MinitxlError
 
 # What an answer has no use for: not forbidden, but to be looked at.
 UNUSUAL = re.compile(
-    r"\b(minitxl\.course\.\w+|minitxl\.model\.\w+|course_answers|_?ctypes|_?posixsubprocess|subprocess|_imp|socket|importlib"
-    r"|__import__|getsource|gc\.get_\w+|sys\._getframe|sys\.(?:modules|setprofile|settrace|meta_path)"
-    r"|meta_path|addaudithook|__code__|__globals__|__builtins__|__subclasses__|input_transformers?\w*"
+    r"\b(minitxl\.course\.\w+|minitxl\.model\.\w+|course_answers|_?ctypes|_?posixsubprocess"
+    r"|subprocess|_imp|socket|importlib|runpy|readline|marshal|pickle|dill|pathlib|linecache|inspect"
+    r"|sqlite3|mmap|base64|zlib|builtins|FunctionType|CodeType|from_?file|memmap|dir_fd"
+    r"|loadtxt|genfromtxt|DataSource|read_(?:text|bytes|csv)|allow_pickle|BytesIO|StringIO|torch\.load"
+    r"|__(?:import|code|globals|builtins|subclasses|loader|spec|dict|mro|bases)__"
+    r"|gc\.get_\w+|_getframe|sys\.(?:modules|setprofile|settrace)|meta_path|addaudithook"
+    r"|input_transformers?\w*"
     r"|os\.(?:system|fork|popen|exec\w+|spawn\w+|posix_spawn\w*|environ|kill\w*))\b"
-    r"|(?<![.\w])(exec|eval|open|globals)\("
+    r"|\b(from\s+(?:sys|os|gc|io|types)\s+import)\b"
+    r"|(?<![.\w])(exec|eval|open|globals|locals|vars|compile|getattr|setattr|breakpoint)\("
 )
+
+
+LONG_TEXT = 1500  # characters of one that is no docstring: code may be in it
+
+
+def _texts(source: str) -> list[str | bytes]:
+    """Return the texts in a cell's code, but for docstrings and other texts that stand alone."""
+    try:
+        nodes = list(ast.walk(ast.parse(python_of(source))))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    alone = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    constants = [n for n in nodes if isinstance(n, ast.Constant) and id(n) not in alone]
+    return [n.value for n in constants if isinstance(n.value, str | bytes)]
 
 
 def unusual(book: NotebookNode, released: NotebookNode) -> list[str]:
@@ -42,7 +64,9 @@ def unusual(book: NotebookNode, released: NotebookNode) -> list[str]:
     found = []
     for cell in book.cells:
         if cell.cell_type == "code" and cell.source.strip() not in handed_out:
-            found += [match[1] or match[2] for match in UNUSUAL.finditer(cell.source)]
+            found += [" ".join(filter(None, m.groups())) for m in UNUSUAL.finditer(cell.source)]
+            if any(len(text) > LONG_TEXT for text in _texts(cell.source)):
+                found.append("a long text")
     return list(dict.fromkeys(found))
 
 
@@ -143,7 +167,7 @@ def _judge_one(exercise, code, until, own, kind, seed, limits, closed, left) -> 
     }
     timeout = min(limits.timeout, left)
     ended = sandbox.run(kind, request, memory=limits.memory, timeout=timeout, closed=closed)
-    head, got, printed = _read(ended, cases)
+    head, got, printed = _read(ended, cases, len(exercise.outputs))
     errors = tuple((n, text) for n, text in head.get("errors", []))
     if not head.get("there", False) and ended.code == 0:
         verdict = exercise.not_there()
@@ -175,7 +199,7 @@ def _how(code: int) -> str:
     return name + (", which is often a lack of memory" if name == "SIGKILL" else "")
 
 
-def _read(ended: sandbox.Ended, cases: list[Case]) -> tuple[dict, list, str]:
+def _read(ended: sandbox.Ended, cases: list[Case], n_output: int) -> tuple[dict, list, str]:
     """Return what the process says of itself, the outputs of the cases, and what it printed.
 
     All of it is what the student's side likes to say: the shape of each is looked at.
@@ -194,12 +218,21 @@ def _read(ended: sandbox.Ended, cases: list[Case]) -> tuple[dict, list, str]:
                 message, solved, fair = reply["failed"]
                 got.append(Failed(_text(message, 400), solved is True, fair is True))
             else:
-                got.append(tuple(unpack(reply["outputs"])))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                got.append(_outputs(unpack(reply["outputs"]), n_output))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
             got.append(Failed("its process gave an answer that cannot be read"))
         if len(got) == len(cases):
             break
     return head, got, "".join(printed)[: 2 * 10**4]
+
+
+def _outputs(values, n: int) -> tuple[np.ndarray, ...]:
+    """Return n arrays of numbers; ValueError for anything else, which `call` never gives."""
+    if not isinstance(values, tuple) or len(values) != n:
+        raise ValueError(f"not {n} outputs")
+    if not all(isinstance(x, np.ndarray) for x in values):
+        raise ValueError("an output that is no array")
+    return values
 
 
 def _text(value, most: int = 10**5) -> str:

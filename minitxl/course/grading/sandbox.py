@@ -108,6 +108,7 @@ def run(kind: str, request: dict, *, memory: float, timeout: float, closed=()) -
             "processes": 0 if kind == "none" else PROCESSES,
             "work": work,
             "closed": [] if inside else closed_paths(closed),
+            "readable": [] if inside or os.name == "nt" else _readable(),
         }
         (place / "request.json").write_text(json.dumps(settings | request), encoding="utf-8")
         command, kill = _command(kind, place, memory)
@@ -138,7 +139,8 @@ def run(kind: str, request: dict, *, memory: float, timeout: float, closed=()) -
 
 def closed_paths(more=()) -> list[str]:
     """Return the folders that a submission has no business in, each with a separator at its end."""
-    places = [PACKAGE, *(ROOT / name for name in BESIDE if (ROOT / name).is_dir()), *more]
+    places = [PACKAGE, *_installed(), *more]
+    places += [ROOT / name for name in BESIDE if (ROOT / name).is_dir()]
     both = {str(p) for place in places for p in (Path(place).absolute(), Path(place).resolve())}
     return sorted(place + os.sep for place in both)
 
@@ -204,12 +206,25 @@ def _pythons() -> list[str]:
     return sorted(p for p in prefixes if not f"{p}/".startswith("/usr/") and p not in ("/", "/usr"))
 
 
+def _readable() -> list[str]:
+    """Return where a submission may read, if only the audit hook holds it: as in bubblewrap."""
+    system = ("/usr", "/lib", "/lib64", "/etc", "/sys", "/System", "/Library", os.devnull)
+    system += ("/dev/random", "/dev/urandom", "/dev/shm")
+    return [path + os.sep for path in (*system, *_pythons())]
+
+
+def _installed() -> list[Path]:
+    """Return where minitxl is installed, in this Python's libraries and in the system's."""
+    libraries = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
+    for place in {*_pythons(), "/usr", "/usr/local"}:
+        libraries |= set(Path(place).glob("lib*/python3*/*-packages"))
+    return [path for path in (x / "minitxl" for x in libraries) if path.is_dir()]
+
+
 def _copies() -> list[str]:
     """Return the folders in which minitxl or its checkout lies, as far as they would be seen."""
     seen = (*_pythons(), "/usr")
-    libraries = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
-    found = {str(PACKAGE), *(str(Path(library, "minitxl")) for library in libraries)}
-    found |= {str(ROOT / name) for name in BESIDE}
+    found = {str(PACKAGE), *map(str, _installed()), *(str(ROOT / name) for name in BESIDE)}
     inside = (
         p for p in found if os.path.isdir(p) and any(f"{p}/".startswith(f"{s}/") for s in seen)
     )

@@ -12,32 +12,56 @@ from collections.abc import Iterable
 from nbformat import NotebookNode
 
 from minitxl.course import Exercise
+from minitxl.course.grading.feedback import SAME
+from minitxl.course.grading.student import Notebook, python_of
+from minitxl.course.notebooks import check_id
 
 SMALL = 60  # nodes of a syntax tree: shorter answers are alike without being copied
 
 
-def shape(book: NotebookNode, exercise: Exercise) -> str:
+def shape(book: NotebookNode, exercise: Exercise, value=None) -> str:
     """Return a text that two answers share if they differ in names, comments and layout alone.
 
-    Empty for an answer that is missing, unreadable, or so short that many will have it.
+    An answer is what its function needs of the student's own cells, whichever they are; value: the
+    parameter of the student's variant, which is taken for everyone's. Empty for one that is
+    missing, unreadable, or so short that many will have it.
     """
-    cells = [c for c in book.cells if c.metadata.get("nbgrader", {}).get("grade_id") == exercise.id]
+    cells = [{"number": n, "source": source} for n, source in _own(book)]
+    checks = [n for n, c in enumerate(book.cells) if _mark(c) == check_id(exercise.id)]
     try:
-        tree = ast.parse(cells[-1].source) if cells else ast.Module([], [])
-        given = {ast.dump(node) for node in ast.parse(exercise.stub).body}  # all have it
-        tree.body = [node for node in tree.body if ast.dump(node) not in given]
+        answer = Notebook(cells, exercise.name, checks[-1] if checks else len(book.cells))
+        nodes = [answer.statements[n][1] for n in sorted(answer.needed())]
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ""
-    return _shape(tree)
+    given = {ast.dump(node) for node in ast.parse(exercise.stub).body}  # all have it
+    nodes = [x for x in nodes if not isinstance(x, ast.Import | ast.ImportFrom)]
+    nodes = [x for x in nodes if ast.dump(x) not in given]
+    return _shape(ast.Module(nodes), value)
 
 
 def is_copy(book: NotebookNode, exercise: Exercise) -> bool:
-    """Whether a function of an answer is one of the library's, but for names, comments, layout."""
-    cells = [c for c in book.cells if c.metadata.get("nbgrader", {}).get("grade_id") == exercise.id]
+    """Whether a function in a student's cells is one of the library's that answer an exercise.
+
+    But for names, comments and layout.
+    """
     bodies = set()
     for shown in exercise.shown:
         bodies |= _bodies(textwrap.dedent(inspect.getsource(shown)))
-    return bool(bodies.intersection(*[_bodies(cell.source) for cell in cells[-1:]]) if cells else 0)
+    return any(bodies & _bodies(source) for _, source in _own(book))
+
+
+def _own(book: NotebookNode) -> list[tuple[int, str]]:
+    """The student's own code: (number, source) of the cells that are neither checks nor ours."""
+    return [
+        (number, python_of(cell.source))
+        for number, cell in enumerate(book.cells)
+        if cell.cell_type == "code" and not cell.metadata.get(SAME)
+        and not cell.metadata.get("nbgrader", {}).get("locked")
+    ]  # fmt: skip
+
+
+def _mark(cell: NotebookNode) -> str:
+    return cell.metadata.get("nbgrader", {}).get("grade_id", "")
 
 
 def _bodies(source: str) -> set[str]:
@@ -50,7 +74,7 @@ def _bodies(source: str) -> set[str]:
     return {_shape(ast.Module(node.body, [])) for node in functions} - {""}
 
 
-def _shape(tree: ast.AST) -> str:
+def _shape(tree: ast.AST, value=None) -> str:
     names: dict[str, str] = {}
     parts = []
     for node in ast.walk(tree):
@@ -64,7 +88,8 @@ def _shape(tree: ast.AST) -> str:
             if isinstance(name, str):
                 label += names.setdefault(name, f" n{len(names)}")
         label += str(getattr(node, "attr", ""))
-        label += repr(node.value)[:40] if isinstance(node, ast.Constant) else ""
+        if isinstance(node, ast.Constant):
+            label += "its own" if node.value == value is not None else repr(node.value)[:40]
         parts.append(label)
     if len(parts) < SMALL:
         return ""

@@ -58,7 +58,7 @@ def main() -> None:
     out = Printed()
     sys.stdin, sys.stdout, sys.stderr = io.StringIO(), out, out
     builtins.input = _no_input
-    guard.refuse(request["closed"], request["work"])
+    guard.refuse(request["closed"], request["work"], request["readable"])
     book = Notebook(request["cells"], request["name"], request["until"])
     names = book.run()
     answer = names.get(request["name"], running)  # running: not there

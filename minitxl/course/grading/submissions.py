@@ -81,6 +81,7 @@ def _read(data: bytes, name: str, remarks: list[str]) -> NotebookNode:
         raise MinitxlError(f"{name} is no text in UTF-8: save it by Jupyter") from error
     if text.lstrip()[:1] != "{":
         what = "a web page" if text.lstrip()[:1] == "<" else "no notebook, which begins with {"
+        what = "an unfinished merge of two" if text.lstrip()[:7] == "<" * 7 else what
         raise MinitxlError(f"{name} is no readable notebook: it is {what}")
     try:
         book = nbformat.reads(text, as_version=4)

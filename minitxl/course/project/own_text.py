@@ -14,8 +14,8 @@ from pathlib import Path
 
 LEFT_OUT = ("test", "tests", "idlelib", "site-packages", "lib2to3", "turtledemo")
 SHORTEST = 60  # characters of a paragraph
-WORDS = 5  # in a row, by which a paragraph is known again
-KNOWN = 0.3  # share of such rows that a paragraph may have in common with those before
+WORDS = 4  # in a row, by which a paragraph is known again
+KNOWN = 0.1  # share of such rows that a paragraph may have in common with those before
 
 
 def paragraphs(folder: Path | None = None) -> Iterator[str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from minitxl.course.project.memory import digest
 from minitxl.course.project.memory_checks import CHECKS
-from minitxl.course.project.memory_rank import ARMS, Settings
+from minitxl.course.project.memory_rank import ARMS, TASKS, Settings
 from minitxl.course.project.milestones import Milestone, NotReachedError, Project, Work
 from minitxl.course.project.milestones import written as _written
 
@@ -91,15 +91,21 @@ def _passes(title: str) -> Callable[[Work], str]:
 
 def _ranked(work: Work) -> str:
     results = _results(work)
-    if "bits" not in results:
+    if "paid" not in results:
         raise NotReachedError("it is ranked when it passes all checks")
-    bits = {arm: [float(x) for x in results["bits"][arm]] for arm in ARMS}
-    n = {len(values) for values in bits.values()}
-    if min(n) < Settings().seeds or len(n) > 1:
-        raise NotReachedError(f"results.json must have {Settings().seeds} seeds or more of each")
-    means = {arm: statistics.fmean(values) for arm, values in bits.items()}
-    work.measured["ranked"] = means
-    return "bits: " + ", ".join(f"{a} {means[a]:.3f}" for a in sorted(means, key=means.__getitem__))
+    said = []
+    for name, task in TASKS.items():
+        paid = {arm: [float(x) for x in results["paid"][name][arm]] for arm in ARMS}
+        n = {len(values) for values in paid.values()}
+        if min(n) < Settings().seeds or len(n) > 1:
+            raise NotReachedError(
+                f"results.json must have {Settings().seeds} seeds or more of each"
+            )
+        means = {arm: statistics.fmean(values) for arm, values in paid.items()}
+        order = sorted(means, key=means.__getitem__)
+        said.append(f"{task.unit}: " + ", ".join(f"{arm} {means[arm]:.3f}" for arm in order))
+    work.measured["ranked"] = True
+    return "; ".join(said)
 
 
 def _report(work: Work) -> str:
@@ -119,7 +125,8 @@ parts are `rows`, `update`, `update_backward`, and it may have weights of its ow
     python -m minitxl course project . --only trained-memory --measure
 
 says which checks it passes (seconds) and, if all, trains small models with it and with others of as
-many bytes, the gradient stopped and through two segments (\"+\"), some minutes; it writes
+many bytes, the gradient stopped and through four segments (\"+\"): to recall pairs of a key and a
+value from earlier segments, and to read a novel (some minutes). It writes
 `trained-memory/results.json`. It need not win: a sound reason why it does not is worth as much.
 """,
     sections=(

@@ -39,7 +39,8 @@ def live(model, vocab, text, *, tgt_len: int = 64, mem_len: int | None = None, *
     It begins with segments of `tgt_len` and a memory of `mem_len` (None: three segments). `start`:
     `read` tokens already read, `layer` 1 ... n_layer, `head` 1 ... n_head or 0 for their mean; by
     default as far as a token that looks far back, and its head. Raises `MinitxlError` for a model
-    that cannot run in a page: with other positions than types 0 and 1, an adaptive softmax.
+    that cannot run in a page: with other positions than types 0 and 1, an adaptive softmax,
+    another memory.
     """
     refused = why_not(model.config)
     if refused:

@@ -92,6 +92,7 @@ export function whyNot(config) {
   if (c.d_embed !== 0 && c.d_embed !== c.d_model) return "Its embedding is projected (d_embed).";
   if (c.ext_len !== 0) return "It reads the end of each segment twice (ext_len).";
   if (c.start_mems !== "empty") return "Its memory begins as zeros (start_mems).";
+  if ((c.memory?.kind ?? "xl") !== "xl") return `Its memory is ${shown(c.memory.kind)}, not xl.`;
   if (hidesAll(c, c.mem_len)) return "With same_length and no memory it sees no key, not its own.";
   return "";
 }

@@ -41,6 +41,8 @@ def why_not(config) -> str:
         why = f"its embedding is projected (d_embed={c.d_embed}, d_model={c.d_model})"
     elif c.ext_len or c.start_mems != "empty":
         why = f"ext_len={c.ext_len}, start_mems={c.start_mems!r}: 0 and 'empty' are known there"
+    elif c.memory.kind != "xl":
+        why = f"it has a {c.memory.kind} memory, and the paper's alone is known there"
     else:
         return ""
     return (

@@ -1,4 +1,4 @@
-"""Checks of a gradient that are blind, and those that see."""
+"""Checks of a gradient that are blind, those that see, and what the stopped gradient reaches."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from minitxl.viz.theme import (
     new_figure,
     styled,
 )
+from minitxl.viz.widgets.scene import Scene, segment_pair
 
 ORANGE, BLUE, *_ = SEGMENT_COLOURS
 SMALLEST = 1e-17  # where an error of exactly 0 stands on a logarithmic axis
@@ -79,3 +80,49 @@ def draw_checks(versions: dict, passes: float = RTOL) -> Picture:
         title = f"An upstream of ones lets {fooled} of {len(rows) - 1} wrong versions pass"
         figure.text(0.016, 1 - 0.4 / height, title, size=13, weight="bold")
     return Picture(figure, f"{title}; a random upstream sees every one of them.")
+
+
+def draw_stop() -> Picture:
+    """Draw the way forward from five states to an output, and the gradient's way back (sec. 3.2).
+
+    Three states are cached. Keys and values of all five get a gradient, the weights have it from
+    all, and of the states only those in front of the memory's edge.
+    """
+    blue, orange = segment_pair(1), segment_pair(0)
+    scene = Scene(1040, 372)
+    xs, states, keys, out, weights = [150 + 130 * j for j in range(5)], 282, 196, (670, 88), 880
+    for j, x in enumerate(xs):
+        cached = j < 3
+        scene.lines([[(x - 12, states - 20), (x - 12, keys + 20)]], stroke=blue, width=2.5)
+        scene.lines([[(x - 10, keys - 20), (out[0] - 12, out[1])]], stroke=blue, width=1.6)
+        scene.lines([[(x + 10, keys - 20), (out[0] + 12, out[1])]], stroke=orange, width=1.6)
+        end = (states + keys) / 2 + 2 if cached else states - 21
+        scene.lines([[(x + 12, keys + 20), (x + 12, end)]], stroke=orange, width=2.5)
+        if cached:
+            scene.lines([[(x + 1, end), (x + 23, end)]], stroke="ink", width=5)
+        else:
+            _tip(scene, x + 12, end, down=True)
+        scene.lines([[(x + 34, keys + 6), (weights - 2, keys + 6)]], stroke=orange, width=1.4)
+        colour = blue if cached else orange
+        scene.boxes([(x - 36, states - 19, 72, 38)], fill="paper", stroke=colour, width=2.5)
+        scene.text(x, states, "cached" if cached else "h", anchor="middle", colour=colour)
+        scene.boxes([(x - 36, keys - 19, 72, 38)], fill="paper", stroke="muted", width=1.5)
+        scene.text(x, keys, "k, v", anchor="middle")
+    _tip(scene, weights - 2, keys + 6, down=False)
+    scene.dots([out], 25, fill="paper", stroke="ink", width=2)
+    scene.text(*out, "o", size=17, anchor="middle", bold=True)
+    scene.boxes([(weights, keys - 28, 120, 56)], fill="paper", stroke=orange, width=2.5)
+    scene.text(weights + 60, keys - 9, "Wₖ, Wᵥ", size=15, anchor="middle", bold=True)
+    scene.text(weights + 60, keys + 12, "from all rows", size=12.5, anchor="middle", colour=orange)
+    edge = (xs[2] + xs[3]) / 2
+    scene.lines([[(edge, 58), (edge, states + 30)]], stroke="ink", width=3.2)
+    scene.text(edge - 10, 66, "memory's edge", size=13, bold=True, anchor="end")
+    note = "Blue: forward. Orange: the gradient. Bars: there it is stopped, at cached states alone."
+    scene.headed("Above the states nothing knows of the memory's edge", note)
+    return Picture(scene.figure(), scene.caption)
+
+
+def _tip(scene: Scene, x: float, y: float, *, down: bool) -> None:
+    """The tip of an arrow, down or to the right."""
+    ends = [(-6, -9), (0, 0), (6, -9)] if down else [(-9, -6), (0, 0), (-9, 6)]
+    scene.lines([[(x + a, y + b) for a, b in ends]], stroke=segment_pair(0), width=2.5)

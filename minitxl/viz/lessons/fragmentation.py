@@ -47,8 +47,8 @@ def draw_saw(results: dict, segments: int = 3) -> Picture:
             ax.axvline(cut - 0.5, color=INK, lw=2)
         height = alone.max()
         above = dict(color=ORANGE, weight="bold")
-        ax.text(0.16 * t, 0.86 * height, "no memory: each cut costs anew", **above)
-        ax.text(0.16 * t, 0.62 * kept.min(), "with memory", color=BLUE, weight="bold")
+        ax.text(0.13 * t, 0.86 * height, "no memory: a cut costs anew", **above)
+        ax.text(0.13 * t, 0.62 * kept.min(), "with memory", color=BLUE, weight="bold")
         ax.set_xlim(-1, segments * t)
         ax.set_ylim(0, height * 1.08)
         ax.set_xticks(

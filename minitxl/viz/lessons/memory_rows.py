@@ -1,4 +1,4 @@
-"""The memory's rows: which a query sees, how old the weights behind them are."""
+"""The memory's rows: which are kept, which a query sees, how old the weights behind them are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.ticker import NullLocator
 
+from minitxl.config import Config
 from minitxl.errors import MinitxlError
+from minitxl.model.network import kept_rows
 from minitxl.viz.theme import (
     FAINT,
     HIDDEN,
@@ -20,6 +22,54 @@ from minitxl.viz.theme import (
     styled,
     titled,
 )
+from minitxl.viz.widgets.scene import Scene, segment_pair
+
+ORANGE, BLUE = segment_pair(0), segment_pair(1)
+
+
+def draw_recurrence(*, tgt_len: int = 4, mem_len: int = 6, n_segments: int = 4) -> Picture:
+    """Draw what is kept while segment after segment is read, and where the gradient stops.
+
+    Which rows are kept is asked of `kept_rows`. Numbers are places in the text, colours the segment
+    that a state was computed in, counted from the present one back.
+    """
+    config = Config(n_token=1, tgt_len=tgt_len, mem_len=mem_len)
+    wide, line, left, top = 790 / (n_segments * tgt_len), 68, 120, 62
+    scene = Scene(1040, top + line * n_segments + 50)
+    memory = np.arange(0)
+    for step in range(n_segments):
+        segment = np.arange(step * tgt_len, (step + 1) * tgt_len)
+        y, edge = top + step * line, left + segment[0] * wide
+        scene.text(left - 12, y + 16, f"segment {step + 1}", anchor="end", bold=True)
+        for at in range((step + 1) * tgt_len):
+            hue, x = segment_pair(step - at // tgt_len), left + at * wide
+            held = at in memory or at in segment
+            box = [(x + 1.5, y, wide - 3, 32)]
+            scene.boxes(box, fill=hue if held else None, stroke=hue if held else "faint", width=1.2)
+            scene.text(
+                x + wide / 2, y + 16, at, anchor="middle", colour="paper" if held else "muted"
+            )
+        scene.lines([[(edge, y - 7), (edge, y + 54)]], stroke="ink", width=3.2)
+        scene.text(left + n_segments * tgt_len * wide + 12, y + 16, f"M = {len(memory)}", bold=True)
+        end = edge + tgt_len * wide
+        if len(memory):
+            _arrow(scene, left + memory[0] * wide, edge + 0.5 * tgt_len * wide, y + 39, BLUE)
+        _arrow(scene, end, edge + 4, y + 47, ORANGE)
+        both = np.concatenate([memory, segment])  # (M + T,), as [mem ; h]
+        first, stop = kept_rows(n_mem=len(memory), n_new=tgt_len, config=config)
+        memory = both[first:stop]
+    title = (
+        f"Reading crosses the memory's edge, learning stops there (T = {tgt_len}, M = {mem_len})"
+    )
+    note = "Filled: this segment and its memory; outlined: forgotten. Blue: what is read; orange: "
+    scene.headed(title, note + "how far the gradient goes.")
+    return Picture(scene.figure(), scene.caption)
+
+
+def _arrow(scene: Scene, start: float, end: float, y: float, colour) -> None:
+    tip = 9 if start < end else -9
+    scene.lines([[(start, y), (end, y)]], stroke=colour, width=2.5)
+    scene.lines([[(end - tip, y - 5), (end, y), (end - tip, y + 5)]], stroke=colour, width=2.5)
 
 
 def draw_masks(masks: dict[str, np.ndarray], *, n_mem: int) -> Picture:

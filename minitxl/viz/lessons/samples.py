@@ -30,7 +30,7 @@ class Written(NamedTuple):
 
 
 class Samples:
-    """Samples and losses of models, taken at some steps of their training; shows itself.
+    """Samples and losses of models, taken at some steps of their training.
 
     models: name -> model, all with the same tgt_len, each learning in place; corpus: its test part
     gives the prompts and the loss. at: the steps at which `look` does something.
@@ -80,15 +80,13 @@ class Samples:
         if not self.found:
             raise MinitxlError(f"no step was looked at yet: call look({self.at[0]}) first")
         stops = {f"{step:,}": step for step in sorted(self.found)}
-        draw = lambda step: samples_scene(  # noqa: E731
-            step, self.found[step], self._words, tgt_len=self.tgt_len
-        )
-        choice = Choice("after so many steps", stops)
-        return Album({"step": choice}, draw, start={"step": list(stops)[-1]},
-                     stills=[{"step": label} for label in stops])  # fmt: skip
 
-    def _repr_mimebundle_(self, include=None, exclude=None):
-        return self.album()._repr_mimebundle_()
+        def page(step: int) -> Scene:
+            return samples_scene(step, self.found[step], self._words, tgt_len=self.tgt_len)
+
+        choice = Choice("after so many steps", stops)
+        last, stills = {"step": list(stops)[-1]}, [{"step": label} for label in stops]
+        return Album({"step": choice}, page, start=last, stills=stills)
 
 
 def write_on(model, prompts, length: int, *, seed: int = 0) -> np.ndarray:

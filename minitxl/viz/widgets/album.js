@@ -58,7 +58,7 @@ function render({ model, el }) {
     }),
   );
   el.classList.add("txl-drawing", "txl-play");
-  el.dataset.lmSuppressShortcuts = "true"; // arrow keys are the slider's, not JupyterLab's
+  el.addEventListener("keydown", (event) => event.stopPropagation()); // not JupyterLab's keys
   el.replaceChildren(element("div", { className: "txl-bar" }, ...controls), picture, spoken);
   draw();
 }

@@ -16,7 +16,7 @@ from minitxl.config import Memory
 from minitxl.errors import MinitxlError
 from minitxl.model.attention import Inspection
 from minitxl.model.family.memories.compressive import make_forward
-from minitxl.model.family.memories.losses import read_forward
+from minitxl.model.family.memories.losses import queries, read_forward
 from minitxl.model.params import layer_weights
 from minitxl.model.transformer_xl import TransformerXL
 from minitxl.viz.widgets.explorers import Explorer, buttons, numbers, slider
@@ -113,8 +113,9 @@ class CompressedText:
                 old = old[:, old.shape[1] % rate :]
                 blocks = old.reshape(1, -1, rate, c.d_model)
                 new, _ = make_forward(blocks, None, how=how, xp=xp)
-                exact, _ = read_forward(h, old, w, c, xp=xp)
-                coarse, _ = read_forward(h, new, w, c, xp=xp)
+                q = queries(h, w, c, xp=xp)
+                exact, _ = read_forward(q, old, w, c, xp=xp)
+                coarse, _ = read_forward(q, new, w, c, xp=xp)
                 gaps.append(float(np.linalg.norm(coarse - exact) / np.linalg.norm(exact)))
             found[name] = gaps
         return found
@@ -250,7 +251,7 @@ def compression_explorer(
     if rate not in RATES:
         raise MinitxlError(f"rate={rate} must be one of {', '.join(map(str, RATES))}")
     text = CompressedText(model, tokens, tgt_len=tgt_len, slots=slots)
-    letters = [vocab.decode([int(t)]).replace("\n", "¶") for t in text.tokens]
+    letters = [vocab.decode([int(t)]).replace("\n", "↵") for t in text.tokens]
     controls = {
         "rate": slider("rate c", [(f"{c} to 1", c) for c in RATES], rate),
         "layer": numbers("layer", "layer", layer, 1, model.config.n_layer),

@@ -74,8 +74,8 @@ function cutScene(world, { T, phase, memory, chosen }) {
   write(16, foot, after, { bold: true });
   const characters = `${count} character${count > 1 ? "s" : ""}`;
   const parts = [
-    [`guessed from ${characters}${memory ? "" : " (underlined)"}`, colours.orange, alone, chosen * longest + count - 1],
-    [`guessed with the memory of ${world.memory} before`, colours.blue, remembered, chosen],
+    [`Guessed from ${characters}${memory ? "" : " (underlined)"}`, colours.orange, alone, chosen * longest + count - 1],
+    [`Guessed with the memory of ${world.memory} before`, colours.blue, remembered, chosen],
   ];
   const said = parts.map(([name, colour, found, at], side) => {
     const x = world.bars[side];
@@ -124,12 +124,12 @@ function render({ model, el }) {
   slider.addEventListener("input", () => set({ phase: Number(slider.value), memory: false }));
   const field = make("div", { class: "txl-field", tabindex: 0, role: "group", "data-lm-suppress-shortcuts": "",
     "aria-label": "The text. Arrow keys choose a character." });
-  const spoken = make("p", { class: "txl-unseen", role: "status" });
+  const spoken = make("p", { class: "txl-said", role: "status" });
   el.classList.add("txl-drawing", "txl-play");
   el.replaceChildren(
-    make("div", { class: "txl-bar" },
-      make("label", { class: "txl-group" }, "move the cuts ", slider),
-      make("span", { class: "txl-group", role: "group", "aria-label": "segment T" }, "segment T ", ...sizes),
+    make("div", { class: "txl-tools" },
+      make("label", { class: "txl-choice" }, "move the cuts ", slider),
+      make("span", { class: "txl-choice", role: "group", "aria-label": "segment T" }, "segment T ", ...sizes),
       memory),
     field, spoken);
 

@@ -24,7 +24,7 @@ GUESSES = 3
 FULL = 8.0  # bits from which a cell is fully coloured
 MEMORY = 128
 ORANGE, BLUE = segment_pair(0), segment_pair(1)
-WIDTH, HEIGHT = 1040, 424
+WIDTH, HEIGHT = 1040, 402
 LEFT, TOP, WIDE, LINE, CELL = 24, 74, 15.5, 33, 26  # of the text; a line, and a cell in it
 BARS, BAR = (60, 570), 250  # of the guesses: left ends, the width of a probability of 1
 
@@ -89,14 +89,14 @@ def cut_numbers(model, vocab, tokens) -> Numbers:
         )
     shown = tokens[-n - longest :]  # a character is predicted from up to `longest` of those before
     to_numpy = model.backend.to_numpy
-    starts = np.arange(n + longest - 1)[:, None]
-    rows = np.minimum(starts + np.arange(longest), len(shown) - 1)  # (starts, 64)
-    alone = model.with_options(tgt_len=longest, mem_len=0)
-    log_p = to_numpy(alone.predict(shown[rows], None)[0])  # (starts, 64, V)
-    # character j (of N) from its n characters before: read from longest + j - n on
-    known = np.arange(longest)  # n - 1
-    log_p = log_p[longest + np.arange(n)[:, None] - 1 - known, known]  # (N, 64, V)
-    with one_blas_thread():  # one row of text
+    with one_blas_thread():  # two wait for each other where other work runs beside
+        starts = np.arange(n + longest - 1)[:, None]
+        rows = np.minimum(starts + np.arange(longest), len(shown) - 1)  # (starts, 64)
+        alone = model.with_options(tgt_len=longest, mem_len=0)
+        log_p = to_numpy(alone.predict(shown[rows], None)[0])  # (starts, 64, V)
+        # character j (of N) from its n characters before: read from longest + j - n on
+        ends = np.arange(longest)  # n - 1
+        log_p = log_p[longest + np.arange(n)[:, None] - 1 - ends, ends]  # (N, 64, V)
         reader, mems, found = model.with_options(tgt_len=32, mem_len=MEMORY), None, []
         text = tokens[-n - before - 1 : -1]
         for begin in range(0, len(text), 32):
@@ -202,9 +202,9 @@ def _chosen(scene: Scene, numbers: Numbers, j: int, count: int, memory: bool, pl
     scene.text(16, foot, f"After “{tail}” came {spoken(numbers.symbols[token])}.", bold=True)
     characters = f"{count} character{'s' * (count > 1)}"
     parts = (
-        (f"guessed from {characters}{'' if memory else ' (underlined)'}",
+        (f"Guessed from {characters}{'' if memory else ' (underlined)'}",
          ORANGE, Guesses(*(a[j, count - 1] for a in numbers.alone))),
-        (f"guessed with the memory of {MEMORY} before",
+        (f"Guessed with the memory of {MEMORY} before",
          BLUE, Guesses(*(a[j] for a in numbers.remembered))),
     )  # fmt: skip
     for left, (name, colour, found) in zip(BARS, parts, strict=True):

@@ -22,18 +22,18 @@ STYLE = """
 body[data-jp-theme-light="true"] .txl-drawing { color-scheme: light; }
 body[data-jp-theme-light="false"] .txl-drawing { color-scheme: dark; }
 .txl-play { max-width: 1040px; }
-.txl-play .txl-bar { display: flex; flex-wrap: wrap; gap: 6px 22px; align-items: center;
+.txl-play .txl-tools { display: flex; flex-wrap: wrap; gap: 6px 22px; align-items: center;
   padding: 4px 2px; font-size: 13px; color: light-dark(#1F2328, #ECEAE4); }
-.txl-play .txl-group { display: inline-flex; gap: 6px; align-items: center; }
+.txl-play .txl-choice { display: inline-flex; gap: 6px; align-items: center; }
 .txl-play button { font: inherit; color: inherit; background: transparent; padding: 3px 10px;
   border: 1px solid light-dark(#8A9099, #6E7681); border-radius: 4px; cursor: pointer; }
 .txl-play button[aria-pressed="true"] { color: light-dark(#FCFBF8, #16191D);
   background: light-dark(#1F2328, #ECEAE4); }
 .txl-play input[type="range"] { width: 200px; accent-color: light-dark(#005AA8, #4F97FA); }
-.txl-play .txl-group b { min-width: 3.2em; }
+.txl-play .txl-choice b { min-width: 3.2em; }
 .txl-play :focus-visible { outline: 2px solid light-dark(#005AA8, #4F97FA); outline-offset: 1px; }
 .txl-play .txl-field { touch-action: pan-y; user-select: none; -webkit-user-select: none; }
-.txl-unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
+.txl-said { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
   margin: 0; }
 """
 

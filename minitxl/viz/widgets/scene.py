@@ -110,7 +110,7 @@ class Scene:
         return self
 
     def data(self) -> dict:
-        """What drawing.js draws, as JSON holds it."""
+        """What shapes.js draws, as JSON holds it."""
         looks = dict(paper=NAMES["paper"], hatch=NAMES["hatch"])
         size = dict(width=self.width, height=self.height)
         return {**size, "caption": self.caption, "shapes": self.shapes, "looks": looks}

@@ -116,12 +116,12 @@ function render({ model, el }) {
   const handles = node("svg", { viewBox: `0 0 ${world.width} ${world.height}`, width: world.width });
   Object.assign(handles.style, { position: "absolute", inset: "0", background: "none" });
   const field = make("div", { class: "txl-field", style: "position: relative" }, picture, handles);
-  const spoken = make("p", { class: "txl-unseen", role: "status" });
+  const spoken = make("p", { class: "txl-said", role: "status" });
   el.classList.add("txl-drawing", "txl-play");
   el.replaceChildren(
-    make("div", { class: "txl-bar" },
-      make("span", { class: "txl-group", role: "group", "aria-label": "gradient" }, "gradient ", ...ways),
-      make("span", { class: "txl-group", role: "group", "aria-label": "keys in memory" }, "keys in memory ", ...sizes),
+    make("div", { class: "txl-tools" },
+      make("span", { class: "txl-choice", role: "group", "aria-label": "gradient" }, "gradient ", ...ways),
+      make("span", { class: "txl-choice", role: "group", "aria-label": "keys in memory" }, "keys in memory ", ...sizes),
       button("↺ as in the text", () => Object.assign(state, fresh()))),
     field, spoken);
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from minitxl.model.family.memories.kinds import Memory
 from minitxl.model.family.memories.losses import LOSSES
 from minitxl.model.layers import LayerWeights
+from minitxl.model.ops import linear_backward, linear_forward
 
 Array = Any
 
@@ -35,7 +36,7 @@ class Compressed(NamedTuple):
 
 class UpdateCache(NamedTuple):
     n: tuple[int, int, int]  # rows of coarse and fine that were found, states that left
-    made: Any  # of `make_forward`; for "random" the matrix (kept, all)
+    made: Any  # of `make_forward`; for "random" the rows of [coarse ; left] that stay, rising
     n_made: int  # rows that were made
     loss: Any  # of the loss that trains the convolution, or None
 
@@ -97,17 +98,15 @@ class Compressive(Memory):
         n_block = max(0, both.shape[1] - c.mem_len) // self.rate
         n_left = n_block * self.rate
         left, fine = both[:, :n_left, :], both[:, n_left:, :]
-        born = state.born[-1] + self.rate * xp.arange(n_block + 1, dtype=xp.int32, device=h.device)
+        born = state.born[-1:] + self.rate * xp.arange(n_block + 1, dtype=xp.int32, device=h.device)
         born = xp.concat([state.born[:-1], born])  # (n_c + n_block + 1,)
         sizes = (state.coarse.shape[1], state.fine.shape[1], n_left)
 
         if m.compress == "random":
             keep = highest(born[:-1], m.n_coarse, xp=xp)  # (kept,) rising
-            every = xp.arange(born.shape[0] - 1, device=h.device)
-            pick = xp.astype(keep[:, None] == every[None, :], h.dtype)  # (kept, n_c + n_left)
-            coarse = xp.matmul(pick, xp.concat([state.coarse, left], axis=1))
+            coarse = xp.take(xp.concat([state.coarse, left], axis=1), keep, axis=1)
             born = xp.concat([xp.take(born, keep, axis=0), born[-1:]])
-            return Compressed(coarse, fine, born), UpdateCache(sizes, pick, n_left, None)
+            return Compressed(coarse, fine, born), UpdateCache(sizes, keep, n_left, None)
 
         blocks = xp.reshape(left, (h.shape[0], n_block, self.rate, c.d_model))
         kernel = params[f"layers.{n}.memory.w_c"] if m.compress == "conv" else None
@@ -133,7 +132,7 @@ class Compressive(Memory):
             b, d = dleft.fine.shape[0], c.d_model
             like = dict(dtype=dleft.fine.dtype, device=dleft.fine.device)
             if m.compress == "random":
-                dall = xp.matmul(made.T, dleft.coarse)  # undo: coarse = pick @ [coarse ; left]
+                dall = put_back(dleft.coarse, made, n_coarse + n_left, xp=xp)
                 dcoarse, dout = dall[:, :n_coarse, :], dall[:, n_coarse:, :]
             else:
                 gone = n_coarse + n_made - dleft.coarse.shape[1]  # rows of coarse that were dropped
@@ -159,24 +158,24 @@ def make_forward(blocks, kernel, *, how: str, xp):
     """(B, n, c, D) -> (B, n, D); kernel (c, D, D) for "conv"."""
     rate = blocks.shape[2]
     if how == "every":
-        return blocks[:, :, -1, :], (how, blocks.shape, None, None)
+        return blocks[:, :, -1, :], (how, blocks.shape, None)
     if how == "max":
         top = xp.max(blocks, axis=2)
         first = xp.argmax(blocks, axis=2)  # of equal ones the first gets the gradient
-        return top, (how, blocks.shape, first, None)
+        return top, (how, blocks.shape, first)
     mean = xp.mean(blocks, axis=2)
     if how == "mean":
-        return mean, (how, blocks.shape, None, None)
+        return mean, (how, blocks.shape, None)
     b, n, _, d = blocks.shape
-    flat = xp.reshape(blocks, (b * n, rate * d))  # h_1 ... h_c side by side
-    made = flat @ xp.reshape(kernel, (rate * d, d))  # sum_i h_i W_i
-    return mean + xp.reshape(made, (b, n, d)), (how, blocks.shape, flat, kernel)
+    flat = xp.reshape(blocks, (b, n, rate * d))  # h_1 ... h_c side by side
+    made, linear = linear_forward(flat, xp.reshape(kernel, (rate * d, d)), xp=xp)  # sum_i h_i W_i
+    return mean + made, (how, blocks.shape, linear)
 
 
 def make_backward(dmade, cache, *, xp):
     """Return dblocks (B, n, c, D), and dkernel (c, D, D) or None."""
-    how, shape, kept, kernel = cache
-    b, n, rate, d = shape
+    how, shape, kept = cache
+    rate, d = shape[2:]
     place = xp.arange(rate, device=dmade.device)[None, None, :, None]
     if how == "every":
         return dmade[:, :, None, :] * xp.astype(place == rate - 1, dmade.dtype), None
@@ -186,10 +185,18 @@ def make_backward(dmade, cache, *, xp):
     if how == "mean":
         return dblocks, None
     # undo: made = sum_i h_i W_i
-    flat = xp.reshape(dmade, (b * n, d))
-    dkernel = xp.reshape(kept.T @ flat, (rate, d, d))
-    dflat = flat @ xp.reshape(kernel, (rate * d, d)).T
-    return dblocks + xp.reshape(dflat, shape), dkernel
+    dflat, dkernel, _ = linear_backward(dmade, kept, xp=xp)
+    return dblocks + xp.reshape(dflat, shape), xp.reshape(dkernel, (rate, d, d))
+
+
+def put_back(dkept, keep, n: int, *, xp):
+    """Undo x[:, keep, :] for x (B, n, D): rows that were left out get 0; keep (kept,) is rising."""
+    (b, n_kept, d), where = dkept.shape, dict(device=dkept.device)
+    place = xp.astype(keep[:, None] == xp.arange(n, **where)[None, :], xp.int64)  # (kept, n)
+    # row i of x was kept as row place_i of dkept, or nowhere: then it takes the row of zeros, 0
+    place = xp.sum(place * xp.arange(1, n_kept + 1, **where)[:, None], axis=0)
+    zeros = xp.zeros((b, 1, d), dtype=dkept.dtype, **where)
+    return xp.take(xp.concat([zeros, dkept], axis=1), place, axis=1)
 
 
 def highest(places, n: int, *, xp):

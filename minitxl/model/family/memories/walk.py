@@ -29,7 +29,7 @@ def with_memory(config: Config, ends: Ends, kind: type[Memory] | None = None) ->
     kind = kind or KINDS.get(config.memory.kind)
     if kind is None:
         raise MinitxlError(
-            'memory kind="custom" is a class of its own: give it, TransformerXL(config, memory=...)'
+            'memory kind="custom" is a class, which no file holds: give it by memory=...'
         )
     memory = kind(config)
     walk = partial(hidden_forward, memory=memory, embed_forward=ends.embed_forward)
