@@ -71,7 +71,8 @@ def budget() -> list[str]:
     check_winners(found)
     s = found["settings"]
     d = [difference(found, question) for question in QUESTIONS]
-    p = [f"p = {memory_budget.difference(found, q)['p_holm']:.2f}" for q in QUESTIONS]
+    p_values = [memory_budget.difference(found, q)["p_holm"] for q in QUESTIONS]
+    p = ["p < 0.001" if x < 0.0005 else f"p = {x:.3f}" for x in p_values]
     few, many = (
         [share(found, arm, BEYOND, pairs) for arm in ("delta+", "mean")]
         for pairs in (UP_TO_16, MANY)
@@ -93,18 +94,18 @@ def budget() -> list[str]:
         f"and more; a compressive memory {few[1]}% and {many[1]}%",
         f"{s['episodes'] * 2} updates each, the best of {spelt(len(s['lrs']))} rates on another "
         f"seed; {spelt(s['seeds'])} seeds",
-        f"{min(xl_late)} to {max(xl_late)}% at lags of 97 to 160, with 4 pairs and with 128",
+        f"{min(xl_late)} to {max(xl_late)}% at lags of 97 to 160, from 4 pairs to 128",
         f"{d[0]} points with up to 8 pairs, {p[0]}; with 64 and more {d[1]}, {p[1]}",
         f"A trained convolution adds {d[2]}",
-        f"at lags from 257 they answer {d[3]} points more than at 97 to 160 (up to 16 pairs)",
+        f"Of up to 16 pairs they answer {d[3]} points more at lags from 257 than at 97 to 160",
         f"{wide[0]}, {wide[1]} and {wide[2]}% of 32 pairs and more with heads of 64, 32 and 16, "
-        f"which keep a quarter of the bytes ({d[4]} for 64 against 16, {p[4]})",
+        f"the last in a quarter of the bytes ({d[4]} for 64 against 16, {p[4]})",
         f"with as many pairs as d_head {equal[0]}, {equal[1]} and {equal[2]}%",
         f"the sum {through[0]} points, the delta rule {through[1]}, XL {through[2]}, but the "
         f"compressive memory {through[3]}",
         f"by {d[5]} points with 64 pairs and more",
         f"{share(found, 'xl-all', BEYOND)}% of everything, for {kept['bytes'] / xl['bytes']:.0f} "
         f"times the bytes and {kept['flops'] / xl['flops']:.0f} times the work",
-        f"{slow} of {len(own)} runs answer less than 95% of what their own segment holds",
+        f"{slow} of {len(own)} runs answer{'s' * (slow == 1)} less than 95% of what its own segment holds",
         f"{minutes:.0f} minutes of one process",
     ]
