@@ -9,7 +9,7 @@ from pathlib import Path
 
 from minitxl.cli.common import Parser, add_command, say
 
-PROJECTS = ("corpus", "memory", "trained-memory", "claim")
+PROJECTS = ("corpus", "memory", "claim")
 GRADE_EPILOG = """\
 SUBMISSIONS holds one folder for each student, with notebooks or zips, or is a download of Moodle or
 Canvas (or a zip of these). Of several hand-ins the latest counts. nbgrader keeps the gradebook
@@ -198,7 +198,7 @@ def _project(options: argparse.Namespace) -> int:
     rows = []
     for folder in options.folders:
         if options.measure:
-            print("\n".join(assess.measured(folder, say, options.only)))
+            print(assess.measured(folder, say, options.only))
         lines, found = assess.assessed(folder, options.only, roster)
         print("\n".join(lines))
         rows += found

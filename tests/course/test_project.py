@@ -10,11 +10,10 @@ pytest.importorskip("psutil")
 from minitxl import MinitxlError, load_corpus
 from minitxl.cli import main
 from minitxl.course.grading.roster import Person, Roster
-from minitxl.course.project import assess, corpus, measure, memory_rank, solution
+from minitxl.course.project import assess, corpus, memory_rank, solution
 from minitxl.course.project.claim import CLAIM, CLAIMS, SEEDS, claim_of
 from minitxl.course.project.corpus import CORPUS
 from minitxl.course.project.handout import PROJECTS, hand_out, page, report
-from minitxl.course.project.memory import FILE, MEMORY, TEMPLATE
 from minitxl.course.project.milestones import Project, walk
 from minitxl.course.variants import word_of
 from minitxl.experiments import reach, stored
@@ -47,7 +46,7 @@ def test_what_is_handed_out_reaches_nothing(tmp_path, capsys):
     assert len(rows) == 1 + sum(len(p.milestones) + len(p.rubric) for p in PROJECTS)
     (tmp_path / "empty").mkdir()
     assert main(["course", "project", str(tmp_path / "empty")]) == 2
-    assert "holds none of corpus/, memory/, trained-memory/, claim/" in capsys.readouterr().err
+    assert "holds none of corpus/, memory/, claim/" in capsys.readouterr().err
 
 
 def test_points_are_told():
@@ -142,59 +141,6 @@ def test_each_student_has_a_claim(tmp_path, rerun):
         assess.assessed(tmp_path / who, ["claim"], Roster((Person("bob"),)))
 
 
-# --- a memory ------------------------------------------------------------------------------------
-
-HEAD = "import numpy as np\ndef update_memory(mem, h, mem_len):\n"
-
-
-@pytest.mark.slow  # each starts Python some times
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [
-        (TEMPLATE, "keeps the last states, as the paper does"),
-        (HEAD + "    return h[:, :1]", "1 of 6 rows; nothing is left of the first segment"),
-        (HEAD + "    return np.concatenate([mem, h], 1)[:, :mem_len]", "something is left"),
-        (
-            HEAD + "    return np.concatenate([mem, h], 1)",
-            "returns (2, 8, 3) after segment 2, must",
-        ),
-        (HEAD + "    return h.mean((0, 1)) + 0 * h", "text 0's memory changes where text 1 does"),
-        (HEAD + "    return h / 0", "holds what is no number"),
-        (HEAD + "    return h[0]", "returns (4, 3) after segment 1"),
-        (HEAD + "    h += 1\n    return h", "it changes its argument h in place"),
-        (HEAD + "    return mem.no", "AttributeError"),
-        ("x = 1", "update_memory: it is not there"),
-        ("def f(:", "update_memory: SyntaxError"),
-        ("from minitxl.course.project.memory import last_states as update_memory", "write it your"),
-    ],
-)
-def test_memories(tmp_path, source, words):
-    put(tmp_path, f"memory/{FILE}", source)
-    reached, text = found(MEMORY, tmp_path)["memory-works"]
-    assert words in text and reached == ("of 6 rows" in words or "something" in words)
-
-
-@pytest.mark.slow
-def test_measuring_a_memory(tmp_path):
-    settings = measure.Settings.quick()
-    put(tmp_path, f"memory/{FILE}", solution.OWN_MEMORY)
-    first, again = (measure.measure(tmp_path / "memory", settings) for _ in range(2))
-    assert first == again and all(len(x) == 3 for x in first["bits"].values())
-    assert first["bits"]["own"] != first["bits"]["last"] != first["bits"]["none"]
-    put(tmp_path, "memory/results.json", json.dumps(first))
-    put(tmp_path, "memory/REPORT.md", filled(MEMORY))
-    assert found(MEMORY, tmp_path)["memory-measured"][0]
-    put(tmp_path, f"memory/{FILE}", TEMPLATE)
-    got = found(MEMORY, tmp_path)
-    assert "was measured with another own_memory.py" in got["memory-measured"][1]
-    assert not got["memory-report"][0]
-    as_paper = measure.measure(tmp_path / "memory", settings)["bits"]
-    assert as_paper["own"] == as_paper["last"]
-    put(tmp_path, f"memory/{FILE}", "1 / 0")
-    with pytest.raises(MinitxlError, match=r"own_memory.py does not run, ZeroDivisionError"):
-        measure.measure(tmp_path / "memory", settings)
-
-
 # --- a corpus, and all model solutions --------------------------------------------------------
 
 
@@ -212,8 +158,7 @@ def test_the_model_solutions_run(tmp_path, monkeypatch):
     claim = reach.Settings(models=((1, 4, 4), (2, 4, 2)), seeds=3, steps=20, batch_size=8)
     monkeypatch.setattr(corpus, "READ", 1500)
     monkeypatch.setattr(solution, "READ", 1500)
-    solution.run(tmp_path, steps=6, memory=measure.Settings.quick(), claim=claim,
-                 trained=memory_rank.Settings.quick())  # fmt: skip
+    solution.run(tmp_path, steps=6, memory=memory_rank.Settings.quick(), claim=claim)
     for project in PROJECTS:
         for name, (reached, text) in found(project, tmp_path).items():
             assert reached or name in ("corpus-beats", "corpus-memory"), f"{name}: {text}"

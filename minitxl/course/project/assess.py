@@ -9,17 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from minitxl.course.grading.roster import Roster
-from minitxl.course.project import measure, memory, memory_rank, trained_memory
 from minitxl.course.project.handout import PROJECTS
+from minitxl.course.project.memory import FILE, MEMORY, TEMPLATE
+from minitxl.course.project.memory_rank import Settings, measure
 from minitxl.course.project.milestones import walk
 from minitxl.course.variants import COMMON, word_of
 from minitxl.errors import MinitxlError
 from minitxl.files import write_atomically
 
-MEASURED = (  # project, its file, with what it began, and what measures it
-    (memory.MEMORY, memory.FILE, memory.TEMPLATE, measure.measure),
-    (trained_memory.TRAINED, trained_memory.FILE, trained_memory.TEMPLATE, memory_rank.measure),
-)
 COLUMNS = ("folder", "project", "milestone", "points", "of", "found")
 
 
@@ -62,27 +59,27 @@ def assessed(
     return lines, rows
 
 
-def measured(folder: Path, progress: Callable[[str], None], only: Sequence[str] = ()) -> list[str]:
-    """Measure the memories in a folder, write the results, and return lines. It runs their code.
+def measured(
+    folder: Path,
+    progress: Callable[[str], None],
+    only: Sequence[str] = (),
+    settings: Settings | None = None,
+) -> str:
+    """Check and rank the memory in a folder, write the results, and return a line.
 
-    only: ids of projects, as for `assessed`; a template that nobody has changed is left out.
+    It runs the memory's code. only: ids of projects, as for `assessed`. A template that nobody has
+    changed is not measured. settings: of the training; default the project's. MinitxlError where there is no memory.
     """
     place = folder / "project" if (folder / "project").is_dir() else folder
-    lines = []
-    for project, file, template, how in MEASURED:
-        path = place / project.id / file
-        if (only and project.id not in only) or not (only or path.is_file()):
-            continue
-        if path.is_file() and path.read_bytes() == template.encode("utf-8"):
-            lines.append(f"{path} is the template: not measured")
-            continue
-        found = json.dumps(how(path.parent, progress=progress), indent=1) + "\n"
-        path = path.with_name("results.json")
-        write_atomically(path, found.encode("utf-8"))
-        lines.append(f"results: {path}")
-    if not lines:
+    path = place / MEMORY.id / FILE
+    if (only and MEMORY.id not in only) or not (only or path.is_file()):
         raise MinitxlError(f"{folder} holds no memory to measure: give the folder project/")
-    return lines
+    if path.is_file() and path.read_bytes() == TEMPLATE.encode("utf-8"):
+        return f"{path} is the template: not measured"
+    found = json.dumps(measure(path.parent, settings or Settings(), progress), indent=1) + "\n"
+    path = path.with_name("results.json")
+    write_atomically(path, found.encode("utf-8"))
+    return f"results: {path}"
 
 
 def write_csv(path: Path, rows: list[tuple]) -> None:

@@ -8,17 +8,14 @@ from minitxl.course.project.claim import CLAIM, CLAIMS, claim_of
 from minitxl.course.project.corpus import CORPUS
 from minitxl.course.project.memory import FILE, MEMORY, TEMPLATE
 from minitxl.course.project.milestones import BLANK, Project
-from minitxl.course.project.trained_memory import FILE as TRAINED_FILE
-from minitxl.course.project.trained_memory import TEMPLATE as TRAINED_TEMPLATE
-from minitxl.course.project.trained_memory import TRAINED
 from minitxl.course.variants import COMMON
 from minitxl.files import write_atomically
 
-PROJECTS = (CORPUS, MEMORY, TRAINED, CLAIM)
+PROJECTS = (CORPUS, MEMORY, CLAIM)
 HEAD = """\
 # Projects
 
-Four of them; your lecturer says which. Each has a folder here, in which all that you hand in lies,
+Three of them; your lecturer says which. Each has a folder here, in which all that you hand in lies,
 and milestones that check themselves:
 
     python -m minitxl course project .
@@ -56,7 +53,6 @@ def report(project: Project, texts: dict[str, str] | None = None) -> str:
 def hand_out(folder: Path, variant: str = COMMON) -> list[Path]:
     """Write the folder; return the paths of its files."""
     files = {folder / "README.md": page(variant), folder / MEMORY.id / FILE: TEMPLATE}
-    files[folder / TRAINED.id / TRAINED_FILE] = TRAINED_TEMPLATE
     files |= {folder / p.id / "REPORT.md": report(p) for p in PROJECTS}
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,147 +1,113 @@
-"""Project: a memory of one's own, behind the model's interface, and what it is worth.
+"""Project: a memory of one's own, a class behind the model's interface, with its way back by hand.
 
-The interface is that of the exercise `memory-update`: `update_memory(mem, h, mem_len)`, which
-`course.install` puts in the place of the model's own (`minitxl/course/yours.py`).
+So what is kept may be any state, and the model can learn what to write into it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import statistics
+from collections.abc import Callable
 
-import numpy as np
-
-from minitxl.course.grading import sandbox
+from minitxl.course.project.memory_checks import CHECKS
+from minitxl.course.project.memory_rank import ARMS, TASKS, Settings, digest
 from minitxl.course.project.milestones import Milestone, NotReachedError, Project, Work
 from minitxl.course.project.milestones import written as _written
-from minitxl.course.running import pack, unpack
 
-FILE, NAME = "own_memory.py", "update_memory"
-ARMS = ("none", "last", "own")  # no memory; the paper's, the last states; the student's
-SEEDS = 3
-ARGUMENTS = ("mem", "h", "mem_len")
-B, T, D, M = 2, 4, 3, 6  # of the trial
-SEGMENTS = 4
+FILE = "own_memory.py"
 TEMPLATE = '''\
-"""A memory of your own: what is kept of a text when a segment ends.
+"""A memory of your own: what is kept when a segment ends, and how the gradient comes back.
 
-    python -m minitxl course project . --measure    # trains with it, writes memory/results.json
+    python -m minitxl course project . --only memory --measure
 """
 
-import numpy as np
+from minitxl.model.family.memories.kinds import Memory
 
 
-def update_memory(mem, h, mem_len):
-    """Return what the next segment reads as its memory (B, at most mem_len, D).
+class OwnMemory(Memory):
+    """The last mem_len inputs of each layer are kept, as in the paper (sec. 3.2): eviction by age.
 
-    mem (B, M, D): what was returned last, M = 0 at a text's start; h (B, T, D): the inputs of a
-    layer for the segment just read. Each layer has a memory of its own. The model takes the rows
-    for neighbours: the last has distance 1 from the next token, the one before 2, and so on. Rows
-    of the batch are texts of their own; change no argument; NumPy alone.
-
-    The paper keeps the last mem_len of all states, as below. What would you rather keep: every
-    other one of the older half, means of neighbours, the states that changed most?
+    What would you rather keep, in as many rows? What is kept by one layer is its *state*: here an
+    array (B, m, D), m = 0 at a text's start. For several arrays make it a NamedTuple, and write
+    `start` and `shapes` as well (`minitxl/model/family/memories/compressive.py` shows how). Rows of
+    the batch are texts of their own. Change no argument, keep nothing in self: texts take turns.
     """
-    both = np.concatenate([mem, h], axis=1)  # (B, M + T, D)
-    return both[:, max(0, both.shape[1] - mem_len) :]
+
+    def rows(self, state, *, xp):
+        """Return the rows that stand before the segment (B, m, D), m <= mem_len, oldest first."""
+        return state
+
+    def update(self, state, h, w, layer, params, n, *, xp):
+        """Return the state that a segment leaves, and whatever `update_backward` needs.
+
+        state: that was found; h (B, T, D): the inputs of layer n. (w, layer: its weights and the
+        cache of its forward pass; params: of the model, for a memory with weights.)
+        """
+        both = xp.concat([state, h], axis=1)  # (B, m + T, D)
+        first = max(0, both.shape[1] - self.config.mem_len)
+        return both[:, first:, :], (state.shape[1], first)
+
+    def update_backward(self, dleft, cache, dmem, dw, grads, n, *, xp):
+        """Return dLoss/dstate, of the state that was found, and dLoss/dh (B, T, D).
+
+        dleft: dLoss/d(the state that was left), in its form; None where nothing comes from later
+        segments: then dLoss/dh is None, too. dmem: dLoss/d(rows), which the layer has read; None
+        where the gradient stops at the memory.
+        """
+        if dleft is None:
+            return dmem, None
+        n_found, first = cache
+        b, _, d = dleft.shape
+        gone = xp.zeros((b, first, d), dtype=dleft.dtype, device=dleft.device)
+        both = xp.concat([gone, dleft], axis=1)  # undo: both[:, first:]
+        return both[:, :n_found, :] + dmem, both[:, n_found:, :]
 '''
 
 
-def last_states(mem, h, mem_len):
-    """The paper's memory (section 3.2)."""
-    both = np.concatenate([mem, h], axis=1)
-    return both[:, max(0, both.shape[1] - mem_len) :]
-
-
-def digest(source: str) -> str:
-    """Return what a memory's source is known again by."""
-    return hashlib.sha256(source.encode("utf-8")).hexdigest()
-
-
-def _asked(source: str, calls: list[tuple], kind: str) -> list[np.ndarray]:
-    """Return what the function gives for each call; it runs in a process apart, without minitxl."""
-    request = {
-        "cells": [{"number": 1, "source": source}],
-        "name": NAME,
-        "until": 1,
-        "arguments": ARGUMENTS,
-        "outputs": ["memory"],
-        "cases": [pack(args) for args in calls],
-    }
-    ended = sandbox.run(kind, request, memory=4.0, timeout=60)
-    head, *replies = map(json.loads, ended.replies or ["{}"])
-    if not head.get("there"):
-        why = "; ".join(text for _, text in head.get("errors", [])) or "it is not there"
-        raise NotReachedError(f"{FILE}: {NAME}: {why[:200]}")
-    found = []
-    for reply in replies:
-        if "failed" in reply:
-            raise NotReachedError(f"{FILE}: {reply['failed'][0]}"[:300])
-        found += unpack(reply["outputs"])
-    if len(found) != len(calls):
-        raise NotReachedError(f"{FILE}: it gave {len(found)} answers of {len(calls)} in 60 s")
-    return found
-
-
-def _streams(source: str, texts: list[np.ndarray]) -> list[np.ndarray]:
-    """Return the memories of several texts (B, SEGMENTS T, D) after their last segment."""
-    mems, kind = [np.zeros((len(text), 0, D)) for text in texts], sandbox.choose("auto")[0]
-    for n in range(SEGMENTS):
-        parts = [text[:, n * T : (n + 1) * T] for text in texts]
-        mems = _asked(source, [(m, h, M) for m, h in zip(mems, parts, strict=True)], kind)
-        for mem, text in zip(mems, texts, strict=True):
-            rows = mem.shape[1] if mem.ndim == 3 else -1
-            if mem.ndim != 3 or mem.shape[::2] != text.shape[::2] or rows > M:
-                raise NotReachedError(
-                    f"{FILE}: it returns {mem.shape} after segment {n + 1}, must be "
-                    f"({len(text)}, at most {M}, {D})"
-                )
-    return mems
-
-
-def _works(work: Work) -> str:
+def _results(work: Work) -> dict:
+    """Return what was measured of the file as it is."""
     source = work.text(FILE)
-    rng = np.random.default_rng(0)
-    text = rng.normal(size=(B, SEGMENTS * T, D))
-    other = text.copy()
-    other[1] = rng.normal(size=text[1].shape)
-    early = text.copy()
-    early[:, :T] += 1.0
-    mem, crossed, changed = _streams(source, [text, other, early])
-    if not np.isfinite(mem).all():
-        raise NotReachedError(f"{FILE}: the memory holds what is no number")
-    if not np.allclose(mem[0], crossed[0]):
-        raise NotReachedError(f"{FILE}: text 0's memory changes where text 1 does")
-    wanted = np.zeros((B, 0, D))
-    for n in range(SEGMENTS):
-        wanted = last_states(wanted, text[:, n * T : (n + 1) * T], M)
-    if mem.shape == wanted.shape and np.allclose(mem, wanted):
-        raise NotReachedError(f"{FILE} keeps the last states, as the paper does: yours is to come")
-    far = "something" if not np.allclose(mem, changed) else "nothing"
-    return (
-        f"{mem.shape[1]} of {M} rows; {far} is left of the first segment after {SEGMENTS}, "
-        f"which is {SEGMENTS * T} tokens"
-    )
-
-
-def _measured(work: Work) -> str:
+    if not (work.folder / "results.json").exists():
+        raise NotReachedError("results.json is not there: `course project . --measure` writes it")
     results = json.loads(work.text("results.json"))
-    if results["source"] != digest(work.text(FILE)):
+    if results["source"] != digest(source):
         raise NotReachedError(f"results.json was measured with another {FILE}: --measure again")
-    bits = {arm: [float(x) for x in results["bits"][arm]] for arm in ARMS}
-    n = {len(values) for values in bits.values()}
-    if min(n) < SEEDS or len(n) > 1:
-        raise NotReachedError(f"results.json must have {SEEDS} seeds or more of {', '.join(ARMS)}")
-    pairs = zip(bits["last"], bits["own"], strict=True)
-    gains = [last - own for last, own in pairs]
-    work.measured["gain"] = statistics.fmean(gains)
-    means = ", ".join(f"{arm} {statistics.fmean(values):.3f}" for arm, values in bits.items())
-    return f"bits: {means}; yours gains {min(gains):+.3f} to {max(gains):+.3f} by seed"
+    return results
+
+
+def _passes(title: str) -> Callable[[Work], str]:
+    """Return the milestone that asks for a check."""
+
+    def check(work: Work) -> str:
+        found = {f["title"]: f for f in _results(work)["checks"]}[title]
+        if not found["passed"]:
+            raise NotReachedError(f"{FILE}: {found['text']}"[:300])
+        return str(found["text"])
+
+    return check
+
+
+def _ranked(work: Work) -> str:
+    results = _results(work)
+    if "paid" not in results:
+        raise NotReachedError("it is ranked when it passes all checks")
+    said = []
+    for name, task in TASKS.items():
+        paid = {arm: [float(x) for x in results["paid"][name][arm]] for arm in ARMS}
+        n = {len(values) for values in paid.values()}
+        if min(n) < Settings().seeds or len(n) > 1:
+            raise NotReachedError(
+                f"results.json must have {Settings().seeds} seeds or more of each"
+            )
+        means = {arm: statistics.fmean(values) for arm, values in paid.items()}
+        order = sorted(means, key=means.__getitem__)
+        said.append(f"{task.unit}: " + ", ".join(f"{arm} {means[arm]:.3f}" for arm in order))
+    work.measured["ranked"] = True
+    return "; ".join(said)
 
 
 def _report(work: Work) -> str:
-    work.need("gain")
+    work.need("ranked")
     return _written(work, MEMORY.sections)
 
 
@@ -149,30 +115,40 @@ MEMORY = Project(
     id="memory",
     title="A memory of your own",
     task="""
-The paper keeps the last M states. Write `update_memory` in `memory/own_memory.py` so that it keeps
-something else in as many rows; say beforehand on which text that should help, and why. Then
+Write a class in `memory/own_memory.py` that keeps what you want of a text, in as many bytes as the
+paper's memory, and send the gradient back through it by hand. It begins as the paper's; its parts
+are `rows`, `update`, `update_backward`, and it may have weights of its own (`layer_shapes`).
+`TransformerXL(config, memory=OwnMemory)` is a model with it. Then
 
-    python -m minitxl course project . --measure
+    python -m minitxl course project . --only memory --measure
 
-trains a small model without a memory, with the paper's and with yours, three seeds each (some
-minutes), and writes `memory/results.json`. It need not win: a sound reason why it does not is worth
-as much. The gradient stops at the memory, so nothing teaches your function; it has no weights.
+says which checks it passes (seconds) and, if all, trains small models with it and with others of as
+many bytes, the gradient stopped and through four segments (\"+\"): to recall pairs of a key and a
+value from earlier segments, and to read a novel (some minutes). It writes `memory/results.json`. It
+need not win: a sound reason why it does not is worth as much.
 """,
     sections=(
         ("The idea", "What is kept, in a formula; for which text that should be better, and why."),
-        ("What came", "Bits of the three, with the spread over seeds; what of it is more than "
-         "that."),
-        ("What it costs", "Bytes kept and operations for each token, beside the paper's."),
+        ("The way back", "Your gradient, derived: of the state that was found, and of h."),
+        ("What came", "Its place among the others, with the spread over seeds, stopped and "
+         "through; what of it is more than that spread."),
     ),
     lines=(),
     milestones=(
-        Milestone("memory-works", "it keeps to the interface, and is not the paper's", 5, _works),
-        Milestone("memory-measured", "it is measured beside the paper's and none", 3, _measured),
-        Milestone("memory-report", "the report is written", 2, _report),
+        *(
+            Milestone(f"memory-{name}", title, points, _passes(title))
+            for (name, points), (title, _) in zip(
+                {"fits": 1, "causal": 1, "resumes": 1, "gradient": 3, "own": 1}.items(),
+                CHECKS,
+                strict=True,
+            )
+        ),
+        Milestone("memory-ranked", "it is ranked beside others of as many bytes", 2, _ranked),
+        Milestone("memory-report", "the report is written", 1, _report),
     ),
     rubric=(
         (3, "the idea is a testable guess: which text, which length, by how much"),
-        (3, "the verdict follows from the spread over seeds, for or against"),
-        (2, "the costs are right"),
+        (3, "the gradient is derived, not tried out"),
+        (2, "the verdict follows from the spread over seeds, for or against"),
     ),
 )  # fmt: skip

@@ -7,6 +7,7 @@ each after some segments; "+": the gradient flows through these, otherwise it st
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,7 +20,6 @@ import numpy as np
 from minitxl.backend.threads import one_blas_thread
 from minitxl.config import Config, TrainConfig
 from minitxl.config import Memory as MemorySettings
-from minitxl.course.project.memory import digest
 from minitxl.course.project.memory_checks import load, walk
 from minitxl.data.stream import Stream, segments
 from minitxl.data.text import load_corpus
@@ -101,6 +101,11 @@ ARMS = {
     "own": Arm("yours", _last, own=True),
     "own+": Arm("yours, gradient through", _last, through=True, own=True),
 }
+
+
+def digest(source: str) -> str:
+    """Return what a memory's source is known again by."""
+    return hashlib.sha256(source.encode("utf-8")).hexdigest()
 
 
 def measure(

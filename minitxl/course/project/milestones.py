@@ -76,7 +76,7 @@ class Milestone(NamedTuple):
 
 
 class Project(NamedTuple):
-    """One of the three: what to do, milestones, and what a person gives points for."""
+    """One of them: what to do, milestones, and what a person gives points for."""
 
     id: str  # the name of its folder, too
     title: str

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import inspect
 import json
-import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
-from minitxl.course.project import measure, memory_rank, running_means
+from minitxl.course.project import memory_rank, running_means
 from minitxl.course.project.claim import CLAIM, SEEDS
 from minitxl.course.project.corpus import CORPUS, READ, SHIPPED
 from minitxl.course.project.handout import report
 from minitxl.course.project.memory import FILE, MEMORY
 from minitxl.course.project.own_text import paragraphs
-from minitxl.course.project.trained_memory import FILE as TRAINED_FILE
-from minitxl.course.project.trained_memory import TRAINED
 from minitxl.data.stream import segments
 from minitxl.experiments import reach
 from minitxl.experiments.intervals import spread
@@ -31,41 +28,14 @@ from minitxl.storage.run_folder import load_run
 from minitxl.storage.run_text import load_corpus_of
 from minitxl.training.run import train
 
-MEASURED, RANKED, RERUN = measure.Settings(), memory_rank.Settings(), reach.Settings(seeds=SEEDS)
-OWN_MEMORY = '''\
-"""A memory that sees farther and less sharply: the older half of its rows are means of four."""
-
-import numpy as np
-
-RATE = 4  # states for each coarse row
-
-
-def update_memory(mem, h, mem_len):
-    """Return [coarse ; fine] (B, at most mem_len, D): fine are the last mem_len // 2 states.
-
-    What leaves the fine half is averaged in groups of RATE, so the span is about
-    mem_len / 2 (1 + RATE) states in place of mem_len.
-    """
-    n_fine = mem_len // 2
-    before = min(mem.shape[1], n_fine)
-    coarse, fine = np.split(mem, [mem.shape[1] - before], axis=1)
-    fine = np.concatenate([fine, h], axis=1)
-    n_old = max(0, fine.shape[1] - n_fine)
-    old = [fine[:, at : min(at + RATE, n_old)] for at in range(0, n_old, RATE)]
-    means = [group.mean(axis=1, keepdims=True) for group in old]
-    coarse = np.concatenate([coarse, *means], axis=1)
-    n_coarse = mem_len - n_fine
-    coarse = coarse[:, max(0, coarse.shape[1] - n_coarse) :]
-    return np.concatenate([coarse, fine[:, n_old:]], axis=1)
-'''
+RANKED, RERUN = memory_rank.Settings(), reach.Settings(seeds=SEEDS)
 
 
 def write(folder: Path, texts: Iterable[str] | None = None) -> list[Path]:
     """Write what is to be run: the corpus and the memory; texts: paragraphs, for a test."""
     files = {
         folder / CORPUS.id / "text.txt": "\n".join(paragraphs() if texts is None else texts),
-        folder / MEMORY.id / FILE: OWN_MEMORY,
-        folder / TRAINED.id / TRAINED_FILE: inspect.getsource(running_means),
+        folder / MEMORY.id / FILE: inspect.getsource(running_means),
     }
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,8 +48,7 @@ def run(
     folder: Path,
     *,
     steps: int = 600,
-    memory: measure.Settings = MEASURED,
-    trained: memory_rank.Settings = RANKED,
+    memory: memory_rank.Settings = RANKED,
     claim: reach.Settings = RERUN,
     progress: Callable[[str], None] = lambda line: None,
 ) -> None:
@@ -87,7 +56,6 @@ def run(
     _corpus(folder / CORPUS.id, steps)
     progress(f"{CORPUS.id}: trained")
     _memory(folder / MEMORY.id, memory, progress)
-    _trained(folder / TRAINED.id, trained, progress)
     _claim(folder / CLAIM.id, claim)
     progress(f"{CLAIM.id}: done")
 
@@ -161,41 +129,7 @@ def _examples(loaded, corpus) -> str:
     )
 
 
-def _memory(folder: Path, settings: measure.Settings, progress) -> None:
-    results = measure.measure(folder, settings, progress)
-    _put(folder / "results.json", json.dumps(results, indent=1) + "\n")
-    bits = results["bits"]
-    gains = [last - own for last, own in zip(bits["last"], bits["own"], strict=True)]
-    found = spread(gains)
-    low, high = found["interval"]
-    verdict = (
-        "better than" if low > 0 else "worse than" if high < 0 else "not to be told apart from"
-    )
-    rows = [f"| {arm} | {statistics.fmean(x):.3f} | {', '.join(f'{v:.3f}' for v in x)} |"
-            for arm, x in bits.items()]  # fmt: skip
-    m, d = settings.mem_len, settings.d_model
-    texts = {
-        "The idea": f"The last {m // 2} states are kept as they are; what leaves them is averaged "
-        f"in fours, and {m - m // 2} such means are kept: c = (h_1 + h_2 + h_3 + h_4) / 4. In as "
-        f"many rows it spans {m // 2 + 4 * (m - m // 2)} states in place of {m}. That should help "
-        "where the far past matters roughly, who speaks or what it is about, and hurt where a "
-        "letter matters; on a novel, by characters, I expect that it hurts, by less than 0.05 "
-        "bits.",
-        "What came": "\n".join(["| memory | bits, mean | by seed |", "|---|---:|---|", *rows])
-        + f"\n\nGain against the paper's memory: {found['mean']:+.4f} bits, 95% interval over "
-        f"seeds [{low:+.4f}, {high:+.4f}]: by these it is {verdict} the paper's. Seeds share first "
-        "weights and batches between the arms, so the differences are taken by seed. Three seeds "
-        "give a wide interval; of other texts and sizes they say nothing.",
-        "What it costs": f"Bytes: the same, {m} rows of {d} numbers in each layer, {4 * m * d:,} "
-        "in float32. Operations: a mean of four for each state that leaves the fine half, D "
-        "additions a state, against 4 D^2 for its key and value: under a percent. The keys read "
-        "are as many as the paper's. A mean stands at one distance for four, which the encoding "
-        "does not know.",
-    }
-    _put(folder / "REPORT.md", report(MEMORY, texts))
-
-
-def _trained(folder: Path, settings: memory_rank.Settings, progress) -> None:
+def _memory(folder: Path, settings: memory_rank.Settings, progress) -> None:
     results = memory_rank.measure(folder, settings, progress)
     _put(folder / "results.json", json.dumps(results, indent=1) + "\n")
     recall, keeps = results["paid"]["recall"], ", ".join(map(str, running_means.KEEPS))
@@ -227,7 +161,7 @@ def _trained(folder: Path, settings: memory_rank.Settings, progress) -> None:
         f"{through['interval'][1]:+.2f}]. Arms share first weights and batches, so "
         "differences are taken by seed; trainings of this length say little of longer ones.",
     }
-    _put(folder / "REPORT.md", report(TRAINED, texts))
+    _put(folder / "REPORT.md", report(MEMORY, texts))
 
 
 def _claim(folder: Path, settings: reach.Settings) -> None:

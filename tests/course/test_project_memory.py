@@ -1,7 +1,6 @@
-"""The project of a memory that is trained through: its checks find what is wrong, and only that."""
+"""The project of a memory of one's own: its checks find what is wrong, and only that."""
 
 import json
-from functools import partial
 
 import numpy as np
 import pytest
@@ -9,12 +8,12 @@ import pytest
 pytest.importorskip("psutil")
 
 from minitxl import Config, MinitxlError, TransformerXL, load_run, save_run
-from minitxl.course.project import assess, memory_checks, memory_rank, solution
+from minitxl.course.project import memory_checks, memory_rank, solution
 from minitxl.course.project.assess import measured
 from minitxl.course.project.handout import report
+from minitxl.course.project.memory import FILE, MEMORY, TEMPLATE
 from minitxl.course.project.milestones import walk
 from minitxl.course.project.running_means import RunningMeans
-from minitxl.course.project.trained_memory import FILE, TEMPLATE, TRAINED
 from minitxl.data.vocab import CharVocab
 from minitxl.model.family.memories.kinds import Memory
 
@@ -160,19 +159,18 @@ def test_a_model_with_a_memory_of_ones_own(tmp_path):
 # --- the project ---------------------------------------------------------------------------------
 
 
-def test_milestones(tmp_path, monkeypatch):
-    folder = tmp_path / TRAINED.id
-    quick = partial(memory_rank.measure, settings=memory_rank.Settings.quick())
-    monkeypatch.setattr(assess, "MEASURED", ((TRAINED, FILE, TEMPLATE, quick),))
+def test_milestones(tmp_path):
+    folder = tmp_path / MEMORY.id
+    quick = memory_rank.Settings.quick()
     solution.write(tmp_path, ["A text."])
 
     def reached():
-        return {f.milestone.id: (f.reached, f.text) for f in walk(TRAINED, tmp_path)}
+        return {f.milestone.id: (f.reached, f.text) for f in walk(MEMORY, tmp_path)}
 
     assert all("`course project . --measure` writes it" in t for _, t in [*reached().values()][:-1])
-    assert measured(tmp_path, print, [TRAINED.id]) == [f"results: {folder / 'results.json'}"]
+    assert measured(tmp_path, print, [MEMORY.id], quick) == f"results: {folder / 'results.json'}"
     words = " ".join(f"word{n}" for n in range(60))
-    (folder / "REPORT.md").write_text(report(TRAINED, {t: words for t, _ in TRAINED.sections}))
+    (folder / "REPORT.md").write_text(report(MEMORY, {t: words for t, _ in MEMORY.sections}))
     assert all(done for done, _ in reached().values()), reached()
     results = json.loads((folder / "results.json").read_text())
     assert list(results["paid"]) == list(memory_rank.TASKS)
@@ -182,14 +180,13 @@ def test_milestones(tmp_path, monkeypatch):
         assert "half of them means of 4" in memory_rank.table(paid, memory_rank.TASKS[name])
     (folder / FILE).write_text(TEMPLATE)
     assert all("was measured with another" in t for _, t in [*reached().values()][:-1])
-    assert measured(tmp_path, print, [TRAINED.id]) == [
-        f"{folder / FILE} is the template: not measured"
-    ]
+    told = f"{folder / FILE} is the template: not measured"
+    assert measured(tmp_path, print, [MEMORY.id], quick) == told
     (folder / FILE).write_text(TEMPLATE + "\n")
-    measured(tmp_path, print, [TRAINED.id])
+    measured(tmp_path, print, (), quick)
     got = reached()
     assert [done for done, _ in got.values()] == [True] * 4 + [False] * 3
-    assert "it is ranked when it passes all checks" in got["trained-ranked"][1]
+    assert "it is ranked when it passes all checks" in got["memory-ranked"][1]
     with pytest.raises(MinitxlError, match="holds no memory to measure"):
         measured(tmp_path, print, ["claim"])
 
