@@ -8,7 +8,8 @@ from math import log
 import numpy as np
 import pytest
 
-from helpers.quoted import ROOT, in_a_line, missing, read, without_a_source
+from helpers.budget_page import budget
+from helpers.quoted import ROOT, in_a_line, missing, read, spelt, without_a_source
 from minitxl.experiments import coherence, reading_cost, recl, stop_gradient, stored
 from minitxl.experiments.ablation import difference
 from minitxl.experiments.evaluation_speed import needless_share
@@ -306,10 +307,6 @@ def stopped_gradient() -> list[str]:
     ]
 
 
-def spelt(n: int) -> str:
-    return ("none", "one", "two", "three", "four", "five")[n]
-
-
 def ladder() -> list[str]:
     found = stored("memory_ladder")
     s, said = found["settings"], []
@@ -367,7 +364,7 @@ def work() -> list[str]:
 
 CLAIMS = (
     work, reach, longer_memory, effective_context, attention, samples, speed, context, ablation,
-    stopped_gradient, ladder, bits_and_time,
+    stopped_gradient, ladder, budget, bits_and_time,
 )  # fmt: skip
 NAMES = {  # what has a digit and is a name, a setting or a number of the paper, not ours
     "of 95% and over seeds", "(N-1) T ceil(M/T) + M", "sec. 3.2", "sec. 3.3", "sec. 4.2",
@@ -378,6 +375,9 @@ NAMES = {  # what has a digit and is a name, a setting or a number of the paper,
     "1.00 up to the formula's reach", "that under 16 characters", "T / 2 + M", "a window T - 1",
     "A window of 128", "M = 112", "with 128.", "T = M of 32, 64 and 128", "none to 1,024",
     "| twice | 1,024 |", "T + M is 64", "first 32.", "runs of 8 characters", "training_wikitext2",
+    "M = 65", "d_head = 64", "n_f + c n_c = 164", "(2 layers, D 64, T = 32)", "texts of 512",
+    "over 16 comparisons", "With 128 pairs", "from lag 97 on",
+    "lags 33-64 | 97-160, up to 8 pairs | 64 and more | 257-512, up to 8 pairs | 64 and more",
 }  # fmt: skip
 
 

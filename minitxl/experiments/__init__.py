@@ -29,6 +29,7 @@ DRAWN = (  # experiments that have a picture
     "context",
     "evaluation_speed",
     "longer_memory",
+    "memory_budget",
     "memory_ladder",
     "reach",
     "reading_cost",

@@ -72,7 +72,7 @@ class Settings:
     lrs: tuple = (2.5e-3, 5e-3, 1e-2, 2e-2)
     pilot_seeds: tuple = (100,)
     pilot_episodes: int = 60
-    seeds: int = 3
+    seeds: int = 5
     episodes: int = 120  # texts of 8 segments in each row, with two updates each
     batch_size: int = 16
     rows: int = 32  # texts with which each number of pairs is measured, more for few pairs

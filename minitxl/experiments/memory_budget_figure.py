@@ -39,8 +39,9 @@ EDGES_FROM = 9  # lags below are of the own segment alone
 FAMILY = {"xl": BLUE, "eviction": BROWN, "compressive": GREEN, "matrix": ORANGE, "all": PURPLE}
 MARKS = {"conv": "s", "random": "s", "sum+": "^", "sum": "v", "delta": "D"}
 SAID = {  # arm -> its name, and where it stands beside its last point
-    "xl": ("XL", (6, 0)), "every": ("evicted", (6, 0)), "mean": ("compressive", (6, 0)),
-    "delta+": ("delta +", (6, 0)), "xl-all": ("XL, all kept", (-60, 8)),
+    "xl": ("XL", (6, 8)), "every": ("evicted", (6, -8)), "mean": ("compressive", (6, 0)),
+    "delta+": ("matrix, delta or sum +", (6, 4)), "delta": ("delta, stopped", (6, -1)),
+    "sum": ("sum, stopped", (6, 0)), "xl-all": ("XL, all kept", (-72, -8)),
 }  # fmt: skip
 THROUGH = ("delta", "sum", "xl", "mean")
 
@@ -55,18 +56,18 @@ def draw_memory_budget(results: dict) -> Picture:
         figure = new_figure(10.4, 7.6)
         width = 0.94 / len(budgets)
         for i, d_head in enumerate(budgets):
-            ax = figure.add_axes((0.077 + width * i, 0.59, width - 0.06, 0.27))
+            ax = figure.add_axes((0.077 + width * i, 0.6, width - 0.06, 0.29))
             _map(ax, results, d_head)
             if i:
                 ax.set_ylabel("")
-        _key(figure.add_axes((0.05, 0.462, 0.945, 0.035)))
+        _key(figure.add_axes((0.05, 0.487, 0.945, 0.035)))
         for i, axis in enumerate(("bytes", "flops")):
-            ax = figure.add_axes((0.077 + 0.315 * i, 0.155, 0.285, 0.235))
+            ax = figure.add_axes((0.077 + 0.315 * i, 0.17, 0.285, 0.25))
             _against(ax, results, axis)
             if i:
                 ax.tick_params(labelleft=False)
                 ax.set_ylabel("")
-        _through(figure.add_axes((0.765, 0.155, 0.22, 0.235)), results)
+        _through(figure.add_axes((0.765, 0.17, 0.22, 0.25)), results)
         title, note = _words(results)
         return titled(figure, title, note, top=0.958, bottom=0.014, size=9, color=MUTED)
 
@@ -85,7 +86,7 @@ def _map(ax, results: dict, d_head: int) -> None:
             face = colour if name == "nobody" else shade(np.array(to_rgb(colour)), share)
             box = Rectangle((low, row - 0.5), high - low, 1, fc=face, ec=PAPER, lw=1)
             ax.add_patch(box)
-            ink = PAPER if share > 0.6 and name != "level" else INK
+            ink = PAPER if share > 0.75 and name != "level" else INK
             ax.text((low + high) / 2, row, letter, size=7.5, color=ink, ha="center", va="center")
     ax.axvline(0, color=INK, lw=1.4)
     ax.set_xlim(first, edges[-1])
@@ -149,7 +150,7 @@ def _against(ax, results: dict, axis: str) -> None:
     ax.xaxis.set_major_locator(FixedLocator([x for x in ticks if low <= x <= high]))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / unit:.0f}k"))
-    ax.set_ylim(0, 100)
+    ax.set_ylim(0, 104)
     ax.set_xlabel("bytes a layer" if axis == "bytes" else "FLOPs a token")
     ax.set_ylabel("recall, lags from 33 (%)")
     level_lines(ax)
@@ -187,15 +188,17 @@ def _words(results: dict) -> tuple[str, str]:
         [said(arm, BEYOND, pairs) for arm in ("delta+", "mean")] for pairs in (UP_TO_16, DENSE)
     )
     title = (
-        f"From lag {BEYOND[0]} on: up to 16 pairs, a matrix answers {few[0]}, compression "
-        f"{few[1]}; 64 and more: {many[0]}, {many[1]}"
+        f"Within M nothing beats XL, beyond it a matrix: {few[0]} of up to 16 pairs, compression "
+        f"{few[1]}"
     )
     note = (
         f"2 layers, D = 64, T = {s['task']['tgt_len']}; the memories of a map take the same bytes; "
         f"{s['episodes'] * 2} updates from the same model without memory; {s['seeds']} seeds. A "
         f"letter: it leads\nby {100 * LEAD:.0f} points or more in the mean, and with every seed; "
-        "the deeper the colour, the more it answers. Below: means over lags from 33 and over 4 to\n"
-        "128 pairs; dots are seeds. +: the gradient flows through four segments; bars: 95 % "
-        "intervals of paired differences. All kept: not of equal bytes."
+        f"the deeper the colour, the more it answers. Title: lags from {BEYOND[0]}; of 64 pairs "
+        f"and more {many[0]} and {many[1]}.\nBelow: means over lags from 33 and 4 to 128 pairs; "
+        "dots are seeds, squares a convolution and random states. +, and right: the gradient flows "
+        "through four\nsegments; bars: 95 % intervals of paired differences. XL with all kept is "
+        "not of equal bytes."
     )
     return title, note

@@ -7,6 +7,7 @@ from minitxl.experiments import draw, stored
 from minitxl.experiments.ablation import difference
 from minitxl.experiments.coherence import known
 from minitxl.experiments.context_figure import middle
+from minitxl.experiments.memory_budget import cell_of, recall_of
 from minitxl.experiments.stop_gradient import median_updates, of_way, stalled
 
 
@@ -34,6 +35,18 @@ def stop_gradient(r) -> list:
     ]
 
 
+def memory_budget(r) -> list:
+    few, many = (
+        [np.mean([*recall_of(r, cell_of(r, arm), (97, 513), n).values()]) for arm in arms]
+        for n, arms in (((1, 16), ("delta+", "mean")), ((64, 128), ("delta+", "mean")))
+    )
+    return [
+        f"a matrix: {few[0]:.0%} of up to 16 pairs, compression {few[1]:.0%}",
+        f"{many[0]:.0%} and {many[1]:.0%}",
+        f"{r['settings']['seeds']} seeds",
+    ]
+
+
 def memory_ladder(r) -> list:
     twice = [
         p["minus_trained"]["mean"]
@@ -50,7 +63,9 @@ def coherence(r) -> list:
 
 
 @pytest.mark.parametrize(
-    "said", [context, ablation, stop_gradient, memory_ladder, coherence], ids=lambda f: f.__name__
+    "said",
+    [context, ablation, stop_gradient, memory_budget, memory_ladder, coherence],
+    ids=lambda f: f.__name__,
 )
 def test_pictures_say_what_the_results_say_and_stay_inside(said):
     results = stored(said.__name__)

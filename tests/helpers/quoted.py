@@ -18,6 +18,10 @@ def in_a_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def spelt(n: int) -> str:
+    return ("none", "one", "two", "three", "four", "five")[n]
+
+
 def missing(page: Path, phrases: list[str]) -> list[str]:
     """The phrases that do not stand on the page, wherever its lines break."""
     text = in_a_line(read(page))
