@@ -68,8 +68,8 @@ def measured(
     """Check and rank the memory in a folder, write the results, and return a line.
 
     It runs the memory's code. only: ids of projects, as for `assessed`. A template that nobody has
-    changed is not measured. settings: of the training; default the project's.
-    MinitxlError where there is no memory.
+    changed is not measured. settings: of the training; default the project's. MinitxlError where
+    there is no memory.
     """
     place = folder / "project" if (folder / "project").is_dir() else folder
     path = place / MEMORY.id / FILE
