@@ -176,7 +176,7 @@ draw("evaluation_speed")
 
 # %% [markdown]
 # The ratio grows with the attention length, and with the segment's, which the paper does not state:
-# at 3,800 it is 142 one token at a time, as in generation, and 1,598 with segments of 128. By the
+# at 3,800 it is 114 one token at a time, as in generation, and 1,534 with segments of 128. By the
 # products alone it would be 2,684 (dashed).
 #
 # > **Question 4.** The two do not predict the same: after how many tokens do the memory's states
