@@ -106,6 +106,6 @@ def budget() -> list[str]:
         f"by {d[5]} points with 64 pairs and more",
         f"{share(found, 'xl-all', BEYOND)}% of everything, for {kept['bytes'] / xl['bytes']:.0f} "
         f"times the bytes and {kept['flops'] / xl['flops']:.0f} times the work",
-        f"{slow} of {len(own)} runs answer{'s' * (slow == 1)} less than 95% of what its own segment holds",
+        f"In {slow} of {len(own)} runs less than 95% is answered of what the own segment holds",
         f"{minutes:.0f} minutes of one process",
     ]
