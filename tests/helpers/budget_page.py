@@ -88,6 +88,8 @@ def budget() -> list[str]:
     own = [x for c in found["cells"] if c["arm"] != "none" for x in c["own_segment"]]
     slow = sum(x < memory_budget.LEARNED for x in own)
     minutes = sum(found["seconds"].values()) / 60
+    (tokens,) = stored("memory_budget_tokens")["cells"]
+    far = memory_budget.recall_of(stored("memory_budget_tokens"), tokens, PAST).values()
     return [
         *table(found),
         f"a matrix answers {few[0]}% of up to 16 pairs, whatever their lag, and {many[0]}% of 64 "
@@ -108,4 +110,8 @@ def budget() -> list[str]:
         f"times the bytes and {kept['flops'] / xl['flops']:.0f} times the work",
         f"In {slow} of {len(own)} runs less than 95% is answered of what the own segment holds",
         f"{minutes:.0f} minutes of one process",
+        f"Memory tokens, {2 * tokens['states']} of them (as many bytes as with d_head = "
+        f"{tokens['d_head']}), answer {100 * statistics.fmean(far):.0f}% from lag 33 on, after as "
+        f"many updates with the better of two rates, {spelt(len(far))} seeds: what crosses a "
+        "segment's end they did not learn",
     ]
