@@ -229,8 +229,9 @@ draw("memory_budget")
 #   a bound on *how much*.
 # - **Compressed rows** reach further than the states that they replace, and lose what stands close
 #   together: the mean of four pairs names none of them. At equal bytes they led nowhere here.
-# - **The gradient through the memory** is worth most where something must be learned to be written:
-#   to the matrices. Transformer-XL, which keeps states as they are, hardly gains by it.
+# - **The gradient through the memory** helps where something must be learned to be written: the sum
+#   most, the delta rule and the compressed rows too. Transformer-XL, which keeps states as they
+#   are, hardly gains by it.
 #
 # The task is made for matrices: every key is new, its value is one symbol, and nothing has to be
 # worked out from what is far. Text asks other things, too. That XL with everything kept answers all
