@@ -140,7 +140,8 @@ def test_only_what_is_stopped_is_hatched():
 def test_no_class_is_also_the_live_components():
     """Both stand in one page, and a style is the page's."""
     folder = Path(in_browser.__file__).parent
-    live = "".join(p.read_text(encoding="utf-8") for p in folder.iterdir() if p.suffix != ".py")
+    kinds = (".js", ".css", ".html")
+    live = "".join(p.read_text(encoding="utf-8") for p in folder.iterdir() if p.suffix in kinds)
     mine = set(re.findall(r"txl-[a-z]+", STYLE + module("cut.js") + module("small_attention.js")))
     assert mine > {"txl-play", "txl-tools"}
     assert not mine & set(re.findall(r"txl-[a-z]+", live))
