@@ -130,7 +130,7 @@ def _words(results: dict, groups: dict) -> tuple[str, str]:
     m, _ = stalled(groups["full"])
     title = (
         f"Stopped at the memory: learned after {medians['stopped']:g} updates in the median, not "
-        f"{medians['full']:g}; {n} of {s['seeds']} stall"
+        f"{medians['full']:g}; {n} of {s['seeds']} not in {s['steps']}"
     )
     rates = {way: f"{group['lr']:g}" for way, group in groups.items()}
     note = (

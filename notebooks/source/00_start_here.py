@@ -100,7 +100,7 @@ show("attention that crosses the memory's edge", viz.memory_share(probs))
 show(f"\nattention to quotation marks, {wanted.mean():.0%} of the keys", on_marks)
 
 # %% [markdown]
-# One head stands out: the one that you saw.
+# On the marks one head stands out, the one that you saw.
 #
 # > **Try this.** Put `"\n"` for the quotation mark in this cell, and choose the head that then
 # > stands out in the component above.
@@ -153,13 +153,13 @@ viz.bits_by_position(bits_per_character(remember=True), bits_per_character(remem
 
 # %% [markdown]
 # Without memory the first characters of a segment are guesses: *context fragmentation*. (The orange
-# curve is a little unfair: this model was trained with a memory. [Notebook
-# 1](01_fragmentation.ipynb) is fair.)
+# curve is unfair: this model needs its memory. [Notebook 1](01_fragmentation.ipynb) has fair
+# rivals.)
 #
 # > **Try this.** Segments of 16: give `t=16` to both calls in the last line.
 # >
-# > <details><summary>What happens to the gain, and why?</summary>It grows: there are four times as
-# > many cuts, and each costs the same.</details>
+# > <details><summary>What happens to the gain, and why?</summary>It grows: four times as many
+# > cuts, each a little cheaper.</details>
 
 # %% [markdown]
 # ## What you can do now
@@ -182,8 +182,8 @@ viz.draw_idea()
 # [2 attention, forwards and backwards](02_attention_by_hand.ipynb),
 # [3 relative positions](03_relative_positions.ipynb), [4 the memory](04_memory.ipynb),
 # [5 reach](05_reach.ipynb), [6 training](06_training.ipynb), [7 evaluation](07_evaluation.ipynb),
-# [8 what came after](08_beyond.ipynb): about four hours, with exercises that are checked in place.
-# Short of time? Read 4, 5 and the first half of 7. Or train your own, in about five minutes:
+# [8 what came after](08_beyond.ipynb): about six hours, with exercises that are checked in place.
+# Short of time? Section 2.4, then 4, 5, half of 7. Or train your own, in about five minutes:
 # `python -m minitxl train --data book.txt`. Or read the paper,
 # [Transformer-XL](https://arxiv.org/abs/1901.02860), and the code from the bottom up: `ops.py`,
 # `attention.py`, `layers.py`, `network.py` in `minitxl/model/`.

@@ -62,7 +62,8 @@ viz.play_cut(model, vocab, text[begin - 192 : begin + 321])
 # %% [markdown]
 # After a cut the model has to find out anew which word it is in, who is speaking, in which
 # language. Now press *with a memory*: the same places are pale. What stays deep is truly hard: the
-# first letters of new words. Then take shorter segments, and longer ones.
+# first letters of new words, some punctuation. (Without its memory this model is too sure of
+# itself; section 1.3 is fair.) Then take shorter segments, and longer ones.
 
 # %% [markdown]
 # ## 1.3 Is this fair? Models that were trained without memory
@@ -83,7 +84,7 @@ viz.draw_group_by_position(ablation)
 # near. The paper calls the gap *context fragmentation* (section 1).
 
 # %% [markdown]
-# > **Question 1.** The loss on the last characters of a segment is not zero either. What do they
+# > **Question 1.** The gap at the last characters of a segment is not zero either. What do they
 # > lack that the model with memory has?
 
 # %% [markdown]
@@ -144,8 +145,8 @@ viz.draw_sliding(rows, (1.0, remembered))
 
 # %% [markdown]
 # The window buys back what the cut took, at the price of reading every character $W$ / stride
-# times. A memory gives each prediction $W$ to $2W$ characters and reads each of them once. Notebook
-# 7 makes this the paper's comparison, at its attention lengths.
+# times. A memory gives $W + 1$ to $2W$ characters directly, more through layers, and reads each of
+# them once. Notebook 7 makes this the paper's comparison, at its attention lengths.
 #
 # > **Question 2.** A stride of 32 is the compromise that many evaluations choose. How many
 # > characters does a prediction have then, at least and at most? What share of the gain is won?

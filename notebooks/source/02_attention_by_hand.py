@@ -136,7 +136,8 @@ print("dbeta  ", dbeta)
 #
 # ### Exercise: LayerNorm backwards
 #
-# The usual mistake is to treat mean and variance as constants. The check knows what comes out then.
+# Usual mistakes: mean and variance taken as constants; a projection that divides by $\hat x \cdot
+# \hat x$ where the mean divides by $D$ (not the same if $\epsilon > 0$).
 
 # %% exercise layer-norm-backward
 
@@ -174,9 +175,9 @@ viz.play_attention(keys=np.log([1, 2, 5]), values=(8, 0, 0), query=1, n_mem=2)
 # > and the query do. Only the last row changes: the weights get their share of the cached rows in
 # > any case.</details>
 #
-# The first cached key holds the value that matters, so the loss asks for more weight on it; its
-# share is all that the second entry of $dW_k$ has, $8 \cdot \tfrac78 = 7$. **It comes from a cached
-# row.**
+# The first cached row holds the value that matters, and the loss, which rises with $o$, asks for
+# less weight on it; its share is all that the second entry of $dW_k$ has, $8 \cdot \tfrac78 = 7$.
+# **It comes from a cached row.**
 #
 # > **Common misconception: “the memory is a constant, so it has no part in the gradients.”** The
 # > memory gets no gradient: the cached rows of $d\tilde h$ are cut off. But $dk$ and $dv$ exist for
@@ -223,7 +224,8 @@ for exercise in ("softmax-backward", "attention-forward", "attention-backward"):
 # ## 2.5 The whole block, checked
 #
 # All of attention with random numbers in float64: two heads, a memory of 3, relative positions, $u$
-# and $v$ (notebook 3). `check_op` compares every gradient with finite differences. Beside it, the
+# and $v$ (notebook 3; `dv` is this bias's, `h` memory and segment). Nothing is stopped here, or
+# `dh` could not agree with finite differences, by which `check_op` checks all. Beside it, the
 # mistake of which no training tells you:
 
 # %%
@@ -260,7 +262,7 @@ for name in inputs:
 # ## What you can do now
 #
 # - Run softmax, LayerNorm and attention backwards, by hand and in code.
-# - Check any backward pass by two runs of the forward pass; never with an upstream of ones.
+# - Check any backward pass by two runs of the forward pass; never by an upstream of ones alone.
 # - Say what the stop stops: keys and values of cached rows have gradients, these go into $W_k$ and
 #   $W_v$, and end before the cached states.
 #

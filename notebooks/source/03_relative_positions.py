@@ -192,9 +192,9 @@ for i, row in enumerate(shifted):
 print("in brackets: the corner, hidden by the mask")
 
 # %% [markdown]
-# > **Common misconception: “the corner is zeros.”** There is one 0 per row; the rest are scores of
-# > the *next* query, which is made from the next character. An implementation that forgets the mask
-# > for a moment, or clips instead of masking, lets every position look into its own answer.
+# > **Common misconception: “the corner is zeros.”** Every row but the last has one 0; the rest are
+# > scores of the *next* query, made from the next character. And zeros would not help: a score of 0
+# > still has weight, and a and c see the next character. Only the mask hides it.
 #
 # In the first layer of the trained model, replace one character of the segment at a time: which
 # outputs change?
@@ -286,7 +286,7 @@ course.run_with("bias-gradients")
 #   back; and say why only the mask makes it right.
 #
 # **The picture to remember** is the terms' grain. d: diagonals, the same for every text. c:
-# columns, the same for every query. b bends the diagonals; a can do anything, but knows no order.
+# columns, the same for every query. b: a d for each query; a compares contents, blind to order.
 
 # %%
 reader, seen = model.with_options(tgt_len=32, mem_len=32), Inspection()
@@ -297,7 +297,7 @@ viz.draw_four_terms(seen, layer=1, head=2)
 # %% [markdown]
 # **Where this lives today.** Distances have won, in simpler dress.
 # [RoPE](https://arxiv.org/abs/2104.09864) turns query and key by an angle that grows with their
-# place, so that $q_i \cdot k_j$ depends on $i - j$: a and b in one, without a shift, in
+# place, so that $q_i \cdot k_j$ depends on $i - j$: a turned by distance, without a shift, in
 # [LLaMA](https://arxiv.org/abs/2302.13971) and many models since.
 # [ALiBi](https://arxiv.org/abs/2108.12409) keeps of d a straight line, a slope for each head.
 # Both run here, backward pass by hand, with this paper's memory as it is

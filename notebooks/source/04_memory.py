@@ -304,14 +304,15 @@ for name, held, g in (("full", False, found[0]), ("stopped", True, found[1])):
 # keeps those of all.
 #
 # What can the stop cost? A task in which everything hangs on what is written for later: a marker,
-# then fillers, then one question for the marker, up to three segments later, and no other loss. In
-# `C . . . . ?` the right answer to `?` is `C`.
+# then fillers, then one question for it, 1 to 32 tokens later, and no other loss. In `C . . . . ?`
+# the right answer to `?` is `C`. (Beyond the reach, 24, it is a guess: so the floor is not 0.)
 
 # %%
 draw("stop_gradient")
 
 # %% [markdown]
-# The stopped model *can* learn to write its memory, usually almost as fast; two starts of 24 stall.
+# The stopped model *can* learn to write its memory, usually almost as fast; of 24 starts one
+# is late, and one stalls.
 # No gradient asks it to. But a layer has one set of weights, for what is read now and for what will
 # be read later: what is useful now is then found in the memory.
 #

@@ -54,7 +54,7 @@ viz.span_explorer(n_layer=2, tgt_len=4, mem_len=4)
 # | where | the reach is |
 # |---|---|
 # | $T$ divides $M$ | $N M$ |
-# | $0 < M < T$ | $(N - 1) T + M$, far more than $N M$ |
+# | $0 < M < T$ | $(N - 1) T + M$, more than $N M$ if $N > 1$ |
 # | `ext_len` $= E$ | $R + E$: a segment begins by reading $E$ tokens again |
 # | `same_length` | $N (M - 1)$ before the *query*, which sees $M$ keys, its own among them |
 #
@@ -78,8 +78,8 @@ viz.draw_changes(changes_by_token((2, 8, 12)), n_layer=2, tgt_len=8, mem_len=12)
 
 # %% [markdown]
 # > **Common misconception: “with recurrence it sees everything,” or: “the last $M$ tokens.”**
-# > Neither. The reach is finite, $N$ times a memory of whole segments. One token beyond it is as if
-# > it had never been.
+# > Neither. The reach is finite: $N - 1$ memories, in whole segments, and $M$. One token beyond it
+# > is as if it had never been.
 #
 # The left end is the same for all outputs of a segment. To the tokens before it come those of the
 # segment itself, up to the output's own.
@@ -107,7 +107,7 @@ viz.draw_changes(changes_by_token((2, 8, 12)), n_layer=2, tgt_len=8, mem_len=12)
 draw("reach")
 
 # %% [markdown]
-# Nobody told the models how far to look.
+# All of them learned with the gradient stopped at the memory.
 #
 # ## 5.4 Possible is not learned
 #
@@ -149,7 +149,8 @@ viz.draw_learned_reach(heads, distances, moved, n_layer=N, tgt_len=T, mem_len=M)
 # - Count, for any $N$, $T$ and $M$, what an output can depend on, and prove it by changing tokens.
 # - Keep apart what a model can reach, what it attends to, and what moves its predictions.
 #
-# **The picture to remember** is the stairs of 5.1: each layer looks one memory further.
+# **The picture to remember** is the triangle of 5.1: each layer goes back to a segment's start,
+# then a memory on.
 #
 # **Where this lives today.** Sliding windows are counted the same way.
 # [Mistral 7B](https://arxiv.org/abs/2310.06825), 32 layers with a window of 4,096, speaks of a

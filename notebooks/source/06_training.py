@@ -195,9 +195,9 @@ draw("ablation")
 # Read the bars before the dots: 95% intervals from five seeds, bold where they hold for so many
 # comparisons (Holm). Sure is that the memory helps Transformer-XL; how much depends on its rival's
 # reading: 0.142 bits against fixed chunks, 0.066 against a window moved by half its length, nothing
-# against longer segments that take as much memory. Sure is that absolute positions make less of a
-# memory, and that the naive cache of notebook 3 ruins the model. Not sure is that the paper's
-# encoding is better than Shaw's.
+# against longer segments read by a window. Sure is that absolute positions make less of a
+# memory, and that the naive cache of notebook 3 ruins the model. Shaw leads without a memory;
+# with it, XL's lead is not sure.
 #
 # > **Question 2.** Absolute positions *with* memory are the cell that the paper leaves out. Here
 # > positions count on over memory and segment. But above the first layer a cached state was
@@ -258,7 +258,8 @@ viz.draw_symptoms(*({name: getattr(x, what) for name, x in shown.items()} for wh
 # %% check bug-hunt
 
 # %% [markdown]
-# When you have found one, look at its code, in place of `Sound` in `minitxl/course/hunt.py`.
+# When you have found one, see its code: it changes one method of `Sound`
+# (`minitxl/course/hunt.py`).
 
 # %%
 course.hunt.reveal()

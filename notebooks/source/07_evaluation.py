@@ -131,8 +131,9 @@ draw("context")
 # %% [markdown]
 # A window of 16 copies from 15 characters back. Transformer-XL, in segments of 16, copies from as
 # far as its memory goes: 25 with $M = T$ as in the paper, 120 with $M = 7 T$, 450 with a memory of
-# 448 at evaluation. So "so many percent longer" is a choice of $M / T$. But three starts of five
-# had not learned to copy over the edge at all, and a window of 128 learns it more surely.
+# 448 at evaluation. So "so many percent longer" is a choice of $M / T$. But with
+# $M > T$ three starts of five had not learned to copy over the edge at all, and a window of 128
+# learns it more surely.
 #
 # > **Question 3.** The paper says "450% longer than vanilla Transformers". Which two numbers is
 # > this made of, and why can the lower one not be more than 128?
@@ -141,7 +142,7 @@ draw("context")
 # ## 7.4 Faster, than which window?
 #
 # A vanilla Transformer that predicts every token from $A$ tokens has to read its window anew for
-# every token. With a memory, a token is computed once.
+# every token; a memory computes each state once.
 #
 # **Exercise.** Count the products.
 
@@ -176,8 +177,8 @@ draw("evaluation_speed")
 
 # %% [markdown]
 # The ratio grows with the attention length, and with the segment's, which the paper does not state:
-# at 3,800 it is 114 one token at a time, as in generation, and 1,534 with segments of 128. By the
-# products alone it would be 2,684 (dashed).
+# at 3,800 it is 114 one token at a time, as in generation, and 1,534 with segments of 128. By
+# products, with keys and values kept, it would be 2,684 (dashed); yours projects all rows again.
 #
 # > **Question 4.** The two do not predict the same: after how many tokens do the memory's states
 # > know more than a window of the same attention length? (Notebook 5.)

@@ -134,9 +134,9 @@ for rate in (1, 2, 4, 8):
     print(f"{rate:4} {SLOTS // 2 * (1 + rate):9}  {found[0]:8.3f} {found[1]:11.3f}")
 
 # %% [markdown]
-# Rate 1 is Transformer-XL with 64 states. This model was never trained for another memory, and the
-# passages are few: take it as a first look, and section 8.6 for the answer of models that were
-# trained with theirs.
+# Rate 1 is Transformer-XL with 64 states, and best: no longer span pays here, in a model that was
+# not trained for it, on a few passages. The mean costs less than every $c$-th, though what it reads
+# is farther off. Section 8.6 trains models with their memories, on another task.
 #
 # A convolution in place of the mean has to learn. How, if the gradient stops at the memory? By a
 # loss of its own: what attention makes of the coarse rows should be what it made of the states,
@@ -197,12 +197,12 @@ viz.overfull_explorer()
 # %% [markdown]
 # ## 8.5 Learning to write
 #
-# In the memories so far nobody tells a state what to be remembered *for*: the gradient of what is
-# read later stops (notebook 4). The **Recurrent Memory Transformer** (Bulatov et al., 2022) takes
-# the other way. A few memory tokens stand on both sides of the segment; the outputs of the last
-# ones are read in the next segment; and back-propagation goes *through* the segments. The memory is
-# small, and its writing is learned; the price is the full gradient, which here `sequence_gradients(
-# ..., through_memory=True)` takes, for every member of the family.
+# So far no *later segment* tells a state what to be remembered *for*: its gradient stops (notebook
+# 4; `dnew` above is for where it does not). The **Recurrent Memory Transformer** (Bulatov et al.,
+# 2022) takes the other way. A few memory tokens stand on both sides of the segment; the outputs of
+# the last ones are read in the next segment; and back-propagation goes *through* the segments. The
+# memory is small, and its writing is learned; the price is the full gradient, which here
+# `sequence_gradients( ..., through_memory=True)` takes, for every member of the family.
 
 # %% exercise memory-tokens-gradient
 
@@ -220,13 +220,13 @@ viz.overfull_explorer()
 draw("memory_budget")
 
 # %% [markdown]
-# Read a map from left to right: how far back the pair stands, in memories $M$; from bottom to top:
-# how many pairs there are, in widths of a key.
+# Rightwards: how far back the pair stands, in memories $M = d_h + 1$; upwards: how many pairs there
+# are, in widths of a key. Only the matrix (D) has its gradient let through.
 #
 # - **Up to $M$ back** nothing beats exact states: they answer however many pairs there are.
-# - **Beyond $M$** they answer nothing, and a matrix answers at any distance, as long as there are
-#   not many more pairs than its keys are wide. This is the threshold: a bound on *how far* becomes
-#   a bound on *how much*.
+# - **Beyond $M + T$** they answer nothing, and a matrix answers at any distance, if the pairs are
+#   few. Not the key's width decides here, as was predicted, but the number of pairs: narrower heads
+#   are more heads. A bound on *how far* becomes a bound on *how much*.
 # - **Compressed rows** reach further than the states that they replace, and lose what stands close
 #   together: the mean of four pairs names none of them. At equal bytes they led nowhere here.
 # - **The gradient through the memory** helps where something must be learned to be written: the sum
@@ -237,14 +237,15 @@ draw("memory_budget")
 # worked out from what is far. Text asks other things, too. That XL with everything kept answers all
 # (violet) says what the others give away, and what it costs.
 #
-# > **Question for the map.** Your task has 500 pairs, and asks for the last 50 tokens nine times in
-# > ten. One of these memories, or two of them side by side?
+# Memory tokens are not in the picture: with as many updates they did not learn to carry a pair over
+# a segment's end (`figures/README.md`).
 
 # %% [markdown]
 # ## 8.7 What would you build for a million tokens?
 #
-# The sizes of the largest WikiText-103 model, one row of text, keys and values kept. Counted are
-# the bytes that stay between segments, and the products of a token with what is remembered.
+# The sizes of the largest WikiText-103 model, one row of text. Counted are the bytes of the states
+# that stay between segments (keys and values instead: twice as many), and the products of a token
+# with what it attends to.
 
 # %%
 preset = minitxl.PRESETS["wt103-large"]

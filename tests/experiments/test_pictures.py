@@ -30,7 +30,7 @@ def stop_gradient(r) -> list:
     n, (low, high) = stalled(stopped)
     return [
         f"{median_updates(stopped):g} updates in the median, not {median_updates(full):g}",
-        f"{n} of {len(stopped['learned_after'])} stall",
+        f"{n} of {len(stopped['learned_after'])} not in {r['settings']['steps']}",
         f"[{low:.0%}, {high:.0%}]",
     ]
 

@@ -41,7 +41,7 @@ def softmax_backward(dp, p):
     """Return ds = dLoss/ds of p = softmax(s), over the last axis.
 
     dp, p (B, T, K): dLoss/dp, and the probabilities that the forward pass returned.
-    dp_k / ds_j = p_k (1 if k == j else 0) - p_k p_j
+    ∂p_k / ∂s_j = p_k (1 if k == j else 0) - p_k p_j
     """
 ''',
     imports="import numpy as np\n\nfrom minitxl import ops\n",
