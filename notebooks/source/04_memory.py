@@ -207,9 +207,9 @@ viz.draw_stale_states(LOOK, differences, costs)
 # %% [markdown]
 # > **Common misconception: “the cached states are what the model would compute now.”** In training
 # > they are one update old, in a memory of several segments up to as many updates old. The deeper
-# > the layer, as a rule, the more its inputs have moved. The difference is largest while the model
-# > learns fastest, and costs little even then. At evaluation the weights stand still, and it is
-# > exact.
+# > the layer, as a rule, the more its inputs have moved. The difference follows the learning rate
+# > (warm-up, then down to 2%), and costs little at its largest. At evaluation the weights stand
+# > still, and it is exact.
 #
 # ## 4.6 The gradient stops at the memory
 #

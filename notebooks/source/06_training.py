@@ -192,7 +192,7 @@ viz.live(learners["with memory"].model, corpus.vocab, corpus.test[:400], tgt_len
 draw("ablation")
 
 # %% [markdown]
-# Read the bars before the dots: 95% intervals from five seeds, bold where they hold for so many
+# Read the right panel first: 95% intervals from five seeds, bold where they hold for so many
 # comparisons (Holm). Sure is that the memory helps Transformer-XL; how much depends on its rival's
 # reading: 0.142 bits against fixed chunks, 0.066 against a window moved by half its length, nothing
 # against longer segments read by a window. Sure is that absolute positions make less of a
