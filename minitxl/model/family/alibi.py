@@ -36,9 +36,10 @@ def slopes(n_head, *, dtype, device, xp):
 def linear_biases(n_key, *, n_head, clamp_len=-1, dtype, device, xp):
     """-m_h d for the distances K-1 ... 0, from clamp_len on all alike -> (H, K)."""
     where = dict(dtype=dtype, device=device)
-    distances = xp.arange(n_key - 1, -1, -1, **where)
+    distances = xp.arange(n_key - 1, -1, -1, device=device)
     if clamp_len > 0:
         distances = xp.clip(distances, None, clamp_len)
+    distances = xp.astype(distances, dtype)
     return -slopes(n_head, **where, xp=xp)[:, None] * distances  # (H, 1) * (K,) -> (H, K)
 
 
