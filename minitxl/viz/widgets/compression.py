@@ -19,7 +19,7 @@ from minitxl.model.family.memories.compressive import make_forward
 from minitxl.model.family.memories.losses import queries, read_forward
 from minitxl.model.params import layer_weights
 from minitxl.model.transformer_xl import TransformerXL
-from minitxl.viz.widgets.explorers import Explorer, buttons, numbers, slider
+from minitxl.viz.widgets.explorers import Explorer, numbers, slider
 from minitxl.viz.widgets.scene import Scene, segment_pair
 
 RATES = (1, 2, 4, 8)
@@ -255,7 +255,7 @@ def compression_explorer(
     controls = {
         "rate": slider("rate c", [(f"{c} to 1", c) for c in RATES], rate),
         "layer": numbers("layer", "layer", layer, 1, model.config.n_layer),
-        "kept": buttons("of c states keep", list(KEPT), "mean", "88px"),
+        "kept": slider("of c states keep", [(name, name) for name in KEPT], "mean"),
     }
 
     def draw(**state) -> Scene:

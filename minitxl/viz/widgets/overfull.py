@@ -8,7 +8,7 @@ import numpy as np
 
 from minitxl.config import Memory
 from minitxl.model.family.memories.matrix import memory_forward
-from minitxl.viz.widgets.explorers import Explorer, buttons, slider
+from minitxl.viz.widgets.explorers import Explorer, slider
 from minitxl.viz.widgets.scene import Scene, segment_pair
 
 PAIRS = (2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
@@ -140,8 +140,8 @@ def overfull_explorer(*, pairs: int = 24, width: int = 16, rule: str = "delta ru
     """
     controls = {
         "pairs": slider("pairs n", [(str(n), n) for n in PAIRS], pairs),
-        "width": buttons("key width d", [(str(d), d) for d in WIDTHS], width, "88px"),
-        "rule": buttons("written by", list(RULES), rule, "104px"),
+        "width": slider("key width d", [(str(d), d) for d in WIDTHS], width),
+        "rule": slider("written by", [(name, name) for name in RULES], rule),
     }
     states = [{"rule": name} for name in ("sum", "delta rule", "trained")]
     return Explorer(controls, overfull_scene, states=states)
