@@ -52,9 +52,12 @@ class Encoding(NamedTuple):
     # distance has (q . r + e) / sqrt(Dh) beside what the key itself gives. None: positions are part
     # of the states.
     position_terms: Callable | None
-    add_forward: Callable | None  # (h, n, params, config, *, rng, xp) -> h (B, K, D), cache or None
-    add_backward: Callable | None  # (dh, n, cache, grads, *, xp) -> dh (B, K, D); adds to grads
-    drops_embedding: bool  # whether the embeddings meet their dropout before positions are added
+    # (h, n, params, config, *, rng, xp) -> h (B, K, D), and a cache or None
+    add_forward: Callable | None = None
+    # (dh, n, cache, grads, *, xp) -> dh (B, K, D); adds to grads
+    add_backward: Callable | None = None
+    # whether the embeddings meet their dropout before positions are added
+    drops_embedding: bool = True
     # (x, place, step=1, *, xp) -> queries or keys x (B, H, L, Dh), turned to the places place,
     # place + step, ..., where the encoding turns them
     turn: Callable = lambda x, place, step=1, *, xp: x
@@ -173,9 +176,6 @@ _ENCODINGS = {
         layer_shapes=lambda c: position_biases(c) if c.untie_r else {},
         positions=_relative_positions,
         position_terms=_relative_terms,
-        add_forward=None,
-        add_backward=None,
-        drops_embedding=True,
     ),
     SHAW: Encoding(
         weights=ShawWeights,
@@ -185,9 +185,6 @@ _ENCODINGS = {
         layer_shapes=_shaw_shapes,
         positions=_no_positions,
         position_terms=_shaw_terms,
-        add_forward=None,
-        add_backward=None,
-        drops_embedding=True,
     ),
     SINUSOID: Encoding(
         weights=AbsoluteWeights,
@@ -211,7 +208,6 @@ _ENCODINGS = {
         position_terms=None,
         add_forward=_add_table,
         add_backward=_add_table_backward,
-        drops_embedding=True,
     ),
     ROPE: Encoding(
         weights=AbsoluteWeights,
@@ -221,9 +217,6 @@ _ENCODINGS = {
         layer_shapes=_nothing,
         positions=_rotary_positions,
         position_terms=_rotary_terms,
-        add_forward=None,
-        add_backward=None,
-        drops_embedding=True,
         turn=_turn,
     ),
     ALIBI: Encoding(
@@ -234,8 +227,5 @@ _ENCODINGS = {
         layer_shapes=_nothing,
         positions=_linear_positions,
         position_terms=_linear_terms,
-        add_forward=None,
-        add_backward=None,
-        drops_embedding=True,
     ),
 }

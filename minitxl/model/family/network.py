@@ -68,17 +68,30 @@ def member(config: Config) -> Network:
 
 def network_with(encoding: Encoding, ends: Ends) -> Network:
     """Return the functions of a model with this encoding and these ends."""
-    walk = partial(hidden_forward, encoding=encoding, embed_forward=ends.embed_forward)
+    part = dict(encoding=encoding)
+    return wired(ends, param_shapes, hidden_forward, hidden_backward, part)
+
+
+def wired(
+    ends: Ends, shapes: Callable, walk: Callable, walk_back: Callable, part: dict, memory=None
+) -> Network:
+    """Return the functions of `model/network.py` around a way through the layers and two ends.
+
+    shapes, walk, walk_back: of the forms of `param_shapes`, `hidden_forward`, `hidden_backward`
+    below; part: what they take beside.
+    """
+    forward = partial(walk, embed_forward=ends.embed_forward, **part)
     return Network(
-        partial(param_shapes, encoding=encoding, ends=ends),
-        partial(network.forward, hidden_forward=walk, nll_forward=ends.nll_forward),
-        partial(network.log_probs_forward, hidden_forward=walk, log_probs=ends.log_probs),
+        partial(shapes, ends=ends, **part),
+        partial(network.forward, hidden_forward=forward, nll_forward=ends.nll_forward),
+        partial(network.log_probs_forward, hidden_forward=forward, log_probs=ends.log_probs),
         partial(
             network.backward,
-            hidden_backward=partial(hidden_backward, encoding=encoding),
+            hidden_backward=partial(walk_back, **part),
             nll_backward=ends.nll_backward,
             embed_backward=ends.embed_backward,
         ),
+        memory,
     )
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 from minitxl.config import Config
 from minitxl.errors import MinitxlError
-from minitxl.model import network
 from minitxl.model.family.memories.compressive import Compressive
 from minitxl.model.family.memories.kinds import Memory
 from minitxl.model.family.memories.matrix import Matrix
 from minitxl.model.family.memories.tokens import Tokens
-from minitxl.model.family.network import Ends
+from minitxl.model.family.network import Ends, wired
 from minitxl.model.layers import layer_backward, layer_forward
 from minitxl.model.network import HiddenCache, Network, accumulate, segment_mask
 from minitxl.model.ops import dropout_forward, sinusoid_table
@@ -32,19 +30,8 @@ def with_memory(config: Config, ends: Ends, kind: type[Memory] | None = None) ->
             'memory kind="custom" is a class, which no file holds: give it by memory=...'
         )
     memory = kind(config)
-    walk = partial(hidden_forward, memory=memory, embed_forward=ends.embed_forward)
-    return Network(
-        partial(param_shapes, memory=memory, ends=ends),
-        partial(network.forward, hidden_forward=walk, nll_forward=ends.nll_forward),
-        partial(network.log_probs_forward, hidden_forward=walk, log_probs=ends.log_probs),
-        partial(
-            network.backward,
-            hidden_backward=partial(hidden_backward, memory=memory),
-            nll_backward=ends.nll_backward,
-            embed_backward=ends.embed_backward,
-        ),
-        memory,
-    )
+    part = dict(memory=memory)
+    return wired(ends, param_shapes, hidden_forward, hidden_backward, part, memory)
 
 
 def param_shapes(config: Config, *, memory: Memory, ends: Ends) -> dict:
