@@ -53,7 +53,7 @@ def draw_recurrence(*, tgt_len: int = 4, mem_len: int = 6, n_segments: int = 4) 
         scene.text(left + n_segments * tgt_len * wide + 12, y + 16, f"M = {len(memory)}", bold=True)
         end = edge + tgt_len * wide
         if len(memory):
-            _arrow(scene, left + memory[0] * wide, edge + 0.5 * tgt_len * wide, y + 39, BLUE)
+            _arrow(scene, left + memory[0] * wide, end, y + 39, BLUE)
         _arrow(scene, end, edge + 4, y + 47, ORANGE)
         both = np.concatenate([memory, segment])  # (M + T,), as [mem ; h]
         first, stop = kept_rows(n_mem=len(memory), n_new=tgt_len, config=config)
@@ -61,8 +61,8 @@ def draw_recurrence(*, tgt_len: int = 4, mem_len: int = 6, n_segments: int = 4) 
     title = (
         f"Reading crosses the memory's edge, learning stops there (T = {tgt_len}, M = {mem_len})"
     )
-    note = "Filled: this segment and its memory; outlined: forgotten. Blue: what is read; orange: "
-    scene.headed(title, note + "how far the gradient goes.")
+    note = "Filled: segment and memory, by age; outlined: no longer kept. Blue arrow: reading; "
+    scene.headed(title, note + "orange arrow: the gradient.")
     return Picture(scene.figure(), scene.caption)
 
 
