@@ -57,15 +57,17 @@ def main(argv: list[str] | None = None) -> int:
     As argparse does, --help, --version and mistyped options leave with SystemExit.
     """
     _prepare_streams()
+    told: list[int] = []
     try:
-        with _signals(), warnings.catch_warnings():
+        with _signals(told), warnings.catch_warnings():
             warnings.simplefilter("always", MinitxlWarning)
             warnings.showwarning = _tell_warning
             return _main(argv)
-    except KeyboardInterrupt:
-        say("\nminitxl: interrupted")
-        return 130
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
+        # While a compiled module is loaded, an interrupt comes out as an ImportError of its.
+        if told or isinstance(error, KeyboardInterrupt):
+            say("\nminitxl: interrupted")
+            return 130
         if _is_closed_pipe(error):  # `| head` has seen enough: no mistake
             silence_stdout()
             return 0
@@ -88,13 +90,21 @@ def _main(argv: list[str] | None) -> int:
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does, so that it tidies up; put all back at the end."""
+def _signals(told: list[int]) -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, so that it tidies up; put all back at the end.
+
+    told: takes the numbers of the signals that came.
+    """
+
+    def interrupt(number, frame):
+        told.append(number)
+        signal.default_int_handler(number, frame)
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    before = [signal.signal(number, interrupt) for number in numbers]
     try:
         yield
     finally:

@@ -1,5 +1,6 @@
 """Sizes that nothing can have are refused at once, by their name; Ctrl-C leaves one line."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -73,6 +74,21 @@ def test_what_a_message_quotes_is_short_and_printable(capsys, tmp_path, place, v
     asked = ["train", "--resume"] if place[0] == "train" else ["eval"]
     message = refused(capsys, [*asked, tmp_path / "r"])
     assert len(message) < 900 and message.strip().isprintable()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to whole consoles only")
+def test_ctrl_c_while_a_compiled_module_is_loaded(monkeypatch, capsys):
+    """NumPy's, for one, makes an ImportError of it, with a page of advice."""
+
+    def load(argv):
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+        raise ImportError("the C-extensions failed to load")
+
+    monkeypatch.setattr(cli, "_main", load)
+    assert cli.main([]) == 130
+    assert capsys.readouterr().err == "\nminitxl: interrupted\n"
 
 
 @pytest.mark.slow

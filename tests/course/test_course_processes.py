@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,9 +23,20 @@ def start(word, lock):
     return lambda: None
 
 
+def start_that_is_told_twice(place, lock):
+    """As the pool does: its own SIGTERM comes while ours is being answered."""
+
+    def clean_up():
+        os.kill(os.getpid(), signal.SIGTERM)
+        (place / str(os.getpid())).touch()
+        raise RuntimeError("what fails here must not keep the process alive")
+
+    return clean_up
+
+
 def slow_at_first(item):
     time.sleep(0.5 if item == 0 else 0)
-    return item, *PLACE[0]
+    return item, *(PLACE[0] if PLACE else ())
 
 
 def die(item):
@@ -65,6 +77,18 @@ def test_an_error_ends_the_others_at_once():
         time.sleep(1)
         raise KeyboardInterrupt
     assert time.monotonic() - begin < 60
+    assert_all_end()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows' processes are not asked")
+def test_an_end_that_is_told_twice(tmp_path):
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), processes(2, start_that_is_told_twice, tmp_path) as run:
+        assert len(set(run(slow_at_first, range(2)))) == 2
+        run(time.sleep, [600, 600])
+        time.sleep(1)
+        raise KeyboardInterrupt
+    assert time.monotonic() - begin < 60 and len(list(tmp_path.iterdir())) == 2
     assert_all_end()
 
 

@@ -52,10 +52,15 @@ def _begin(folder: str, start: Callable, args: tuple) -> None:
     tempfile.tempdir = folder
     signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which its children would inherit
     clean_up = start(*args)
+    once = threading.Lock()
 
     def end(*_):
-        clean_up()
-        os._exit(1)
+        if not once.acquire(blocking=False):
+            return  # the pool asks a second time, while what the first began is not yet done
+        try:
+            clean_up()
+        finally:
+            os._exit(1)
 
     def end_with_parent():
         multiprocessing.parent_process().join()
