@@ -42,7 +42,7 @@ def add(commands) -> None:
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="cpu",
-        help="where ablation, context, memory-budget, memory-ladder and stop-gradient train "
+        help="where ablation, context, memory-budget, memory-text, memory-ladder and stop-gradient train "
         "(default: cpu)",
     )
     add(
