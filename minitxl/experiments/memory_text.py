@@ -36,7 +36,7 @@ class Settings:
     seeds: int = 5
     steps: int = 6000
     tokens_per_step: int = 512
-    lrs: tuple = (1e-3, 2e-3, 4e-3)
+    lrs: tuple = (2e-3, 4e-3, 8e-3)
     pilot_seeds: tuple = (100,)
     warmup: int = 100
     n_layer: int = 2
