@@ -120,7 +120,7 @@ class Memory(_Settings):
 
     kind: str = "xl"  # one of MEMORIES
     # compressive
-    n_coarse: int = 0  # n_cm: rows of the coarse memory
+    n_coarse: int = 0  # rows of the coarse memory; mem_len is n_fine
     rate: int = 4  # c: states for one coarse row
     compress: str = "mean"  # "mean", "max", "conv"; controls: "every" c-th state, "random" ones
     loss: str = "none"  # that trains "conv": "none", "attention" or "autoencode"

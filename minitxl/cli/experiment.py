@@ -42,8 +42,8 @@ def add(commands) -> None:
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="cpu",
-        help="where ablation, context, memory-budget, memory-ladder and stop-gradient train "
-        "(default: cpu)",
+        help="where ablation, context, memory-budget, memory-ladder, memory-text and stop-gradient "
+        "train (default: cpu)",
     )
     add(
         "--jobs",

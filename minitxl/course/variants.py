@@ -146,7 +146,12 @@ NUMBERS = {
                 for n in (128, 192, 256, 384, 768)
                 for c in (2, 3, 5, 6)
             ),
-            (("$n_m = n_{cm} = 512$ and $c = 4$", "$n_m = n_{{cm}} = {n}$ and $c = {c}$"),),
+            (
+                (
+                    r"$n_\mathrm{fine} = n_\mathrm{coarse} = 512$ and $c = 4$",
+                    r"$n_\mathrm{{fine}} = n_\mathrm{{coarse}} = {n}$ and $c = {c}$",
+                ),
+            ),
             "span {span}, {keys} keys; equal work M = {keys}, equal span M = {span}",
         ),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -79,6 +80,25 @@ def rate_of(name: str) -> str:
     """The arm on whose pilots an arm's rate is chosen: the states kept are read alike."""
     kin = {"every": "xl", "random": "xl", "xl-all": "xl", "xl+": "xl", "none": "xl"}
     return (kin | {"mean+": "mean"}).get(name, name)
+
+
+def pilot_jobs(piloted: Callable, s) -> dict:
+    """Name of a part -> piloted(arm, rate, seed, s): rates on seeds that are not reported."""
+    return {
+        f"pilot {name}, lr {lr}, seed {seed}": (piloted, name, lr, seed, s)
+        for name in dict.fromkeys(rate_of(name) for name in s.arms)
+        for seed in s.pilot_seeds
+        for lr in s.lrs
+    }
+
+
+def best_rates(pilots: dict, s) -> dict:
+    """Arm -> the rate with the lowest mean loss over the end of the pilot trainings."""
+
+    def loss(name, lr):
+        return statistics.fmean(pilots[f"pilot {name}, lr {lr}, seed {x}"] for x in s.pilot_seeds)
+
+    return {name: min(s.lrs, key=lambda lr: loss(rate_of(name), lr)) for name in s.arms}
 
 
 # --- what is compared ---------------------------------------------------------------------------

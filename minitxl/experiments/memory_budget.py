@@ -46,6 +46,8 @@ from minitxl.experiments.memory_arms import (
     N_LAYER,
     NEAR,
     QUESTIONS,
+    best_rates,
+    pilot_jobs,
     rate_of,
 )
 from minitxl.experiments.parts import Parts
@@ -91,32 +93,13 @@ def run(
     """Choose a rate for each arm, train it with every budget and seed (a part each), compare."""
     s = settings or Settings()
     parts = parts or Parts(dataclasses.asdict(s))
-    pilots = parts.fill(pilot_jobs(s), progress)
+    pilots = parts.fill(pilot_jobs(piloted, s), progress)
     rates = best_rates(pilots, s)
     done = parts.fill(jobs(rates, s), progress)
     return report(s, parts, pilots, done)
 
 
 # --- the trainings ------------------------------------------------------------------------------
-
-
-def pilot_jobs(s: Settings) -> dict:
-    """Name of a part -> the call that computes it: rates on pilot seeds, with the widest head."""
-    return {
-        f"pilot {name}, lr {lr}, seed {seed}": (piloted, name, lr, seed, s)
-        for name in dict.fromkeys(rate_of(name) for name in s.arms)
-        for seed in s.pilot_seeds
-        for lr in s.lrs
-    }
-
-
-def best_rates(pilots: dict, s: Settings) -> dict:
-    """Arm -> the rate with the lowest mean loss over the end of the pilot trainings."""
-
-    def loss(name, lr):
-        return statistics.fmean(pilots[f"pilot {name}, lr {lr}, seed {x}"] for x in s.pilot_seeds)
-
-    return {name: min(s.lrs, key=lambda lr: loss(rate_of(name), lr)) for name in s.arms}
 
 
 def jobs(rates: dict, s: Settings) -> dict:

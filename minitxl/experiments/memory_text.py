@@ -3,9 +3,9 @@
 The character model of the context experiment (`context.py`) reads its text, in which the second
 letter of a name can only be known from the last mention, with the memories of `memory_arms.py`. All
 are trained as Transformer-XL is, segment by segment, the gradient stopped at the memory; so the
-arms that let it through are left out. Told are the bits of held-out text, and of its names' second
-letters alone, by the distance to the last mention; differences to XL are paired by seed, with
-Holm's correction.
+arms that let it through are left out. Rates are chosen on a pilot seed, as in memory-budget. Told
+are the bits of held-out text, and of its names' second letters alone, by the distance to the last
+mention; differences to XL are paired by seed, with Holm's correction.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from minitxl.data.stream import segments
 from minitxl.data.text import load_corpus
 from minitxl.experiments.codes import coded_text
 from minitxl.experiments.intervals import holm, p_value, spread
-from minitxl.experiments.memory_arms import ARMS
-from minitxl.experiments.parts import Parts, each_seed
+from minitxl.experiments.memory_arms import ARMS, best_rates, pilot_jobs
+from minitxl.experiments.parts import Parts
 from minitxl.experiments.small import fitted_as
 from minitxl.inference.plain import PlainReader
 from minitxl.inference.units import bits
@@ -36,7 +36,8 @@ class Settings:
     seeds: int = 5
     steps: int = 6000
     tokens_per_step: int = 512
-    lr: float = 2e-3
+    lrs: tuple = (2e-3, 4e-3, 8e-3)
+    pilot_seeds: tuple = (100,)
     warmup: int = 100
     n_layer: int = 2
     d_model: int = 64
@@ -57,13 +58,20 @@ class Settings:
 def run(
     settings: Settings | None = None, parts: Parts | None = None, progress: bool = False
 ) -> dict:
-    """Train and measure every arm with every seed; a part each."""
+    """Choose each arm's rate, then train and measure it with every seed; a part each."""
     s = settings or Settings()
     parts = parts or Parts(asdict(s))
-    done = parts.fill(each_seed(measured, s.arms, s), progress)
+    pilots = parts.fill(pilot_jobs(piloted, s), progress)
+    rates = best_rates(pilots, s)
+    jobs = {
+        f"{name}, seed {seed}": (measured, name, rates[name], seed, s)
+        for seed in range(s.seeds)
+        for name in s.arms
+    }
+    done = parts.fill(jobs, progress)
     runs = {name: [done[f"{name}, seed {seed}"] for seed in range(s.seeds)] for name in s.arms}
     arms = [
-        {"arm": name, "label": ARMS[name].label}
+        {"arm": name, "label": ARMS[name].label, "lr": rates[name]}
         | {key: [run[key] for run in runs[name]] for key in ("bpc", "names", "loss")}
         for name in s.arms
     ]
@@ -81,22 +89,34 @@ def run(
             "stretch i is edges[i] <= distance < edges[i + 1]",
             "minus_xl": "bits per character more than XL's: paired, 95 % interval, Holm's p",
             "loss": "nats per character in training, means of stretches of it, by seed",
+            "pilots": "the same at the end of the training, on seeds that are not reported",
         },
         "edges": list(EDGES),
+        "pilots": pilots,
         "arms": arms,
     }
 
 
-def measured(name: str, seed: int, s: Settings, device: str) -> dict:
-    """Train an arm, and read held-out text."""
+def trained(name: str, lr: float, seed: int, s: Settings, device: str):
+    """Return an arm's trained model, and its loss: means (nats) of stretches of the training."""
     corpus = load_corpus()
     n_char = s.steps * s.tokens_per_step + s.tokens_per_step // s.tgt_len
-    model, loss = fitted_as(
-        s, coded_text(corpus, "train", n_char, seed).ids, seed, device,
+    return fitted_as(
+        s, coded_text(corpus, "train", n_char, seed).ids, seed, device, lr=lr,
         n_token=corpus.vocab.n_token, tgt_len=s.tgt_len, init_std=s.init_std,
         **ARMS[name].sizes(s.d_model // s.n_head),
     )  # fmt: skip
-    text = coded_text(corpus, "test", s.n_char, 0)
+
+
+def piloted(name: str, lr: float, seed: int, s: Settings, device: str) -> float:
+    """Return the loss at the end of a training."""
+    return trained(name, lr, seed, s, device)[1][-1]
+
+
+def measured(name: str, lr: float, seed: int, s: Settings, device: str) -> dict:
+    """Train an arm, and read held-out text."""
+    model, loss = trained(name, lr, seed, s, device)
+    text = coded_text(load_corpus(), "test", s.n_char, 0)
     reader, parts = PlainReader(model, s.batch_size), []
     for x, y in segments(text.ids, batch_size=s.batch_size, tgt_len=s.tgt_len):
         parts.append(model.backend.to_numpy(reader.score(x, y)))

@@ -37,15 +37,19 @@ def fitted(
     return model, [round(float(x), 4) for x in means]
 
 
-def fitted_as(s, text, seed: int, device: str, **fields) -> tuple[TransformerXL, list[float]]:
+def fitted_as(
+    s, text, seed: int, device: str, lr: float | None = None, **fields
+) -> tuple[TransformerXL, list[float]]:
     """Return what `fitted` does, for the sizes and the training that settings `s` give.
 
-    s: n_layer, d_model, n_head, d_inner; steps, tokens_per_step, lr, warmup. fields: others of
-    `Config`. LayerNorm comes before the blocks, nothing is dropped: the text is read about once.
+    s: n_layer, d_model, n_head, d_inner; steps, tokens_per_step, warmup; lr, unless one is given.
+    fields: others of `Config`. LayerNorm comes before the blocks, nothing is dropped: the text is
+    read about once.
     """
     sizes = dict(n_layer=s.n_layer, d_model=s.d_model, n_head=s.n_head, d_inner=s.d_inner)
     sizes["d_head"] = s.d_model // s.n_head
     config = Config(**sizes, **fields, pre_lnorm=True, dropout=0.0)
     rows = s.tokens_per_step // config.tgt_len
-    how = TrainConfig(steps=s.steps, batch_size=rows, lr=s.lr, warmup=s.warmup, seed=seed)
+    lr = s.lr if lr is None else lr
+    how = TrainConfig(steps=s.steps, batch_size=rows, lr=lr, warmup=s.warmup, seed=seed)
     return fitted(config, how, text, device)

@@ -1,15 +1,9 @@
 # %% [markdown]
 # # 8 Beyond: what would make memory cheaper?
 #
-# **You will be able to** say what a long memory costs, in numbers kept and in work; what a
-# compressed memory, a matrix memory and memory tokens keep, and what they give up; which of them to
-# build, and for what.
-#
-# **You need** notebooks 4 and 5, and some linear algebra (rank, least squares). **Time:** 60
-# minutes. **Exercises:** 5.
-#
-# All memories of this notebook are members of the library's family, with backward passes written by
-# hand: `Config(memory=Memory(kind=...))`.
+# What a long memory costs; what a compressed memory, a matrix and memory tokens keep and give up;
+# and which of them to choose, for what. **You need** notebooks 4 and 5, and some linear algebra
+# (rank, least squares). **Time:** 60 minutes, and about 35 for the exercises.
 
 # %%
 import time
@@ -24,47 +18,45 @@ from minitxl.training.cost import forward_flops, memory_bytes
 
 pretrained = minitxl.load_pretrained("war-and-peace", device="cpu")
 model, text = pretrained.model, load_corpus("war-and-peace").test
-c = model.config
-D, DH = c.d_model, c.d_head
+shipped = model.config
+N, D, F = shipped.n_layer, shipped.d_model, shipped.d_inner
 
 # %% [markdown]
 # ## 8.1 What a long memory costs
 #
-# Reading $S$ new tokens with $K = M + S$ keys takes, for each token and layer, $6 K D$ FLOPs of
-# attention ($q k^\top$, $q r^\top$, $p v$) and a part that does not depend on $M$ if keys and
-# values are kept: $8 D^2$ for the projections, $4 D F$ for the feed-forward block, where $F$ is its
-# inner width (`d_inner`). Let the shipped
-# model read with memories of up to 4,096 characters, and take the time.
+# A layer of width $D$ reads a segment of $T$ tokens with $K = M + T$ keys: $6 K D$ FLOPs a token
+# for $q k^\top$, $q r^\top$ and $p v$. If keys and values are kept, the rest does not depend on
+# $M$: $8 D^2$ for projections, $4 D F$ for the feed-forward block of inner width $F$. Let the
+# shipped model read with memories of up to 4,096 characters, and take the time.
 
 # %%
-SEGMENT, LENGTHS = 16, (0, 256, 512, 1024, 2048, 4096)
-readers = [CachedReader(model, mem_len=m, tgt_len=SEGMENT) for m in LENGTHS]
+T, LENGTHS = 16, (0, 256, 512, 1024, 2048, 4096)
+readers = [CachedReader(model, mem_len=m, tgt_len=T) for m in LENGTHS]
 times = {m: [] for m in LENGTHS}
 for m, reader in zip(LENGTHS, readers, strict=True):
     for at in range(0, m, 256):  # fill the memory
         reader.read(text[at : at + 256][None, :], last=1)
-for turn in range(30):  # in turns: so that a busy moment of the machine strikes all alike
-    part = text[turn * SEGMENT : (turn + 1) * SEGMENT][None, :]
+for turn in range(30):  # in turns: a busy moment of the machine strikes all alike
+    part = text[turn * T : (turn + 1) * T][None, :]
     for m, reader in zip(LENGTHS, readers, strict=True):
         begin = time.perf_counter()
         reader.read(part, last=1)
-        times[m].append(1000 * (time.perf_counter() - begin) / SEGMENT)
+        times[m].append(1000 * (time.perf_counter() - begin) / T)
 ms = [min(t) for t in times.values()]
 
-attention = [c.n_layer * 6 * (m + SEGMENT) * D for m in LENGTHS]  # FLOPs of a token
-rest = c.n_layer * (8 * D**2 + 4 * D * c.d_inner)
-rest += 2 * D * c.n_token / SEGMENT  # the softmax, of the segment's last token only
+attention = [N * 6 * (m + T) * D for m in LENGTHS]  # FLOPs of a token
+rest = N * (8 * D**2 + 4 * D * F)
+rest += 2 * D * shipped.n_token / T  # the softmax, of the segment's last token only
 flops = {"attention": attention, "all else": [rest] * len(LENGTHS)}
-viz.draw_reading_cost(LENGTHS, ms, flops, segment_len=SEGMENT)
+viz.draw_reading_cost(LENGTHS, ms, flops, segment_len=T)
 
 # %% [markdown]
-# The cost of a token is linear in $M$. For a text of $n$ tokens that is $n M$, where attention over
-# the whole text would take $n^2 / 2$; but whoever wants $M$ to grow with the text is back at $n^2$.
-# This is the question that Transformer-XL leaves open: can what is far away cost less?
+# **A token's cost grows linearly with the memory.** A text of $n$ tokens takes $n M$, where
+# attention over all of it takes $n^2 / 2$; but whoever lets $M$ grow with the text is back at
+# $n^2$. Can what is far away cost less? Transformer-XL leaves that open.
 #
-# Turn the sum round: a token may cost so many FLOPs; how long can the memory be? Whoever wants to
-# make memory cheaper has to know this first. The count above is of one layer, and the segment's own
-# keys are among the $K$.
+# **Exercise.** Turn the sum round: a token may cost so many FLOPs in all layers together; how long
+# can the memory be?
 
 # %% exercise affordable-memory
 
@@ -73,53 +65,59 @@ viz.draw_reading_cost(LENGTHS, ms, flops, segment_len=SEGMENT)
 # %% [markdown]
 # ## 8.2 Three ways to keep less
 #
-# | memory | kept between segments | work for what is far | who teaches it to write? |
-# |---|---|---|---|
-# | Transformer-XL | $M$ states a layer | $\propto M$ | nobody: it stops |
-# | compressive | $n_m$ states, $n_{cm}$ rows of $c$ | $\propto n_m + n_{cm}$ | its own loss |
-# | matrix | $d_h \times d_h$ numbers a head | $\propto d_h$ | what its own segment reads |
-# | memory tokens | $m$ states in all | $\propto m$ | the gradient, through segments |
+# Ask two things of a memory: how much does a token read, and *what teaches it what to write?*
 #
-# With $d_h$ for the width of a head: one matrix a head is as large as $M = d_h$ states. The
-# memories of published models are many times larger:
-
-# %%
-print("                equal size at M   M at evaluation   memory of one row of text, MB")
-for name in ("enwik8-base", "enwik8-large", "wt103-base", "wt103-large"):
-    preset = minitxl.PRESETS[name]
-    p = preset.model
-    used = preset.evaluation.get("mem_len", p["mem_len"])
-    megabytes = 4e-6 * p["n_layer"] * used * p["d_model"]
-    print(f"{name:15} {p['d_head']:15} {used:17} {megabytes:20.1f}")
-
-# %% [markdown]
+# | memory | each token reads | writing is taught by |
+# |---|---|---|
+# | Transformer-XL | $M$ states a layer | nothing: the gradient stops (notebook 4) |
+# | compressive (8.3) | $n_\mathrm{fine}$ states, $n_\mathrm{coarse}$ rows a layer | its own loss |
+# | matrix (8.4) | $d_\mathrm{head} \times d_\mathrm{head}$ numbers a head | its own segment |
+# | memory tokens (8.5) | $m$ states in all | later segments |
+#
+# The matrices of a layer are as large as $M = d_\mathrm{head}$ states. **None of the three grows
+# with the text: so each has to lose something.**
+#
 # ## 8.3 Compress what falls out
 #
-# The **Compressive Transformer** (Rae et al., 2019) does not drop the oldest states: every $c$ of
-# them become one row of a second, coarse memory. A layer attends to both. With the work of
-# $n_m + n_{cm}$ keys it sees $n_m + c\,n_{cm}$ tokens, and $N$ layers together reach
-# $N (n_m + c\,n_{cm})$.
+# The **Compressive Transformer** (Rae et al., 2019) keeps the last $n_\mathrm{fine}$ states. Of
+# those that leave, every $c$ become one row of a second, coarse memory of $n_\mathrm{coarse}$ rows.
+# A layer attends to both: $n_\mathrm{fine} + n_\mathrm{coarse}$ keys span
+# $n_\mathrm{fine} + c\,n_\mathrm{coarse}$ tokens, and $N$ layers reach $N$ times as far.
 #
-# A mean has no parameters, so the shipped model can be read with such a memory as it is. Move the
-# rate; a box is what one key stands for. Compare what the mean keeps with what the last of every
-# $c$ states keeps, and with a random sample of the past.
+# Let a row be the mean of its $c$ states. That has no parameters, so the shipped model can read
+# with it as it is. A box is what one key stands for.
 
 # %%
 viz.compression_explorer(model, pretrained.vocab, text[3000:3352])
 
 # %% [markdown]
-# The span grows with the rate, and what is read from the coarse rows moves away from what would
-# have been read from the states. Is it a gain? Bits per character of the shipped model, with as
-# many slots each time:
+# > **Do this.** Move the rate $c$ from 1 to 8. How far do the 64 keys reach, and what becomes of
+# > the reading? (At 100% it is off by as much as there was to read.) Then keep *every c-th* state
+# > in place of the mean: which is nearer?
+# >
+# > <details><summary>Answer</summary>From 64 characters to 32 + 8 x 32 = 288, and the reading moves
+# > past 100%. The last of every $c$ states is nearer than their mean, here and in most
+# > layers.</details>
+#
+# **Exercise.** Write the step after each segment: which states leave, what becomes a row, what
+# waits as its group is not whole yet.
+
+# %% exercise compressive-update
+
+# %% check compressive-update
+
+# %% [markdown]
+# Is the longer span a gain? The shipped model's bits per character, by 32 states and 32 rows:
 
 # %%
-SLOTS, T, ROWS = 64, 32, 16
+T, N_FINE, N_COARSE, ROWS = 32, 32, 32, 16
 rows = text[: ROWS * 1025].reshape(ROWS, 1025)  # 16 passages, read side by side
 
 
-def bits(**memory):
-    """Bits per character with half the slots fine, half coarse."""
-    config = c.replace(tgt_len=T, mem_len=SLOTS // 2, memory=Memory(kind="compressive", **memory))
+def bits(rate, compress):
+    """Bits per character."""
+    memory = Memory(kind="compressive", n_coarse=N_COARSE, rate=rate, compress=compress)
+    config = shipped.replace(tgt_len=T, mem_len=N_FINE, memory=memory)
     reader, mems, losses = TransformerXL(config, "cpu", params=model.params), None, []
     for start in range(0, 1024, T):
         tokens, targets = rows[:, start : start + T], rows[:, start + 1 : start + T + 1]
@@ -130,65 +128,70 @@ def bits(**memory):
 
 print("rate c    span      mean   every c-th")
 for rate in (1, 2, 4, 8):
-    found = [bits(n_coarse=SLOTS // 2, rate=rate, compress=way) for way in ("mean", "every")]
-    print(f"{rate:4} {SLOTS // 2 * (1 + rate):9}  {found[0]:8.3f} {found[1]:11.3f}")
+    mean, every = bits(rate, "mean"), bits(rate, "every")
+    print(f"{rate:4} {N_FINE + rate * N_COARSE:9}  {mean:8.3f} {every:11.3f}")
 
 # %% [markdown]
-# Rate 1 is Transformer-XL with 64 states, and best: no longer span pays here, in a model that was
-# not trained for it, on a few passages. The mean costs less than every $c$-th, though what it reads
-# is farther off. Section 8.6 trains models with their memories, on another task.
+# Rate 1 is Transformer-XL with 64 states, and the best: the span does not pay, in a model that was
+# not trained for it (8.6 trains some). And the mean costs less than every $c$-th, though what is
+# read from it is farther off.
 #
-# A convolution in place of the mean has to learn. How, if the gradient stops at the memory? By a
-# loss of its own: what attention makes of the coarse rows should be what it made of the states,
+# A row can also be a *convolution* over its $c$ states. What teaches it, when later segments send
+# no gradient? A loss of its own: the new rows should give each query $q_t$ what the old states
+# gave,
 #
-# $$\lVert\, \mathrm{attn}(h, m_\mathrm{old}) - \mathrm{attn}(h, \mathrm{coarse})\, \rVert^2$$
+# $$\frac{1}{T} \sum_t \lVert\, \mathrm{attn}(q_t, \mathrm{new}) - \mathrm{attn}(q_t,
+# \mathrm{old})\, \rVert^2 .$$
 #
-# and its gradient goes into the compression alone.
-
-# %% exercise compressive-update
-
-# %% check compressive-update
+# Its gradient goes into the compression alone.
+#
+# **Exercise.** Take it as far as the new rows.
 
 # %% exercise compression-gradient
 
 # %% check compression-gradient
 
 # %% [markdown]
+# **Compression buys span with blur, and can be taught on the spot.**
+#
 # ## 8.4 One matrix for everything
 #
-# Take the softmax away: a memory that maps keys to values by one matrix $S$ has constant size, for
-# a text of any length. Two rules to write a pair $k_t, v_t$ with strength $\beta_t$:
+# Leave the softmax out of attention, and the order of its products can be changed:
+#
+# $$\sum_t (q^\top k_t)\, v_t = S^\top q \qquad\text{with}\qquad S = \sum_t k_t v_t^\top .$$
+#
+# All pairs are now in one matrix, and a token costs the same after a million tokens as after a
+# thousand. Two rules to write the next pair, with a strength $\beta_t$:
 #
 # $$\text{sum:}\quad S \leftarrow S + \beta_t\, k_t v_t^\top \qquad\qquad
 # \text{delta:}\quad S \leftarrow S + \beta_t\, k_t \big(v_t - S^\top k_t\big)^\top$$
 #
-# and $S^\top q$ is what a query reads. The sum is linear attention (Katharopoulos et al., 2020,
-# with
-# $\phi(x) = \mathrm{elu}(x) + 1$ for keys and queries and a divisor); the **delta rule** (Schlag et
-# al., 2021) first takes away what the matrix answers already. **Infini-attention** (Munkhdalai et
-# al., 2024) puts such a memory beside the attention within a segment, with a learned gate for each
-# head. A token costs the same after a million tokens as after a thousand.
+# The **sum** is linear attention (Katharopoulos et al., 2020, with a divisor, and
+# $\mathrm{elu}(x) + 1$ of keys and queries). The **delta rule** (Schlag et al., 2021) first asks
+# what $S$ answers to $k_t$, and writes the difference: a key that comes again replaces its value.
+# **Infini-attention** (Munkhdalai et al., 2024) puts such a matrix beside the attention within a
+# segment, with a learned gate for each head.
 #
-# What does it give up? Fill it with more pairs than its keys are wide.
+# What does it give up? Store $n$ pairs with keys of width $d$, and ask every key.
 
 # %%
 viz.overfull_explorer()
 
 # %% [markdown]
-# Up to $d$ independent keys there is a matrix that gives every value *exactly*; of $n > d$ random
-# pairs even the best leaves the share $1 - d/n$ of the values' variance as error. To *name* the
-# right one among the stored values less is enough: trained for that, a $32 \times 32$ matrix
-# answers 128 of 128 keys, far from exactly. So $d$ bounds what is kept exactly, not what can be
-# told apart. Rules that see one pair at a time do worse, as random keys overlap.
+# > **Do this.** Sum or delta rule, 24 pairs with keys of 16: which recalls more? And of 64 pairs,
+# > *which* does each still know, the first or the last? What would you want of a memory of text?
+# >
+# > <details><summary>Answer</summary>The sum recalls more, the first as well as the last; but all
+# > are blurred, and its error is larger. The delta rule gives the last pair exactly and disturbs
+# > those before it: it forgets from the oldest on, as a text's memory may well do.</details>
 #
-# > **Try this.** Sum or delta rule: which recalls more of an overfull matrix? *Which* pairs does
-# > the delta rule still know, the first or the last? What would you want of a memory of text?
+# **The width $d$ bounds what is kept exactly, not what can be told apart.** Up to $d$ independent
+# keys some matrix gives each its value (*least squares*). Of $n > d$ random pairs the best one
+# leaves the share $1 - d/n$ of the values' variance as error. To *name* the right value among the
+# stored ones less is enough: *trained* for that, a $32 \times 32$ matrix names 128 of 128.
 #
-# <details><summary>Think first, then open</summary>
-#
-# The sum treats all pairs alike and blurs all of them. The delta rule writes the last pair exactly
-# and disturbs those before it: it forgets from the oldest on, as a text's memory may well do.
-# </details>
+# **Exercise.** Take the gradient of the delta rule through a segment. Mind that $k_t$ asks *and*
+# writes.
 
 # %% exercise delta-backward
 
@@ -197,12 +200,13 @@ viz.overfull_explorer()
 # %% [markdown]
 # ## 8.5 Learning to write
 #
-# So far no *later segment* tells a state what to be remembered *for*: its gradient stops (notebook
-# 4; `dnew` above is for where it does not). The **Recurrent Memory Transformer** (Bulatov et al.,
-# 2022) takes the other way. A few memory tokens stand on both sides of the segment; the outputs of
-# the last ones are read in the next segment; and back-propagation goes *through* the segments. The
-# memory is small, and its writing is learned; the price is the full gradient, which here
-# `sequence_gradients( ..., through_memory=True)` takes, for every member of the family.
+# So far no *later* segment says what is worth remembering: its gradient stops (`dnew` above is for
+# where it does not). The **Recurrent Memory Transformer** (Bulatov et al., 2022) lets it through. A
+# few memory tokens stand on both sides of the segment; what comes out of the last ones is read in
+# the next segment. **Writing is then learned for those who read, at the price of the full
+# gradient** of notebook 4 (`sequence_gradients(..., through_memory=True)`, for every memory here).
+#
+# **Exercise.** Take the gradient through two segments.
 
 # %% exercise memory-tokens-gradient
 
@@ -211,41 +215,39 @@ viz.overfull_explorer()
 # %% [markdown]
 # ## 8.6 Which one, and when?
 #
-# The question that the paper leaves open, asked of one task: pairs of a key and a value are shown,
-# later a key is asked. The small model is always the same, its memory another one of as many
-# bytes; rates were chosen on other seeds, and what was expected was written down before
+# One task: pairs of a key and a value are shown, later a key is asked. The same small model has
+# each time another memory of as many bytes; what was expected was written down before
 # (`minitxl/experiments/memory_budget.py`).
+#
+# The three maps: rightwards, how far back the pair stands, in memories of $M = d_\mathrm{head} + 1$
+# states; upwards, how many pairs there are, in widths of a key. The letter is the memory that
+# answers best; of these only the matrix (D) has its gradient let through.
 
 # %%
 draw("memory_budget")
 
 # %% [markdown]
-# Rightwards: how far back the pair stands, in memories $M = d_h + 1$; upwards: how many pairs there
-# are, in widths of a key. Only the matrix (D) has its gradient let through.
-#
-# - **Up to $M$ back** nothing beats exact states: they answer however many pairs there are.
-# - **Beyond $M + T$** they answer nothing, and a matrix answers at any distance, if the pairs are
-#   few. Not the key's width decides here, as was predicted, but the number of pairs: narrower heads
-#   are more heads. A bound on *how far* becomes a bound on *how much*.
+# - **Up to $M$ back** nothing beats exact states, however many pairs there are.
+# - **Beyond $M + T$** they answer nothing, and the matrix answers at any distance, if the pairs are
+#   few: as many as a key is wide, was the prediction. But heads of 32 do as well as those of 64,
+#   for there are twice as many.
 # - **Compressed rows** reach further than the states that they replace, and lose what stands close
-#   together: the mean of four pairs names none of them. At equal bytes they led nowhere here.
-# - **The gradient through the memory** helps where something must be learned to be written: the sum
-#   most, the delta rule and the compressed rows too. Transformer-XL, which keeps states as they
-#   are, hardly gains by it.
+#   together: the mean of four pairs names none of them. They lead nowhere.
+# - **The gradient through the memory** (below, right) helps where writing has to be learned: the
+#   sum most, Transformer-XL, which keeps its states as they are, hardly.
+# - **Everything kept** (violet) answers all, for its price. Memory tokens are not shown: with as
+#   many updates they did not learn to carry a pair over a segment's end.
 #
 # The task is made for matrices: every key is new, its value is one symbol, and nothing has to be
-# worked out from what is far. Text asks other things, too. That XL with everything kept answers all
-# (violet) says what the others give away, and what it costs.
+# worked out from what is far. Text asks other things, too.
 #
-# Memory tokens are not in the picture: with as many updates they did not learn to carry a pair over
-# a segment's end (`figures/README.md`).
-
-# %% [markdown]
+# **A bound on *how far* becomes a bound on *how much*: choose by what will be asked.**
+#
 # ## 8.7 What would you build for a million tokens?
 #
-# The sizes of the largest WikiText-103 model, one row of text. Counted are the bytes of the states
-# that stay between segments (keys and values instead: twice as many), and the products of a token
-# with what it attends to.
+# The sizes are those of the largest WikiText-103 model, for one row of text: the bytes between
+# segments (of states; keys and values take twice as many), and a token's products with its memory
+# and segment.
 
 # %%
 preset = minitxl.PRESETS["wt103-large"]
@@ -255,8 +257,8 @@ half = dict(kind="compressive", n_coarse=800)
 plans = {
     "keep all": (dict(mem_len=MILLION), MILLION),
     "the last 1,600": (dict(mem_len=1600), 1600),
-    "800 fine, 800 coarse of 4": (dict(mem_len=800, memory=Memory(rate=4, **half)), 4000),
-    "800 fine, 800 coarse of 1,249": (dict(mem_len=800, memory=Memory(rate=1249, **half)), MILLION),
+    "800 states, 800 rows of 4": (dict(mem_len=800, memory=Memory(rate=4, **half)), 4000),
+    "800 states, 800 rows of 1,249": (dict(mem_len=800, memory=Memory(rate=1249, **half)), MILLION),
     "one matrix a head": (dict(mem_len=0, memory=Memory(kind="matrix")), MILLION),
 }
 print(f"{'':30}{'reaches, a layer':>17}{'GB kept':>10}{'MFLOPs a token':>17}")
@@ -267,42 +269,37 @@ for name, (options, span) in plans.items():
     print(f"{name:30}{span:17,}{memory_bytes(config) / 1e9:10.3f}{work:17,.0f}")
 
 # %% [markdown]
-# Keeping all is exact and dear. A rate that spans a million tokens in 800 rows makes one row of
-# more than a thousand states: nobody has shown that it says much. The matrix is the cheapest by
-# far, and must choose what to keep. So real systems *mix*:
+# Keeping all is exact and dear; what a row says of more than a thousand states, nobody has shown;
+# the matrix is the cheapest by far, and must choose what to keep. **So real systems mix:**
 #
-# - **Windows, and exact caches made small.** Mistral 7B (2023, arXiv:2310.06825) attends to the
-#   last 4,096 tokens in each layer and reaches further through its layers, as this course's model
-#   does; DeepSeek-V2 (2024, arXiv:2405.04434) caches a low-rank vector in place of keys and values.
-# - **Linear memories with a little attention.** Griffin (2024, arXiv:2402.19427) has two layers of
+# - **Windows, and small exact caches.** Mistral 7B (2023, arXiv:2310.06825) attends to the last
+#   4,096 tokens, and reaches further through its layers; DeepSeek-V2 (2024, arXiv:2405.04434)
+#   caches a low-rank vector in place of keys and values.
+# - **Linear memories with some attention.** Griffin (2024, arXiv:2402.19427) has two layers of
 #   linear recurrence to one of local attention; Gated DeltaNet (2024, arXiv:2412.06464) adds
-#   forgetting to the delta rule, and Qwen3-Next (2025) has three layers of it to one of full
-#   attention.
+#   forgetting to the delta rule, and Qwen3-Next (2025) has three layers of it to one of attention.
 # - **Everything kept, on much hardware.** Gemini 1.5 (2024, arXiv:2403.05530) reports more than 99%
-#   of single facts found again among 10 million tokens. How is not published.
-#
-# Transformer-XL's question, what to keep of what was computed, is theirs too. What has changed is
-# the answer to "is it trained to be kept?": in today's systems it is, within the long windows that
-# they are trained on.
-#
-# ## What you can now do
-#
-# Say what a memory of $M$ states costs; compress it, and train the compression; write and read a
-# matrix memory, and take its gradient by hand; choose between them by what will be asked.
-#
-# **One picture to remember:** the map of section 8.6.
+#   of single facts found again among 10 million tokens.
 #
 # ## Questions
 #
-# 1. Your model has $d_\mathrm{head} = 64$, and you can afford a memory of $M = 64$ states, or a
-#    matrix memory of the same size. Which keeps the last 64 tokens exactly? Which has something of
-#    the 1,000th token before? How would you decide?
-# 2. A Compressive Transformer has $n_m = n_{cm} = 512$ and $c = 4$. Give the span of a layer and
-#    the keys it attends to; then the memory length of a Transformer-XL of equal work, and of equal
-#    span.
+# 1. With $d_\mathrm{head} = 64$ you can afford $M = 64$ states, or a matrix memory. Which keeps
+#    the last 64 tokens exactly? Which has something of the 1,000th before? How would you decide?
+# 2. A Compressive Transformer has $n_\mathrm{fine} = n_\mathrm{coarse} = 512$ and $c = 4$. Give the
+#    span of a layer and the keys it attends to; then the memory length of a Transformer-XL of equal
+#    work, and of equal span.
 # 3. The gradient stops at the memory. Why can the compression be trained all the same, and why does
 #    its gradient not flow into the states that are compressed?
 #
-# **To go on:** a memory of your own is a project of this course: a template, the tests that it must
-# pass, and the experiment that ranks it. How RoPE and ALiBi run with recurrence stands in notebook
-# 3.
+# *Answers: `notebooks/README.md` in the repository, “Model answers”.*
+#
+# ## What you can do now
+#
+# - Say what a memory of $M$ states costs, and compress it.
+# - Write and read a matrix memory, and take its gradient.
+# - Choose between them by what will be asked.
+#
+# **The picture to remember** is the map of 8.6.
+#
+# **To go on:** a memory of your own is a project of this course, with a template, the tests that it
+# must pass, and the experiment that ranks it.

@@ -7,15 +7,21 @@ import numpy as np
 import pytest
 
 from minitxl.experiments import memory_budget as experiment
-from minitxl.experiments.memory_arms import ARMS, D_MODEL, N_LAYER, RATE
+from minitxl.experiments.memory_arms import (
+    ARMS,
+    D_MODEL,
+    N_LAYER,
+    RATE,
+    best_rates,
+    pilot_jobs,
+)
 from minitxl.experiments.memory_budget import (
     Settings,
-    best_rates,
     cell_of,
     config_of,
     difference,
     jobs,
-    pilot_jobs,
+    piloted,
     recall_of,
     report,
     run,
@@ -35,7 +41,7 @@ def pilots_of(s):
     """The middle rate is best for all but one arm."""
     return {
         name: abs(lr - s.lrs[1]) + (0 if arm != "sum" else 10 * (lr != s.lrs[0]))
-        for name, (_, arm, lr, _, _) in pilot_jobs(s).items()
+        for name, (_, arm, lr, _, _) in pilot_jobs(piloted, s).items()
     }
 
 
@@ -82,7 +88,7 @@ def test_arms_keep_as_many_bytes():
 def test_rates_are_those_of_the_pilots():
     rates = best_rates(pilots_of(S), S)
     assert rates.pop("sum") == S.lrs[0] and set(rates.values()) == {S.lrs[1]}
-    assert {arm for _, arm, *_ in pilot_jobs(S).values()} == {
+    assert {arm for _, arm, *_ in pilot_jobs(piloted, S).values()} == {
         "xl", "mean", "delta+", "delta", "sum+", "sum", "conv"
     }  # fmt: skip
     found = [call[1:3] for call in jobs(best_rates(pilots_of(S), S), S).values()]

@@ -43,6 +43,6 @@ def test_names_are_read_at_their_second_letter(monkeypatch):
             return price[places]
 
     monkeypatch.setattr(memory_text, "PlainReader", Priced)
-    found = measured("xl", 0, s, "cpu")
+    found = measured("xl", 2e-3, 0, s, "cpu")
     assert found["names"] == [1.0] + [2.0] * (len(EDGES) - 2)
     assert found["bpc"] == pytest.approx(price.sum() / np.log(2) / len(text.ids), rel=0.01)

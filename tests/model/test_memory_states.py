@@ -41,7 +41,7 @@ def states_after(model, tokens, lengths):
     (4, 3, 1, "mean"), (4, 3, 1, "max"), (4, 3, 1, "every"), (0, 5, 1, "mean"), (4, 0, 2, "mean"),
 ])  # fmt: skip
 def test_without_compression_it_is_the_papers_memory(n_fine, n_coarse, rate, compress):
-    """c = 1: a memory of n_f + n_cm states; n_cm = 0, in whole blocks: of n_f states."""
+    """c = 1: a memory of n_fine + n_coarse states; n_coarse = 0, in whole blocks: of n_fine."""
     options = compressive(compress, rate=rate, n_coarse=n_coarse, mem_len=n_fine)
     ours = make_model(CPU, **options)
     config = ours.config.replace(memory=Memory(), mem_len=n_fine + n_coarse)
@@ -127,9 +127,9 @@ def first_that_matters(model, tokens, lengths):
 @pytest.mark.parametrize("compress", ["mean", "conv"])
 @pytest.mark.parametrize("n_coarse", [1, 2, 4])
 def test_reach_of_the_compressive_memory(compress, n_coarse):
-    """n_f + c n_cm tokens a layer; below the top from the beginning of the segment that made them.
+    """n_fine + c n_coarse tokens a layer; below the top from the beginning of the segment that made them.
 
-    Where that is a whole number of segments, N (n_f + c n_cm): as sec. 3.2 with M in its place.
+    Where that is a whole number of segments, N (n_fine + c n_coarse): as sec. 3.2 with M in its place.
     """
     t, n_fine, c, n_layer = 4, 4, 2, 3
     model = make_model(
@@ -288,7 +288,7 @@ def test_states_that_do_not_fit(kind):
 
 
 def test_states_that_are_too_long():
-    """c - 1 states may wait for their block beside the n_f, and no more."""
+    """c - 1 states may wait for their block beside the n_fine, and no more."""
     model, (state, _) = full_states("mean")
     tokens, n_fine = make_tokens(B, T), model.config.mem_len
     model.predict(tokens, [state._replace(fine=np.zeros((B, n_fine + 1, D)))] * 2)

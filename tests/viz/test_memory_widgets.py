@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from helpers.models import LETTERS, Letters, V, make_model
-from minitxl import Inspection, MinitxlError, viz
+from minitxl import Inspection, MinitxlError, load_corpus, load_pretrained, viz
 from minitxl.backend import get_backend
 from minitxl.viz.widgets.compression import KEPT, CompressedText
 from minitxl.viz.widgets.overfull import answers, overfull_scene, random_pairs, written
+
+SIZES = dict(tgt_len=4, n_fine=4, n_coarse=4)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,7 @@ def tokens():
 @pytest.mark.parametrize("kept", KEPT)
 @pytest.mark.parametrize("rate", [1, 2, 4])
 def test_keys_stand_for_tokens(model, tokens, rate, kept):
-    read = CompressedText(model, tokens, tgt_len=4, slots=8).read(rate, KEPT[kept])
+    read = CompressedText(model, tokens, **SIZES).read(rate, KEPT[kept])
     firsts, stops = np.array(read.groups).T
     assert (firsts[1:] >= stops[:-1]).all() and stops[-1] == len(tokens)
     size = rate if KEPT[kept] in ("mean", "max") else 1
@@ -38,31 +40,29 @@ def test_rate_1_is_the_papers_memory(model, tokens):
     for start in range(0, 36, 4):
         _, mems = paper.predict(tokens[None, start : start + 4], mems)
     paper.predict(tokens[None, 36:], mems, inspect=seen)
-    read = CompressedText(model, tokens, tgt_len=4, slots=8).read(1, "mean")
+    read = CompressedText(model, tokens, **SIZES).read(1, "mean")
     expected = np.stack([p[0, :, -1].mean(axis=0) for p in seen.probs])
     np.testing.assert_allclose(read.probs, expected, atol=1e-12)
 
 
 def test_what_is_lost_grows_with_the_rate(model, tokens):
-    gaps = CompressedText(model, tokens, tgt_len=4, slots=8).gaps(1)
+    gaps = CompressedText(model, tokens, **SIZES).gaps(1)
     assert set(gaps) == {"mean", "maximum", "every c-th"}
     for values in gaps.values():
         assert values[0] == 0 and min(values[1:]) > 0.01
 
 
 def test_the_widget_of_a_text(model, tokens):
-    explorer = viz.compression_explorer(
-        model, Letters(), tokens, tgt_len=4, slots=8, rate=2, layer=2
-    )
-    assert "8 slots reach back 12 characters" in explorer.spoken.value
+    explorer = viz.compression_explorer(model, Letters(), tokens, **SIZES, rate=2, layer=2)
+    assert "4 states and 4 coarse rows reach back 12 characters" in explorer.spoken.value
     explorer.controls["kept"].value = "random"
-    assert "random sample" in explorer.spoken.value
+    assert "drawn at random" in explorer.spoken.value
     shown = {shape["words"] for shape in explorer.scene.shapes if shape["kind"] == "text"}
     assert {LETTERS[t].replace("\n", "↵") for t in tokens} <= shown
     with pytest.raises(MinitxlError, match="rate=3 must be one of"):
-        viz.compression_explorer(model, Letters(), tokens, tgt_len=4, slots=8, rate=3)
-    with pytest.raises(MinitxlError, match="too few for 80 slots"):
-        viz.compression_explorer(model, Letters(), tokens, tgt_len=4, slots=80)
+        viz.compression_explorer(model, Letters(), tokens, **SIZES, rate=3)
+    with pytest.raises(MinitxlError, match="too few for 40 states, 40 rows"):
+        viz.compression_explorer(model, Letters(), tokens, tgt_len=4, n_fine=40, n_coarse=40)
 
 
 def test_an_overfull_matrix():
@@ -85,3 +85,31 @@ def test_recall_is_counted():
     assert f"{right} of 24 recalled" in words
     dots = [len(shape["at"]) for shape in scene.shapes if shape["kind"] == "dots"]
     assert dots[:2] == [right, 24 - right]
+
+
+def test_what_notebook_8_answers_of_an_overfull_matrix():
+    """24 pairs, 16 wide: the sum recalls more, of old and new, with a larger error; 64: delta's."""
+
+    def recalled(n, rule):
+        near, error = answers(n, 16, rule)
+        right = near.argmax(axis=1) == np.arange(n)
+        return right[: n // 2].sum(), right[n // 2 :].sum(), error
+
+    (old, new, error), (*delta, less) = recalled(24, "sum"), recalled(24, "delta rule")
+    assert old > delta[0] and new > delta[1] and error > less
+    old, new, _ = recalled(64, "delta rule")
+    assert old == 0 and new > 10 and min(recalled(64, "sum")[:2]) > 5
+
+
+def test_what_notebook_8_answers_of_compression():
+    """By the shipped model and the passage shown there: every c-th state is nearer than a mean."""
+    shipped = load_pretrained("war-and-peace", device="cpu").model
+    passage = load_corpus("war-and-peace").test[3000:3352]
+    text = CompressedText(shipped, passage, tgt_len=32, n_fine=32, n_coarse=32)
+    nearer = []
+    for layer in range(shipped.config.n_layer):
+        gaps = text.gaps(layer)
+        mean, every = (np.array(gaps[name][1:]) for name in ("mean", "every c-th"))
+        assert mean[-1] > 1
+        nearer.append((every < mean).all())
+    assert nearer[2] and np.mean(nearer) > 0.5

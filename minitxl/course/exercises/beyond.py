@@ -7,26 +7,26 @@ from minitxl.training import cost
 
 
 def _affordable_cases(rng):
-    n, s, h, by = sizes(rng, 4, low=3)
+    n, t, h, by = sizes(rng, 4, low=3)
     d, f = 4 * h, 8 * h * by
 
     def budget(m, part):
         """FLOPs of a token with a memory of M, and a part of what one row more would take."""
-        return n * (8 * d * d + 4 * d * f + 6 * (m + s) * d) + int(part * 6 * n * d)
+        return n * (8 * d * d + 4 * d * f + 6 * (m + t) * d) + int(part * 6 * n * d)
 
-    few, many = (int(rng.integers(10, 100)) * (2 * s + 1) for _ in range(2))
+    few, many = (int(rng.integers(10, 100)) * (2 * t + 1) for _ in range(2))
     return [
-        Case((n, d, f, s, budget(few, 0.3)), f"N = {n}, D = {d}, F = {f}, S = {s}"),
-        Case((n, d, f, s, budget(1000 + many, 0.8)), "more FLOPs"),
-        Case((n, d, f, s, budget(many, 0)), "FLOPs that are used up", edge=True),
-        Case((n, d, f, s, budget(-1 - s, 0)), "FLOPs that are too few", edge=True),
+        Case((n, d, f, t, budget(few, 0.3)), f"N = {n}, D = {d}, F = {f}, T = {t}"),
+        Case((n, d, f, t, budget(1000 + many, 0.8)), "more FLOPs"),
+        Case((n, d, f, t, budget(many, 0)), "FLOPs that are used up", edge=True),
+        Case((n, d, f, t, budget(-1 - t, 0)), "FLOPs that are too few", edge=True),
     ]
 
 
-def _affordable(n, d, f, s, flops, *, projections=8, forward=4, reads=6, add=0, own=None, least=0):
+def _affordable(n, d, f, t, flops, *, projections=8, forward=4, reads=6, add=0, own=None, least=0):
     rest = projections * d * d + forward * d * f
     keys = (flops - n * rest) // (reads * n * d) + add
-    return max(least, keys - (s if own is None else own))
+    return max(least, keys - (t if own is None else own))
 
 
 AFFORDABLE = Exercise(
@@ -39,9 +39,9 @@ AFFORDABLE = Exercise(
 def affordable_memory(n_layer, d_model, d_inner, segment_len, flops):
     """Return the longest memory M with which a token costs at most `flops`; 0 if there is none.
 
-    N layers, H d_head = D, segments of S tokens. Keys and values of the M rows are kept from the
+    N layers, H d_head = D, segments of T tokens. Keys and values of the M rows are kept from the
     segments before. For each layer and token: four projections D -> D (q, k, v, output); scores
-    with all K = M + S keys, twice (contents, distances), and p v; feed-forward D -> F -> D. A
+    with all K = M + T keys, twice (contents, distances), and p v; feed-forward D -> F -> D. A
     product (n, k) (k, m) takes 2 n k m FLOPs; nothing else counts.
     """
 ''',
@@ -60,7 +60,7 @@ alone = Config(
     tgt_len=segment_len,
     mem_len=0,  # so that the new tokens alone are projected
 )
-parts = forward_flops(alone, rows=1)  # of a segment that reads itself: K = S
+parts = forward_flops(alone, rows=1)  # of a segment that reads itself: K = T
 left = segment_len * flops - parts["projections"] - parts["feed-forward"]
 n_key = left // (parts["attention"] // segment_len)
 return max(0, n_key - segment_len)
@@ -70,7 +70,7 @@ return max(0, n_key - segment_len)
     cases=_affordable_cases,
     mistakes=(
         Mistake(
-            "these are all the keys; S of them are the segment's own: M = K - S",
+            "these are all the keys; T of them are the segment's own: M = K - T",
             lambda *a: _affordable(*a, own=0),
         ),
         Mistake(
@@ -95,7 +95,7 @@ return max(0, n_key - segment_len)
         ),
         Mistake(
             "the price is that of one token, not of the segment",
-            lambda n, d, f, s, flops: _affordable(n, d, f, s, flops // s),
+            lambda n, d, f, t, flops: _affordable(n, d, f, t, flops // t),
         ),
         Mistake(
             "no memory is shorter than 0",

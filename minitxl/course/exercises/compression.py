@@ -16,8 +16,8 @@ from minitxl.model.family.memories import compressive, losses
 def _update_cases(rng):
     b, d, c, t, few = sizes(rng, 5, low=3, high=8)
 
-    def arrays(n_c, n_f, n_h, n_fine, n_coarse, rate=c):
-        rows = (rng.normal(size=(b, n, 2 * d)) for n in (n_c, n_f, n_h))
+    def arrays(coarse, fine, h, n_fine, n_coarse, rate=c):
+        rows = (rng.normal(size=(b, n, 2 * d)) for n in (coarse, fine, h))
         return *rows, n_fine, n_coarse, rate
 
     n_fine, n_coarse = few + c, few + 3
@@ -71,11 +71,11 @@ UPDATE = Exercise(
 def compressive_update(coarse, fine, h, n_fine, n_coarse, rate):
     """Return the next segment's coarse and fine memory of a layer, groups compressed by their mean.
 
-    coarse (B, n_c, D), n_c <= n_coarse; fine (B, n_f, D), n_f < n_fine + rate; h (B, T, D): the
-    layer's inputs for this segment; the oldest state comes first in each. Fine and h hold states
-    one by one. Those of them that are too many for n_fine leave, the oldest first, by `rate` at a
-    time, and only in whole groups: the others wait in fine, which is longer then. A group becomes
-    one row of coarse. Of coarse the newest rows are kept, n_coarse at most.
+    coarse (B, at most n_coarse, D); fine (B, at most n_fine + rate - 1, D); h (B, T, D): the
+    layer's inputs for this segment. The oldest comes first in each. Of the states in fine and h the
+    last n_fine stay, the others leave, but only in whole groups of `rate`, the oldest group first:
+    who is left over waits in fine. A group becomes one row, behind the rows of coarse, which then
+    keeps its newest n_coarse.
     """
 ''',
     imports="""

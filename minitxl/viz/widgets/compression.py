@@ -38,17 +38,21 @@ class Read(NamedTuple):
 
 
 class CompressedText:
-    """A text read with a fine and a coarse memory of equal size, by one model.
+    """A text read by one model: a fine memory of n_fine states, a coarse one of n_coarse rows.
 
-    tokens (n,): as many whole segments of tgt_len as there are; slots: of both memories together.
+    tokens (n,): as many whole segments of tgt_len as there are.
     """
 
-    def __init__(self, model: TransformerXL, tokens, *, tgt_len: int, slots: int) -> None:
-        self.model, self.tgt_len, self.slots = model, tgt_len, slots
+    def __init__(
+        self, model: TransformerXL, tokens, *, tgt_len: int, n_fine: int, n_coarse: int
+    ) -> None:
+        self.model, self.tgt_len = model, tgt_len
+        self.n_fine, self.n_coarse = n_fine, n_coarse
         n = len(tokens) // tgt_len * tgt_len
-        if n < tgt_len + slots:
+        if n < tgt_len + n_fine + n_coarse:
             raise MinitxlError(
-                f"{len(tokens)} tokens are too few for {slots} slots and a segment of {tgt_len}"
+                f"{len(tokens)} tokens are too few for {n_fine} states, {n_coarse} rows and a "
+                f"segment of {tgt_len}"
             )
         self.tokens = np.asarray(tokens[:n], dtype=np.int32)
         self.read = lru_cache(maxsize=None)(self._read)
@@ -61,9 +65,8 @@ class CompressedText:
 
     def _read(self, rate: int, compress: str) -> Read:
         """Read all segments; look at the last query."""
-        half = self.slots // 2
-        kept = Memory(kind="compressive", n_coarse=half, rate=rate, compress=compress)
-        config = self.model.config.replace(tgt_len=self.tgt_len, mem_len=half, memory=kept)
+        kept = Memory(kind="compressive", n_coarse=self.n_coarse, rate=rate, compress=compress)
+        config = self.model.config.replace(tgt_len=self.tgt_len, mem_len=self.n_fine, memory=kept)
         model = TransformerXL(config, device=self.model.backend, params=self.model.params)
         mems, seen = None, Inspection()
         *before, last = self._segments()
@@ -96,20 +99,20 @@ class CompressedText:
         """Way to compress -> for every rate how far the reading of the coarse rows is off.
 
         |attn(h, old) - attn(h, new)| / |attn(h, old)| by content, for the last segment's queries h
-        and the states of half the slots, times the rate, that stand before the fine memory.
+        and the n_coarse times rate states that stand before the fine memory.
         """
         c, xp = self.model.config, np
         states = self._states()[layer]
         w = layer_weights(self.model.params, layer)
-        half, now = self.slots // 2, states.shape[1] - self.tgt_len
+        now = states.shape[1] - self.tgt_len
         h, found = states[:, now:], {}
         for name, how in KEPT.items():
             if how == "random":
                 continue
             gaps = []
             for rate in RATES:
-                stop = now - half
-                old = states[:, max(0, stop - half * rate) : stop]
+                stop = now - self.n_fine
+                old = states[:, max(0, stop - self.n_coarse * rate) : stop]
                 old = old[:, old.shape[1] % rate :]
                 blocks = old.reshape(1, -1, rate, c.d_model)
                 new, _ = make_forward(blocks, None, how=how, xp=xp)
@@ -153,15 +156,13 @@ def compression_scene(
     top = TOP + n_line * LINE + 26
     _chart(scene, text.gaps(layer - 1), rate, kept, top)
     _shares(scene, read, weights, len(letters) - text.tgt_len, top)
-    n_fine, span = text.slots // 2, len(letters) - read.groups[0][0] - text.tgt_len
-    title = f"{text.slots} slots reach back {span} characters"
-    said = f"{read.n_coarse} coarse rows, {n_fine} fine ones"
+    span = len(letters) - read.groups[0][0] - text.tgt_len
+    title = f"{text.n_fine} states and {read.n_coarse} coarse rows reach back {span} characters"
     if kept == "random":
-        title = f"{text.slots} slots, half of them a random sample of all that was read"
+        title = f"{text.n_fine} states, and {read.n_coarse} of all before them, drawn at random"
     note = (
-        f"Colour: what the last character of the segment reads in layer {layer}, mean of the heads "
-        f"({said}).\nPale letters without a box are lost. The model was never trained for this "
-        "memory."
+        f"Colour: what the last character of the segment reads in layer {layer}, mean of the heads."
+        "\nPale letters without a box are lost. The model was never trained for this memory."
     )
     return scene.headed(title, note)
 
@@ -191,8 +192,10 @@ def _legend(scene: Scene, read: Read, rate: int, kept: str) -> None:
 
 def _chart(scene: Scene, gaps: dict, rate: int, kept: str, top: float) -> None:
     """Lines of the gap against the rate."""
-    left, right, bottom, height = LEFT + 62, 560, top + 186, 140
+    left, right, bottom, height = LEFT + 62, 560, top + 194, 140
     scene.text(LEFT, top + 8, "How far off is what is read from the coarse rows?", bold=True)
+    scene.text(LEFT, top + 30, "|from the rows - from the states| / |from the states|", size=12.5,
+               colour="muted")  # fmt: skip
     most = max(max(values) for values in gaps.values())
     scale = height / max(1.0, most)
     for y in (0.0, 0.5, 1.0):
@@ -240,17 +243,25 @@ def _shares(scene: Scene, read: Read, weights, now: int, top: float) -> None:
 
 
 def compression_explorer(
-    model, vocab, tokens, *, tgt_len: int = 32, slots: int = 64, rate: int = 4, layer: int = 3
+    model,
+    vocab,
+    tokens,
+    *,
+    tgt_len: int = 32,
+    n_fine: int = 32,
+    n_coarse: int = 32,
+    rate: int = 4,
+    layer: int = 3,
 ) -> Explorer:
     """Widget: a text in a fine and a coarse memory, and what the coarse rows still tell.
 
-    tokens (n,): read in segments of tgt_len, the last one is the present. slots: of both memories
-    together. rate 1, 2, 4 or 8 and layer 1 ... N: where the sliders begin. Raises `MinitxlError`
-    for other values, and for a model without relative encoding.
+    tokens (n,): read in segments of tgt_len, the last one is the present. n_fine: states kept
+    as they are, n_coarse: rows of states that left. rate 1, 2, 4 or 8 and layer 1 ... N: where the
+    sliders begin. Raises `MinitxlError` for others, and for a model without relative encoding.
     """
     if rate not in RATES:
         raise MinitxlError(f"rate={rate} must be one of {', '.join(map(str, RATES))}")
-    text = CompressedText(model, tokens, tgt_len=tgt_len, slots=slots)
+    text = CompressedText(model, tokens, tgt_len=tgt_len, n_fine=n_fine, n_coarse=n_coarse)
     letters = [vocab.decode([int(t)]).replace("\n", "↵") for t in text.tokens]
     controls = {
         "rate": slider("rate c", [(f"{c} to 1", c) for c in RATES], rate),

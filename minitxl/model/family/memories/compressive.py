@@ -2,16 +2,17 @@
 
     coarse  [ 0-3 | 4-7 | 8-11 ]   fine  [ 12 13 14 15 ]   segment  [ 16 17 ... ]
 
-The last n_f = mem_len states are kept as they are. Of those that leave, every c become one row of
-the coarse memory, which keeps n_cm of them: N (n_f + c n_cm) tokens can be reached with n_f + n_cm
-rows. As in the paper a coarse row is attended to like any other, and counts as one position.
+The last n_fine = mem_len states are kept as they are. Of those that leave, every c become one row
+of the coarse memory, which keeps n_coarse of them: N (n_fine + c n_coarse) tokens can be reached
+with n_fine + n_coarse rows. As in the paper a coarse row is attended to like any other, and counts
+as one position.
 
 What makes one row of c states:
   mean, max    over the c, for each number of the state
   conv         mean + sum_i h_i W_i: a convolution of width and stride c that begins as the mean
   every        the last of the c (a control: the rest is evicted)
   random       no row of c, but a random sample of all that ever left (a control): each state has a
-               random priority by its place, and the n_cm highest stay
+               random priority by its place, and the n_coarse highest stay
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ Array = Any
 class Compressed(NamedTuple):
     """A layer's state."""
 
-    coarse: Array  # (B, n_c, D)
-    fine: Array  # (B, n_f, D); up to c - 1 more, while they wait for the others of their block
-    born: Array  # (n_c + 1,) int: the first token that each coarse row stands for, then of `fine`
+    coarse: Array  # (B, up to n_coarse, D)
+    fine: Array  # (B, up to n_fine, D), and up to c - 1 that wait for the others of their block
+    born: Array  # (rows of coarse + 1,) int: the first token that each stands for, then of `fine`
 
 
 class UpdateCache(NamedTuple):
@@ -94,12 +95,12 @@ class Compressive(Memory):
 
     def update(self, state, h, w: LayerWeights, layer, params, n, *, xp):
         c, m = self.config, self.config.memory
-        both = xp.concat([state.fine, h], axis=1)  # (B, n_f + T, D)
+        both = xp.concat([state.fine, h], axis=1)  # (B, states of fine + T, D)
         n_block = max(0, both.shape[1] - c.mem_len) // self.rate
         n_left = n_block * self.rate
         left, fine = both[:, :n_left, :], both[:, n_left:, :]
         born = state.born[-1:] + self.rate * xp.arange(n_block + 1, dtype=xp.int32, device=h.device)
-        born = xp.concat([state.born[:-1], born])  # (n_c + n_block + 1,)
+        born = xp.concat([state.born[:-1], born])  # (rows of coarse + n_block + 1,)
         sizes = (state.coarse.shape[1], state.fine.shape[1], n_left)
 
         if m.compress == "random":
