@@ -31,6 +31,7 @@ DRAWN = (  # experiments that have a picture
     "longer_memory",
     "memory_budget",
     "memory_ladder",
+    "memory_text",
     "reach",
     "reading_cost",
     "recl",

@@ -26,6 +26,7 @@ from minitxl.inference.plain import PlainReader
 from minitxl.inference.units import bits
 
 EDGES = (2, 16, 32, 64, 128, 256, 512)  # characters to the last mention
+COPIES = 1.0  # bits of a second letter below which a model has learned to copy it; a guess: 4.7
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,11 @@ def measured(name: str, lr: float, seed: int, s: Settings, device: str) -> dict:
     ]
     bpc = bits(float(nll.mean()))
     return {"bpc": bpc, "names": names, "loss": loss, "device": model.backend.name}
+
+
+def learned(names: list) -> bool:
+    """Whether a run has learned to copy a name's second letter from a mention that is near."""
+    return names[0] < COPIES
 
 
 def summary(results: dict) -> str:

@@ -76,8 +76,9 @@ for name, memory in (("with memory", before), ("without memory", None)):
     print(f"{name:15} {np.exp(float(log_probs[0, at, mark])):5.1%}: the next character closes it")
 
 # %% [markdown]
-# The score of query $i$ on key $j$ asks what is there, and how far back it is. The row $R_{i-j}$ is
-# a fixed sinusoid of the distance; $u$ and $v$ are learned (section 3.3):
+# The score of query $i$ on key $j$ asks what is there, and how far back it is. $R_{i-j}$ is a fixed
+# sinusoid of the distance, of which $W_R$ makes a key; $u$ and $v$ are learned vectors, the same
+# for all queries (this $v$ is none of the values above; section 3.3):
 #
 # $$A_{ij} = \frac{(q_i + u)\cdot k_j \;+\; (q_i + v)\cdot (W_R R_{i-j})}{\sqrt{d_\mathrm{head}}}
 # \qquad p_i = \mathrm{softmax}_j\, A_{ij}$$
@@ -124,6 +125,10 @@ for name, through in (("stopped", False), ("full", True)):
     print(f"{name:8} {np.count_nonzero(earlier):8,} of {earlier.size:,} numbers are not zero")
 
 # %% [markdown]
+# Let through, the gradient loses a layer with each segment back: of the seven states of a
+# character, which are the inputs of six layers and the last output, it reaches six, then five, then
+# four.
+#
 # > **Common misconception: “no gradient, so the memory teaches nothing.”** The model learns to read
 # > its memory; it is not taught to write it. [Notebook 2](02_attention_by_hand.ipynb), section 2.4,
 # > has the numbers, [notebook 4](04_memory.ipynb) the pictures.

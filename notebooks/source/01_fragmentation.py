@@ -3,7 +3,7 @@
 #
 # What a prediction is made from when a text is cut, what that costs, and what each cure costs.
 # **You need** notebook 0, and logarithms: a character that was predicted with probability $p$ costs
-# $-\log_2 p$ bits. **Time:** 25 minutes.
+# $-\log_2 p$ bits. **Time:** 25 minutes, and about 5 for the exercises.
 
 # %%
 import numpy as np
@@ -140,16 +140,19 @@ rows = []
 for stride in (64, 32, 16, 8, 4, 2, 1):
     found = evaluate_sliding(model, text[: n_slide + 1], window=W, stride=stride, batch_size=32)
     rows.append((stride, W / stride, found.bpc))
-remembered = float(bits_of(text[: n_slide + 1], t=W, remember=True, mem_len=W).mean())
-viz.draw_sliding(rows, (1.0, remembered))
+remembered = bits_of(text[: n_slide + 1], t=W, remember=True, mem_len=W)
+error = remembered.std() / np.sqrt(n_slide)
+print(f"standard error of such a mean: {error:.2f} bits (less for differences: one text for all)")
+viz.draw_sliding(rows, (1.0, float(remembered.mean())))
 
 # %% [markdown]
 # The window buys back what the cut took, at the price of reading every character $W$ / stride
 # times. A memory gives $W + 1$ to $2W$ characters directly, more through layers, and reads each of
 # them once. Notebook 7 makes this the paper's comparison, at its attention lengths.
 #
-# > **Question 2.** A stride of 32 is the compromise that many evaluations choose. How many
-# > characters does a prediction have then, at least and at most? What share of the gain is won?
+# > **Question 2.** Many evaluations move the window by half its length. From how many characters is
+# > a prediction made then, at least and at most? Of what stride 1 gains over stride 64, how much is
+# > won?
 
 # %% [markdown]
 # ## 1.6 A memory is only as good as its stream
@@ -178,9 +181,8 @@ for name, bits in cost.items():
     print(f"{name:20} {np.mean(bits):.2f} bits per character")
 
 # %% [markdown]
-# > **Question 3.** A wrong memory is still English prose by the same author. Which of the numbers
-# > would you expect to change, and in which direction, if the rows came from books in different
-# > languages?
+# > **Question 3.** Here another row's past is prose by the same author. Were each row a book in
+# > another language, known to the model, which of the three numbers would change, and which way?
 
 # %% [markdown]
 # ## 1.7 The start of a stream

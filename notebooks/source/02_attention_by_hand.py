@@ -2,12 +2,14 @@
 # # 2 Attention by hand, forwards and backwards
 #
 # Softmax, LayerNorm and attention backwards, how to check that, and what the stop stops. **You
-# need** matrices, the chain rule, and notebook 0. **Time:** 40 minutes.
+# need** matrices, the chain rule, and notebook 0. **Time:** 40 minutes, and about 20 for the
+# exercises.
 #
 # Notation: `dx` is $\partial\,\mathrm{loss}/\partial x$, an array of the shape of $x$; `dy`, the
 # *upstream* gradient, is what a backward pass is given. In this library functions come in pairs,
 # `y, cache = x_forward(inputs, ..., xp=np)` and `dinputs = x_backward(dy, cache, xp=np)`, where
-# `xp` is the array library and the cache holds what the way back needs.
+# `xp` is the array library and the `cache` holds what the way back needs. (It has nothing to do
+# with the *memory* of earlier segments, whose states other texts call cached.)
 
 # %%
 import numpy as np
@@ -149,12 +151,12 @@ course.run_with("layer-norm-backward")
 # %% [markdown]
 # ## 2.4 Attention with a memory
 #
-# The smallest case that has everything: two cached states, a new one, one head of width 1. A hidden
-# state is (key, value, query), and each weight picks one of the three: $W_k$ the first, $W_v$ the
-# second, $W_q$ the third. (Section 3.2 of the paper; positions come in notebook 3.)
+# The smallest case that has everything: two states in memory, a new one, one head of width 1. A
+# hidden state is (key, value, query), and each weight picks one of the three: $W_k$ the first,
+# $W_v$ the second, $W_q$ the third. (Section 3.2 of the paper; positions come in notebook 3.)
 #
 # $$\tilde h = [\mathrm{SG}(m); h] = \begin{pmatrix} \ln 1 & 8 & 0 \\ \ln 2 & 0 & 0 \\
-# \ln 5 & 0 & 1 \end{pmatrix} \begin{matrix} \text{cached} \\ \text{cached} \\ \text{segment}
+# \ln 5 & 0 & 1 \end{pmatrix} \begin{matrix} \text{memory} \\ \text{memory} \\ \text{segment}
 # \end{matrix} \qquad q = h\,W_q = 1$$
 #
 # The query is 1, so the scores are the keys and $p = (1, 2, 5)/8$ as above; the values are $(8, 0,
@@ -167,20 +169,20 @@ viz.play_attention(keys=np.log([1, 2, 5]), values=(8, 0, 0), query=1, n_mem=2)
 # %% [markdown]
 # > **Do this.** Raise the first value: which rows answer, and why not $p$? Give all three keys the
 # > same value, say 4: why is $ds$ now 0, whatever the keys? Set the query to 0: who still gets a
-# > gradient? Then *let through*: what does the stop keep from the cached states, and what not from
-# > $W_k$?
+# > gradient? Then *let through*: what does the stop keep from the memory's states, and what not
+# > from $W_k$?
 # >
 # > <details><summary>Answers</summary>Values do not ask: $p$ depends on query and keys alone. Equal
 # > values make the output the same for any weights. With $q = 0$ the keys get nothing, the values
-# > and the query do. Only the last row changes: the weights get their share of the cached rows in
-# > any case.</details>
+# > and the query do. Only the last row changes: the weights get their share of the memory's
+# > rows in any case.</details>
 #
-# The first cached row holds the value that matters, and the loss, which rises with $o$, asks for
+# The memory's first row holds the value that matters, and the loss, which rises with $o$, asks for
 # less weight on it; its share is all that the second entry of $dW_k$ has, $8 \cdot \tfrac78 = 7$.
-# **It comes from a cached row.**
+# **It comes from the memory.**
 #
 # > **Common misconception: “the memory is a constant, so it has no part in the gradients.”** The
-# > memory gets no gradient: the cached rows of $d\tilde h$ are cut off. But $dk$ and $dv$ exist for
+# > memory gets no gradient: its rows of $d\tilde h$ are cut off. But $dk$ and $dv$ exist for
 # > all $K$ rows, and the weights' gradients sum over all of them: they learn *how to read* the
 # > memory. (That is why states are cached, and keys are made anew by the present $W_k$.) Keep only
 # > the segment's rows, and your model still trains; nothing but a gradient check tells what is
@@ -217,8 +219,9 @@ course.run_with("attention-backward")
 # Once your answers are right, the library's own are shown here:
 
 # %%
-for exercise in ("softmax-backward", "attention-forward", "attention-backward"):
-    course.reveal(exercise)
+for name in ("softmax", "layer-norm", "attention"):
+    course.reveal(f"{name}-backward")
+course.reveal("attention-forward")
 
 # %% [markdown]
 # ## 2.5 The whole block, checked
@@ -263,8 +266,8 @@ for name in inputs:
 #
 # - Run softmax, LayerNorm and attention backwards, by hand and in code.
 # - Check any backward pass by two runs of the forward pass; never by an upstream of ones alone.
-# - Say what the stop stops: keys and values of cached rows have gradients, these go into $W_k$ and
-#   $W_v$, and end before the cached states.
+# - Say what the stop stops: keys and values of the memory's rows have gradients, these go into
+#   $W_k$ and $W_v$, and end before its states.
 #
 # **The picture to remember:**
 

@@ -34,6 +34,17 @@ def test_minutes_are_those_of_the_lecturers_guide():
     assert re.findall(r"^\| <img .*\| (\d+) \|$", README, re.MULTILINE) == want
 
 
+def test_minutes_are_those_that_the_notebooks_say():
+    """And for the exercises one and a half a point, to the nearest five."""
+    guide = (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \d \| \[[^|]*\|[^|]*\| (\d+) \| \d+ \| (\d+) \|$", guide, re.MULTILINE)
+    for (minutes, points), path in zip(rows, NOTEBOOKS, strict=True):
+        solving = int(1.5 * int(points) / 5 + 0.5) * 5
+        more = f", and about {solving} for the exercises" if solving else " in all"
+        text = " ".join((ROOT / "notebooks/source" / f"{path.stem}.py").read_text("utf-8").split())
+        assert f"{minutes} minutes{more}" in text.replace(" # ", " "), path.name
+
+
 @pytest.mark.parametrize("number", range(len(NOTEBOOKS)))
 def test_the_picture_is_that_of_the_notebook(number):
     """Not by its bytes: measured times differ from build to build, and so do image libraries."""

@@ -129,7 +129,10 @@ def _norm_wrong(change):
         mean_of = np.sum if change == "sums" else np.mean
         if change not in ("constants", "mean"):
             dx -= mean_of(g, axis=axis, keepdims=True)
-        if change not in ("constants", "variance"):
+        if change == "projection":
+            squares = (x_hat * x_hat).sum(axis=axis, keepdims=True)
+            dx -= x_hat * (g * x_hat).sum(axis=axis, keepdims=True) / squares
+        elif change not in ("constants", "variance"):
             dx -= x_hat * mean_of(g * x_hat, axis=axis, keepdims=True)
         if change != "rstd":
             dx = dx * rstd
@@ -187,6 +190,10 @@ return ops.layer_norm_backward(dy, cache, xp=np)
         Mistake(
             "it lacks - x^ mean(g x^), by which x moves the variance",
             _norm_wrong("variance"),
+        ),
+        Mistake(
+            "the part along x^ is divided by sum(x^ x^), must be by D: eps makes them differ",
+            _norm_wrong("projection"),
         ),
         Mistake("gamma is missing: g = dy gamma", _norm_wrong("gamma")),
         Mistake("sums over D were taken for the means", _norm_wrong("sums")),
