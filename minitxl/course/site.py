@@ -202,7 +202,10 @@ def _without_formulas(markdown: str, drawn: list[str]) -> str:
 
 
 def _with_formulas(page: str, drawn: list[str]) -> str:
-    return re.sub(r"FORMULA(\d+)X", lambda match: drawn[int(match[1])], page)
+    """Put the drawn formulas back; in an attribute, as a heading's anchor is, their words stay."""
+    parts = re.split(r"(<[^>]*>)", page)  # every other part is a tag
+    parts[::2] = (re.sub(r"FORMULA(\d+)X", lambda m: drawn[int(m[1])], p) for p in parts[::2])
+    return "".join(parts)
 
 
 def formula(tex: str, display: bool = False) -> str:

@@ -65,7 +65,7 @@ for key, name in names.items():
 
 # %% [markdown]
 # Transformer-XL alone gains. Naive positions ruin the memory. Shaw's are relative, yet gain no more
-# from it than sound absolute ones: distances make a memory readable, but do not make it pay.
+# from it than sound absolute ones: distances make a memory readable; that it pays does not follow.
 #
 # > **Question 1.** In these models the memory is one segment long and read with the same length as
 # > in training: absolute positions meet the same pairs again and again. Why is that kind to them,
@@ -127,8 +127,8 @@ viz.live(model, vocab, passage, read=3 * T + 10, layer=5, head=5)
 # %% [markdown]
 # ### What does the model need them for?
 #
-# Take terms out and read on. (The “Shaw” of section 3.1 has all four, as in the released code; in
-# its own paper it has a and b.)
+# Take terms out and read on: the panel below, right. (The “Shaw” of section 3.1 has all four, as in
+# the released code; in its own paper a and b.)
 
 # %%
 draw("attention_spans")
@@ -243,7 +243,7 @@ print("backward is the transpose:", np.array_equal(back, S.T))
 # ### Exercise: the adjoint of rel-shift
 #
 # Put every gradient back where its number came from. In a model the corner's gradients are 0; the
-# check has other numbers there, and they too go back to where theirs came from: the next row.
+# check has others there. Move them back too: to the next row, or nowhere from a padded 0.
 
 # %% exercise rel-shift-backward
 

@@ -66,6 +66,8 @@ for n, memory in enumerate(mems):
 # > is $h_n$; its memory is $h_{n-1}$, the output of the layer *below*. So each segment back is one
 # > layer down, and $h_N$ is never kept.
 #
+# **Keep:** each layer remembers its inputs, the last `mem_len` of them.
+#
 # **Exercise.** Write this update for one layer. Think of `mem_len` $< T$, and of no memory at all.
 
 # %% exercise memory-update
@@ -163,6 +165,8 @@ viz.draw_masks(masks, n_mem=6)
 # The limit is `mem_len`, the length that the memory *may* have, and the segment's own tokens count:
 # with an empty memory the first query sees itself.
 #
+# **Keep:** the oldest key stands still, or moves with the query: `same_length`.
+#
 # **Exercise.** Write the mask, with and without the limit.
 
 # %% exercise same-length-mask
@@ -202,8 +206,8 @@ for step in range(1, STEPS + 1):
 viz.draw_stale_states(LOOK, differences, costs)
 
 # %% [markdown]
-# The memory is one update old, or as many as it holds segments; the deeper the layer, as a rule,
-# the more its inputs have moved. At evaluation the weights stand still, and it is exact.
+# The deeper the layer, as a rule, the more its inputs have moved. At evaluation the weights stand
+# still, and the memory is exact.
 #
 # **Keep:** the older weights' states differ, and cost little.
 #

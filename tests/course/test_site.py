@@ -86,6 +86,13 @@ def test_what_a_page_shows(folder):
     assert "<details><summary>more</summary>" in page and "<strong>bold</strong>" in page
 
 
+def test_a_formula_in_a_heading_leaves_its_anchor_whole():
+    """It was drawn inside of `id`, whose rest then stood in the heading."""
+    page = site.html_of("## Of $u$ and `v`")
+    assert re.findall(r"<h2 id=\"([^\"<>]+)\">", page) and page.count("<math") == 1
+    assert re.sub(r"<[^>]*>", "", re.sub(r"<math.*?</math>", "u", page)).startswith("Of u and v")
+
+
 def test_nothing_is_fetched(folder):
     for page in written(folder).values():
         assert "<script" not in page and "@import" not in page and "url(" not in page
