@@ -135,11 +135,13 @@ def _words(results: dict, groups: dict) -> tuple[str, str]:
     rates = {way: f"{group['lr']:g}" for way, group in groups.items()}
     note = (
         f"{s['n_layer']} layers, T = M = {s['tgt_len']}, one question in each sequence and no "
-        f"other loss; {s['seeds']} seeds. Learned: the loss is within {NEAR} of its floor. Rates, "
-        f"chosen on {len(s['pilot_seeds'])} other seeds:\nstopped {rates['stopped']}, through the "
-        f"memory {rates['full']}. Not learned in {s['steps']} updates: {n} stopped "
-        f"[{low:.0%}, {high:.0%}] and {m} through the memory; bands: 95 % intervals by Wilson.\n"
-        "Below: one stopped model after training: the gradient it learned with, and what the stop "
-        "cut off. Hatched: exactly 0."
+        f"other loss; {s['seeds']} seeds. Hop: one layer's read from the memory, {s['tgt_len']} "
+        f"tokens back. Floor: the\nlowest loss with so many hops, the marker seen up to "
+        f"{s['tgt_len']} tokens back for each, beyond it a guess. Learned: within {NEAR} of the "
+        f"last floor. Rates, chosen\non {len(s['pilot_seeds'])} other seeds: stopped "
+        f"{rates['stopped']}, through the memory {rates['full']}. Not learned in {s['steps']} "
+        f"updates: {n} stopped [{low:.0%}, {high:.0%}] and {m} through the memory; bands: 95 %\n"
+        "intervals by Wilson. Below: one stopped model after training: the gradient it learned "
+        "with, and what the stop cut off. Hatched: exactly 0."
     )
     return title, note

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 3 Relative positions: four terms and a shift
 #
-# Why absolute positions and a memory do not go together; a score's four terms, and what each can
-# express; all of them from $K$ projections and a shift, forwards and backwards. **You need**
-# notebook 2 (queries, keys, the mask). **Time:** 40 minutes.
+# Why absolute positions and a memory do not go together; a score's four terms; all of them from $K$
+# projections and a shift, forwards and backwards. **You need** notebook 2 (queries, keys, the
+# mask). **Time:** 40 minutes, and about 25 for the exercises.
 
 # %%
 import numpy as np
@@ -20,11 +20,9 @@ text = load_corpus("war-and-peace").test
 # %% [markdown]
 # ## 3.1 Absolute positions collide
 #
-# Without positions attention is blind to order: a key's score depends on its content alone. The
-# first Transformers add a vector $U_p$ for the place $p = 0 \ldots T-1$ in the segment to every
-# embedding. Now cache the states of one segment and read them from the next. Both have counted from
-# 0: place $j$ of the memory's segment and place $j$ of this one carry the same $U_j$ (paper,
-# section 3.3).
+# Without positions attention is blind to order. The first Transformers add a vector $U_p$ for the
+# place $p = 0 \ldots T-1$ in the segment to every embedding. Now cache one segment's states and
+# read them from the next: place $j$ of either carries the same $U_j$ (paper, section 3.3).
 
 # %%
 T, D = 4, 8
@@ -42,15 +40,12 @@ print("scores of keys alike, cached ", scores[:T])
 print("             of this segment ", scores[T:])
 
 # %% [markdown]
-# > **Common misconception: “add the memory, keep the positions.”** Yesterday's place 2 and today's
-# > place 2 look alike: the model cannot know which of two equal characters came last. Counting on
-# > over memory and segment mends the first layer only: above it, the cached states were *computed*
-# > under other numbers than they are read with.
+# > **Common misconception: “then count on over memory and segment.”** That mends the first layer
+# > only: above it, cached states were *computed* under other numbers than they are read with.
 #
-# What does this cost? The small models of notebook 1 have absolute positions with a memory twice:
-# naive, as above, and as sound as can be (`minitxl/model/family/absolute.py`: counted over memory
-# and segment, added to nothing that is cached). The models without memory are read by a window that
-# moves on by half its length, so that no character is predicted from next to nothing.
+# What does this cost? Absolute positions twice: naive, as above, and as sound as can be
+# (`minitxl/model/family/absolute.py`: counted over memory and segment, added to nothing that is
+# cached). Models without memory are read by a window that moves on by half its length.
 
 # %%
 ablation = stored("ablation")
@@ -69,9 +64,14 @@ for key, name in names.items():
     print(f"{name:27} {alone.mean():9.3f} {own.mean():8.3f} {saved.mean():8.3f}   {saved.round(3)}")
 
 # %% [markdown]
+# Transformer-XL alone gains. Naive positions ruin the memory. Shaw's are relative, yet gain no more
+# from it than sound absolute ones: distances make a memory readable, but do not make it pay.
+#
 # > **Question 1.** In these models the memory is one segment long and read with the same length as
-# > in training, so that absolute positions meet the same pairs again and again. Why is that kind to
-# > them, and what would a longer memory at evaluation do?
+# > in training: absolute positions meet the same pairs again and again. Why is that kind to them,
+# > and what would a longer memory at evaluation do?
+#
+# **Keep:** a place must mean the same from wherever it is read; a distance does.
 
 # %% [markdown]
 # ## 3.2 From absolute to relative: four terms
@@ -83,34 +83,31 @@ for key, name in names.items():
 # + \underbrace{x_i W_q W_k^\top U_j^\top}_{b} + \underbrace{U_i W_q W_k^\top x_j^\top}_{c}
 # + \underbrace{U_i W_q W_k^\top U_j^\top}_{d}$$
 #
-# Three changes. The key's $U_j$ becomes $R_{i-j}$, a sinusoid of the *distance*. The query's own
-# place, $U_i W_q$, should not matter any more: it becomes a learned vector, $u$ in term c and $v$
-# in term d, the same for every query. And positions get a key matrix $W_R$ of their own:
+# Three changes. The key's $U_j$ becomes $R_{i-j}$, a sinusoid of the *distance*. The query's place,
+# $U_i W_q$, becomes a learned vector, the same for every query: $u$ in c, $v$ in d. And positions
+# get a key matrix $W_R$ of their own:
 #
 # $$A^\mathrm{rel}_{ij} = \underbrace{q_i \cdot k_j}_{a} + \underbrace{q_i \cdot r_{i-j}}_{b}
 # + \underbrace{u \cdot k_j}_{c} + \underbrace{v \cdot r_{i-j}}_{d}, \qquad r_p = R_p\, W_R$$
 #
 # all divided by $\sqrt{d_\mathrm{head}}$. In code `ac` $= (q + u)\,k^\top$ and `bd` is the shifted
-# $(q + v)\,r^\top$: two products in place of four.
+# $(q + v)\,r^\top$.
 #
 # ### Exercise: sinusoids of distances
 #
-# First $R$: its rows lie as the keys do, oldest first: the farthest distance comes first, 0 last.
+# The rows of $R$ lie as the keys do, oldest first: the farthest distance first, 0 last.
 
 # %% exercise relative-positions
 
 # %% check relative-positions
 
-# %% [markdown]
-# Let the trained model read, and write, with your $R$:
-
 # %%
 course.run_with("relative-positions")
 
 # %% [markdown]
-# Now the trained model, at the exclamation mark that you know from notebook 0. Beside the
-# *strongest keys* stand their four terms. **Switch terms off** (*terms of the score*), and see
-# where the head looks then, and what the model expects.
+# Now the exclamation mark of notebook 0. Beside the *strongest keys* stand their four terms.
+# **Switch terms off** (*terms of the score*): where does the head look then, and what does the
+# model expect?
 
 # %%
 T = 64
@@ -130,9 +127,8 @@ viz.live(model, vocab, passage, read=3 * T + 10, layer=5, head=5)
 # %% [markdown]
 # ### What does the model need them for?
 #
-# Take terms out of the trained model and read on. That tells how much *this* model leans on a term;
-# one trained without it would find other ways. (Shaw's encoding, in its own paper, has a and b.
-# With c and d, as in the released code, it is `attn_type=1` here, and the “Shaw” of section 3.1.)
+# Take terms out and read on. (The “Shaw” of section 3.1 has all four, as in the released code; in
+# its own paper it has a and b.)
 
 # %%
 draw("attention_spans")
@@ -140,44 +136,48 @@ draw("attention_spans")
 # %% [markdown]
 # > **Question 2.** Which single term may be left out at the least cost, and why is it the one that
 # > a could most easily take over? Why is "content only" so bad, worse than any single loss?
+#
+# **Keep:** a and b depend on the query, c and d do not; a and c on the key's content, b and d on
+# its distance.
 
 # %% [markdown]
 # ## 3.3 The shift
 #
-# There are $T K$ pairs, but only $K$ distances: to project $R$ for every pair costs $T$ times as
-# much as for every distance. The paper's appendix B does the latter, and then moves the numbers.
+# There are $T K$ pairs, but only $K$ distances: $R$ is projected once for each distance, and then
+# the numbers are moved (appendix B).
 #
 # `(q + v) r^T` has a column for each *distance*, $K-1 \ldots 0$. The score of query $i$ on key $j$
-# stands in column $j + T-1-i$ (all counted from 0): row $i$ must move left by $T-1-i$. Instead of
-# moving rows one by one, pad a column of zeros and cut the same line of numbers differently. Step
-# through it; the second direction is the backward pass.
+# stands in column $j + T-1-i$ (all counted from 0): row $i$ must move left by $T-1-i$. Pad a column
+# of zeros and cut the same line of numbers differently. Step through it; the second direction is
+# the backward pass.
 
 # %%
 viz.rel_shift_explorer(tgt_len=3, mem_len=3)
 
 # %% [markdown]
-# The library pads behind the rows and gets the same, in three lines (`course.reveal("rel-shift")`).
-#
 # ### Exercise: rel-shift, by hand
-#
-# Write it the paper's way: pad on the left, view, drop a row, view.
 
 # %% exercise rel-shift
 
 # %% check rel-shift
 
-# %% [markdown]
-# > **Try this.** Give the model `rel_shift=lambda x: x`, which shifts nothing. What is left of its
-# > English, and what not?
-
 # %%
 course.run_with("rel-shift")
 
 # %% [markdown]
+# > **Try this.** Run the model with a shift that shifts nothing:
+# > `course.run_with(rel_shift=lambda x: x)`. What is left of its English?
+# >
+# > <details><summary>What to see</summary>It reads at more than three times the bits, yet still
+# > writes words: the next character comes from the segment's last row, which moves by $T-1-i =
+# > 0$. All rows before it are wrong, and with them the states that it reads.</details>
+#
+# **Keep:** $K$ projections and a shift give all $T K$ position scores.
+#
 # ## 3.4 What is left in the corner
 #
 # Key $j > i + M$ lies in query $i$'s future; there is no distance for it. Shift an array in which
-# each number says which query it belongs to (queries and keys are counted from 0):
+# each number says which query it belongs to:
 
 # %%
 T, M = 4, 3
@@ -193,19 +193,22 @@ print("in brackets: the corner, hidden by the mask")
 
 # %% [markdown]
 # > **Common misconception: “the corner is zeros.”** Every row but the last has one 0; the rest are
-# > scores of the *next* query, made from the next character. And zeros would not help: a score of 0
-# > still has weight, and a and c see the next character. Only the mask hides it.
+# > scores of the *next* query. And zeros would not help: a score of 0 still has weight, and a and c
+# > see what comes.
 #
-# In the first layer of the trained model, replace one character of the segment at a time: which
-# outputs change?
+# Replace one character of the segment at a time in the first layer: which outputs change? The mask
+# hides just the corner; without it two things leak, rel-shift's garbage (middle), and the later
+# keys and values themselves (right).
 
 # %%
 viz.draw_leak(model, passage[:48])
 
 # %% [markdown]
+# **Keep:** only the mask makes the shift right.
+#
 # ### Exercise: the four terms
 #
-# Put together what you have: a and c from keys, b and d from distances, shifted.
+# Put together what you have.
 
 # %% exercise four-terms
 
@@ -217,8 +220,7 @@ course.run_with("four-terms")
 # %% [markdown]
 # ## 3.5 The adjoint
 #
-# The shift only moves numbers: it is a linear map, a matrix $S$ of zeros and ones. The backward
-# pass of a linear map is its transpose:
+# The shift is a linear map, a matrix $S$ of zeros and ones. Its backward pass is the transpose:
 #
 # $$\langle S x,\, y\rangle = \langle x,\, S^\top y\rangle \qquad \text{for all } x, y$$
 #
@@ -235,21 +237,13 @@ for forward_row, backward_row in zip(S, back, strict=True):
 print("backward is the transpose:", np.array_equal(back, S.T))
 
 # %% [markdown]
-# Row 2 of $S$ (of 0 ... 5) is empty: that is the padded 0. Column 0 is empty too: the first number
-# is dropped, so its gradient is 0. All others go to one place and come back from it.
-
-# %%
-x, y = rng.normal(size=(2, 2, 3, 5, 9))  # two arrays (B, H, T, K)
-print(f"<shift x, y>   = {np.sum(ops.rel_shift_forward(x, xp=np)[0] * y):.12f}")
-print(f"<x, unshift y> = {np.sum(x * ops.rel_shift_backward(y, xp=np)):.12f}")
-again = ops.rel_shift_backward(ops.rel_shift_forward(x, xp=np)[0], xp=np)
-print("unshift(shift(x)) == x:", np.array_equal(again, x), "(the dropped numbers are lost)")
-
-# %% [markdown]
+# Row 2 of $S$ (from 0) is empty: the padded 0. So is column 0: the first number is dropped, its
+# gradient is 0. All others go to one place and come back.
+#
 # ### Exercise: the adjoint of rel-shift
 #
-# Put every gradient back where its number came from. The check tries the equation above, and the
-# corner, where a model would have zeros.
+# Put every gradient back where its number came from. In a model the corner's gradients are 0; the
+# check has other numbers there, and they too go back to where theirs came from: the next row.
 
 # %% exercise rel-shift-backward
 
@@ -261,8 +255,8 @@ course.run_with("rel-shift-backward")
 # %% [markdown]
 # ### Exercise: the gradients of $u$ and $v$
 #
-# They are trained like every other weight. Each is added to *every* query, so it collects from all
-# of them. And mind where things lie: $ds$ has a column for each key, $r$ a row for each distance.
+# Each is added to *every* query, so it collects from all of them. Mind where things lie: $ds$ has a
+# column for each key, $r$ a row for each distance.
 
 # %% exercise bias-gradients
 
@@ -275,15 +269,15 @@ course.run_with("bias-gradients")
 # > **Question 3.** In a model the corner's gradients are exactly 0 before `rel_shift_backward`
 # > runs. Which step of the backward pass made them so?
 #
+# **Keep:** what only moves numbers is differentiated by moving them back.
+#
 # *Answers to the questions: `notebooks/README.md` in the repository, “Model answers”.*
 #
 # ## What you can do now
 #
-# - Say why a place must mean the same from wherever it is read, and count distances.
-# - Take a score apart: a and b depend on the query, c and d do not; a and c on the key's content, b
-#   and d on its distance.
-# - Get all $T K$ position scores from $K$ projections and a shift, and its gradient by the way
-#   back; and say why only the mask makes it right.
+# - Say why absolute places fail in a memory, and count distances.
+# - Take a score apart into four terms.
+# - Shift, shift back, and say what the mask must hide.
 #
 # **The picture to remember** is the terms' grain. d: diagonals, the same for every text. c:
 # columns, the same for every query. b: a d for each query; a compares contents, blind to order.
@@ -295,14 +289,12 @@ reader.predict(passage[None, 32:64], mems, inspect=seen)
 viz.draw_four_terms(seen, layer=1, head=2)
 
 # %% [markdown]
-# **Where this lives today.** Distances have won, in simpler dress.
-# [RoPE](https://arxiv.org/abs/2104.09864) turns query and key by an angle that grows with their
-# place, so that $q_i \cdot k_j$ depends on $i - j$: a turned by distance, without a shift, in
+# **Where this lives today.** [RoPE](https://arxiv.org/abs/2104.09864) turns query and key by an
+# angle that grows with their place, so that $q_i \cdot k_j$ depends on $i - j$ without a shift, in
 # [LLaMA](https://arxiv.org/abs/2302.13971) and many models since.
-# [ALiBi](https://arxiv.org/abs/2108.12409) keeps of d a straight line, a slope for each head.
-# Both run here, backward pass by hand, with this paper's memory as it is
-# (`minitxl/model/family/rope.py`, `alibi.py`). Untrained models read 48 characters in three
-# segments; how far are they from what they say when they read them whole?
+# [ALiBi](https://arxiv.org/abs/2108.12409) keeps of d a straight line, a slope for each head. Both
+# run here with this paper's memory. How far are untrained models that read 48 characters in three
+# segments from the same that read them whole?
 
 # %%
 vocabulary, tokens = model.config.n_token, text[None, :48]
@@ -315,4 +307,6 @@ for name, attn_type in {"this paper": 0, "RoPE": 4, "ALiBi": 5, "absolute": 2}.i
     print(f"{name:10} {np.abs(log_p - whole[:, -16:]).max():.0e}")
 
 # %% [markdown]
+# With distances, as far as rounding; with absolute places, not.
+#
 # **Next:** notebook 4: what exactly is remembered, and for how long.

@@ -2,7 +2,8 @@
 # # 4 Recurrence: what is kept, and where learning stops
 #
 # What the memory holds, which keys a query sees, where the gradient stops, and what the stop costs.
-# **You need** notebook 2, and the idea of notebook 3 (distances). **Time:** 60 minutes.
+# **You need** notebook 2, and the idea of notebook 3 (distances). **Time:** 60 minutes, and about
+# 45 for the exercises.
 
 # %%
 import numpy as np
@@ -21,8 +22,8 @@ to_numpy = model.backend.to_numpy
 # %% [markdown]
 # ## 4.1 What the memory holds
 #
-# **Watch it fill.** Segments are 16 characters here, the memory 24, and it is empty. Press *read*:
-# the row fills, slides up, and becomes memory; what is older than 24 falls out at the far end.
+# Segments are 16 characters here, the memory 24, and it is empty. Press *read*: the row fills,
+# slides up, and becomes memory; what is older than 24 falls out at the far end.
 
 # %%
 begin = vocab.decode(corpus.test).index('"I could not, on my honor')
@@ -33,12 +34,14 @@ viz.live(model, vocab, corpus.test[begin : begin + 420], tgt_len=16, mem_len=24,
 # > parts? Then set *segment T* to 32, longer than the memory: what is never kept? Last, *learn from
 # > this segment*: the pulse runs forward over the edge, and comes back as far as the edge. *Let it
 # > through*, and it goes on.
+# >
+# > <details><summary>Answer</summary>After two segments, of both: all 16 states of the second and
+# > the last 8 of the first. With T = 32 the first 8 of each segment.</details>
 #
 # Layer $n$ reads $\tilde h = [\mathrm{SG}(m)\,;\,h]$, its memory and its inputs for this segment
 # (paper, section 3.2): $K = M + T$ rows, where $M$ is the present length of the memory. What it
 # leaves for the next segment is the end of the same rows: the last `mem_len` rows of
-# $[\,m\,;\,h\,]$, or all of them while there are fewer. At a stream's start the memory is short,
-# and is used short (notebook 1, section 1.7).
+# $[\,m\,;\,h\,]$, or all of them while there are fewer.
 #
 # `Inspection` takes notes of the hidden states $h_0$ (the embedding) to $h_N$ (the top). Compare:
 
@@ -57,23 +60,17 @@ for n, memory in enumerate(mems):
 
 # %% [markdown]
 # > **Common misconception: “the memory holds keys and values.”** It holds each layer's *inputs*,
-# > bit for bit; keys and values are made from them when they are read. (A reader whose weights stay
-# > as they are may keep keys and values, to save work: `minitxl.inference.cached` gets the same
-# > numbers.)
+# > bit for bit; keys and values are made from them when they are read.
 #
-# > **Common misconception: “layer $n$ reads what layer $n$ computed in the segment before.”** What
-# > layer $n$ computed is $h_n$; what it reads there is its memory, $h_{n-1}$: the output of the
-# > layer *below*. The reuse shifts down by one layer for each segment, and $h_N$ is never kept.
+# > **Common misconception: “layer $n$ reads what layer $n$ computed in the segment before.”** That
+# > is $h_n$; its memory is $h_{n-1}$, the output of the layer *below*. So each segment back is one
+# > layer down, and $h_N$ is never kept.
 #
-# **Exercise.** Write this update for one layer. The first three segments that you read are the
-# cases to get right; then think of `mem_len` $< T$, and of no memory at all.
+# **Exercise.** Write this update for one layer. Think of `mem_len` $< T$, and of no memory at all.
 
 # %% exercise memory-update
 
 # %% check memory-update
-
-# %% [markdown]
-# Let the trained model remember by your update:
 
 # %%
 course.run_with("memory-update")
@@ -81,9 +78,9 @@ course.run_with("memory-update")
 # %% [markdown]
 # ## 4.2 A stream, so that the memory is the past
 #
-# Several rows are read side by side, and each must go on where it ended: notebook 1, section 1.6,
-# measured what another row's past costs. `Stream` cuts the text into `batch_size` long rows and
-# hands out a segment of each; `fresh` says that the rows begin anew and the memory must be dropped.
+# Several rows are read side by side, and each must go on where it ended. `Stream` cuts the text
+# into `batch_size` long rows and hands out a segment of each; `fresh` says that the rows begin anew
+# and the memory must be dropped.
 
 # %%
 small = Stream(corpus.test, batch_size=3, tgt_len=24)
@@ -94,8 +91,10 @@ for number in range(3):
         print(f"   row {b}: {vocab.decode(row)!r}")
 
 # %% [markdown]
-# **Exercise.** Write `contiguous_batch`, one batch of such a stream. A good test of your own: put
-# `np.arange(L)` in for the text, and look at the numbers.
+# **Keep:** row $b$ of a batch must continue row $b$ of the one before.
+#
+# **Exercise.** Write `contiguous_batch`, one batch of such a stream. To test it, put `np.arange(L)`
+# in for the text.
 
 # %% exercise contiguous-batch
 
@@ -104,8 +103,8 @@ for number in range(3):
 # %% [markdown]
 # ## 4.3 The cuts do not show
 #
-# Nothing in a state knows where a segment began. So if *nothing is forgotten*, it must not matter
-# how a text is cut: 12 tokens in one pass are the same as $5 + 1 + 6$ with memory. In float64:
+# If *nothing is forgotten*, it must not matter how a text is cut: 12 tokens in one pass are the
+# same as $5 + 1 + 6$ with memory. In float64:
 
 # %%
 tiny = minitxl.TransformerXL(
@@ -130,11 +129,11 @@ for mem_len in (12, 4, 0):
     print(f"5 + 1 + 6 with mem_len = {mem_len:2}: log-probabilities differ by {off:.1e} at most")
 
 # %% [markdown]
-# With the full memory the difference is rounding. With less, what is forgotten shows.
+# **Keep:** not the cuts show, but what is forgotten.
 #
 # **Exercise.** Write this reading: segments, layers, and a memory for each layer. The layer is
-# given and small, it takes means where Transformer-XL attends; what goes from segment to segment is
-# yours. A test of your own: with `mem_len` $= L$ the outputs are the same for every $T$.
+# given (it takes means where Transformer-XL attends). To test it: with `mem_len` $= L$ the outputs
+# are the same for every $T$.
 
 # %% exercise read-segments
 
@@ -159,12 +158,10 @@ viz.draw_masks(masks, n_mem=6)
 
 # %% [markdown]
 # > **Common misconception: “every query sees the last $M$ tokens.”** Without `same_length` the
-# > oldest key is $M + i$ tokens back: it stands still in the text while the query moves on. The
-# > last query of a segment with $T = M$ sees nearly twice as many keys as the first.
+# > oldest key is $M + i$ tokens back: it stands still while the query moves on.
 #
 # The limit is `mem_len`, the length that the memory *may* have, and the segment's own tokens count:
-# with an empty memory the first query sees itself. (Whoever takes the length that the memory *has*
-# then hides everything.)
+# with an empty memory the first query sees itself.
 #
 # **Exercise.** Write the mask, with and without the limit.
 
@@ -178,9 +175,9 @@ course.run_with("same-length-mask")
 # %% [markdown]
 # ## 4.5 Old weights
 #
-# In training, the weights change after every segment; the memory was computed by those before the
-# update. How much does that matter? Train a small model from scratch. After an update, compute the
-# same memory again with the new weights, compare, and read the next batch with both.
+# In training the weights change after every segment; the memory was computed by those before. How
+# much does that matter? Train a small model from scratch. After an update, compute the same memory
+# again with the new weights, compare, and read the next batch with both.
 
 # %%
 STEPS, LOOK = 200, (1, 2, 4, 8, 16, 30, 50, 80, 120, 160, 200)
@@ -205,35 +202,31 @@ for step in range(1, STEPS + 1):
 viz.draw_stale_states(LOOK, differences, costs)
 
 # %% [markdown]
-# > **Common misconception: “the cached states are what the model would compute now.”** In training
-# > they are one update old, in a memory of several segments up to as many updates old. The deeper
-# > the layer, as a rule, the more its inputs have moved. The difference follows the learning rate
-# > (warm-up, then down to 2%), and costs little at its largest. At evaluation the weights stand
-# > still, and it is exact.
+# The memory is one update old, or as many as it holds segments; the deeper the layer, as a rule,
+# the more its inputs have moved. At evaluation the weights stand still, and it is exact.
+#
+# **Keep:** the older weights' states differ, and cost little.
 #
 # ## 4.6 The gradient stops at the memory
 #
-# The memory is a constant to the loss (section 3.2, and `heads_backward` in `attention.py`). The
-# gradients of keys and values exist for all $K$ rows. On their way back through $k = \tilde h\,W_k$
-# and $v = \tilde h\,W_v$ they part: what goes to the **weights** is summed over all $K$ rows; what
-# goes to the **states** is cut, and the memory's rows get none: the numbers to the left of the
-# memory's edge are not small, they are 0.
+# The memory is a constant to the loss (section 3.2). The gradients of keys and values exist for all
+# $K$ rows. On their way back through $k = \tilde h\,W_k$ and $v = \tilde h\,W_v$ they part: what
+# goes to the **weights** is summed over all $K$ rows; what goes to the **states** is cut at the
+# memory's edge, and is exactly 0 left of it.
 
 # %%
 viz.gradient_explorer(model, corpus.test[begin : begin + 4 * 64 + 1], tgt_len=64)
 
 # %% [markdown]
 # > **Try this.** Put the loss on the first character, let the gradient through, and set the memory
-# > to
-# > 16. Why is the first step of the staircase 16 wide, and the next 64?
+# > to 16. Why is the first step of the staircase 16 wide, and the next 64?
 # >
 # > <details><summary>Answer</summary>The first character reads the 16 states before it. A state
 # > inside the segment before has also read its own segment, and 16 states before that.</details>
 #
-# Now the weights' sum, split at the memory's edge: `without_memory_rows` puts zeros for the
-# memory's rows into the cache, and what is then missing, $g_m$, came from the memory. Its share is
-# measured **along the whole gradient** $g$, $\langle g_m, g\rangle / \langle g, g\rangle$: so both
-# shares add up to 1, as lengths would not.
+# Now split the weights' sum there: `without_memory_rows` puts zeros for the memory's rows into the
+# cache; what is then missing, $g_m$, is the memory's. Its share of the whole gradient $g$ is
+# $\langle g_m, g\rangle / \langle g, g\rangle$, so that both shares add up to 1.
 
 # %%
 third, kept = Stream(corpus.test, batch_size=8, tgt_len=T), None
@@ -253,6 +246,9 @@ for n in range(N):
     print(line)
 
 # %% [markdown]
+# **Keep:** the memory's rows teach every layer to *read* them, the top two most; nothing here
+# teaches what to *write*.
+#
 # **Exercise.** Write the backward pass of $k = \tilde h W_k$, $v = \tilde h W_v$, with the stop.
 
 # %% exercise the-stop
@@ -263,8 +259,8 @@ for n in range(N):
 course.run_with("the-stop")
 
 # %% [markdown]
-# **Exercise.** A whole layer, now that you have all its pieces. What positions add to the scores
-# comes as an argument. Your functions of notebook 2 may stand above it, in the same cell.
+# **Exercise.** A whole layer. What positions add to the scores comes as an argument. Your functions
+# of notebook 2 may stand above it, in the same cell.
 
 # %% exercise layer-forward
 
@@ -272,7 +268,7 @@ course.run_with("the-stop")
 
 # %% [markdown]
 # **Exercise.** And backwards: the longest of this course, and nothing in it is new. Where a result
-# goes two ways, what comes back adds up. (Do check it along a direction first, as in section 2.2.)
+# goes two ways, what comes back adds up. (Check it along a direction first, as in section 2.2.)
 
 # %% exercise layer-backward
 
@@ -282,8 +278,7 @@ course.run_with("the-stop")
 # ## 4.7 Stopped against full
 #
 # Which of the two is the derivative of a sequence's loss? Move the weights of the tiny model by
-# $\pm\epsilon$ in some direction and see (notebook 2): first as it is, then with the memories held
-# at what they were.
+# $\pm\epsilon$ in some direction and see (notebook 2): as it is, and with the memories held.
 
 # %%
 rng = np.random.default_rng(1)
@@ -299,25 +294,24 @@ for name, held, g in (("full", False, found[0]), ("stopped", True, found[1])):
     print(f"{name:7} gradient {g @ direction:.9f}   slope, memories {way:14} {slope:.9f}")
 
 # %% [markdown]
-# Both are derivatives: the full one of the loss as it is, the stopped one of a loss in which the
-# memory is given. The stop is cheap: `backward` needs one segment's cache, where the full gradient
-# keeps those of all.
+# Both are: the full one of the loss as it is, the stopped one of a loss in which the memory is
+# given. The stop is cheap: `backward` needs one segment's cache, not those of all.
 #
-# What can the stop cost? A task in which everything hangs on what is written for later: a marker,
-# then fillers, then one question for it, 1 to 32 tokens later, and no other loss. In `C . . . . ?`
-# the right answer to `?` is `C`. (Beyond the reach, 24, it is a guess: so the floor is not 0.)
+# What can it cost? Let everything hang on what is written for later: a marker, fillers, one
+# question for it, 1 to 32 tokens later, and no other loss. In `C . . . . ?` the right answer to `?`
+# is `C`. A **hop** is one layer's read from the memory, here 8 tokens back. Who has learned $k$ of
+# the 3 hops sees a marker up to $8k$ tokens back and must guess beyond: the lowest loss with that
+# is a **floor**. (Three hops reach 24 of 32: the last floor is not 0.)
 
 # %%
 draw("stop_gradient")
 
 # %% [markdown]
-# The stopped model *can* learn to write its memory, usually almost as fast; of 24 starts one
-# is late, and one stalls.
-# No gradient asks it to. But a layer has one set of weights, for what is read now and for what will
-# be read later: what is useful now is then found in the memory.
+# Stopped, the model usually learns to write almost as fast; of 24 starts one is late, and one stays
+# at the floor of one hop. A layer has one set of weights, for what is read now and what will be
+# read later: what is useful now is then found in the memory.
 #
-# > **Common misconception: “the stop makes it impossible to learn dependencies longer than a
-# > segment.”** Reading is trained across the edge. Writing is not, but is learned as a by-product.
+# **Keep:** writing is learned by the way, or, now and then, is not.
 #
 # ## Questions
 #
@@ -332,9 +326,8 @@ draw("stop_gradient")
 # ## What you can do now
 #
 # - Say what the memory holds after any segment, feed it a stream, and tell which keys a query sees.
-# - Explain why states that are one update old do little harm.
-# - Say what the stop cuts (the states' gradient), what it leaves (the weights' share of all rows),
-#   and what it can cost.
+# - Write a whole layer with memory, forward and backward.
+# - Say what the stop cuts, and what it can cost.
 #
 # **The picture to remember:**
 
@@ -342,12 +335,10 @@ draw("stop_gradient")
 viz.draw_recurrence()
 
 # %% [markdown]
-# **Where this lives today.** Every served model keeps such a memory, of keys and values, page by
-# page as an operating system does ([PagedAttention](https://arxiv.org/abs/2309.06180)).
-# [DeepSeek-V2](https://arxiv.org/abs/2405.04434) caches one small state a token instead, and makes
-# keys and values from it, as here. What falls out of the memory is compressed by the [Compressive
-# Transformer](https://arxiv.org/abs/1911.05507) (notebook 8); the [Recurrent Memory
-# Transformer](https://arxiv.org/abs/2207.06881) lets the gradient through a few memory tokens, and
-# so learns to write.
+# **Where this lives today.** Served models keep such a memory, of keys and values, in pages
+# ([PagedAttention](https://arxiv.org/abs/2309.06180)).
+# [DeepSeek-V2](https://arxiv.org/abs/2405.04434) caches one small state a token, and makes keys and
+# values from it, as here. The [Recurrent Memory
+# Transformer](https://arxiv.org/abs/2207.06881) lets the gradient through a few memory tokens.
 #
 # **Next:** notebook 5, how far all the layers together can look back.

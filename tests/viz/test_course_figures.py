@@ -130,5 +130,8 @@ def test_without_the_mask_outputs_change_with_the_future(pre_lnorm):
     masked, free = (changes(model, tokens, masked=way) for way in (True, False))
     assert (masked[future] == 0).all() and (free[future] > 0).all()
     assert (masked[~future] > 0).all()
+    # The garbage: of the next query, where a number of it stands beside the padded 0.
+    garbage = changes(model, tokens, masked=False, queries_alone=True)
+    assert np.argwhere(garbage * future).tolist() == [[0, 1], [1, 2]]
     caption = draw_leak(model, tokens).caption
-    assert "0 of 6 links forward with it, 6 without" in caption
+    assert "masked 0 of 6, through rel-shift's garbage 2, through all 6" in caption

@@ -110,11 +110,13 @@ def _frame(ax, name: str, t: int, edge: int) -> None:
         side.set_visible(False)
 
 
-def changes(model, tokens, *, masked: bool) -> np.ndarray:
+def changes(model, tokens, *, masked: bool, queries_alone: bool = False) -> np.ndarray:
     """How far output i of the first layer's attention moves where character c is replaced.
 
     tokens (2 T,): the memory's segment and the present one, whose characters are replaced one at a
-    time by the next of the vocabulary; masked: with the causal mask -> (T, T), i by c.
+    time by the next of the vocabulary; masked: with the causal mask; queries_alone: keys and values
+    stay as they were, so that a later character acts by rel-shift's garbage or not at all
+    -> (T, T), i by c.
     """
     t, c, xp = len(tokens) // 2, model.config, model.backend.xp
     reader = model.with_options(tgt_len=t, mem_len=t)
@@ -130,7 +132,10 @@ def changes(model, tokens, *, masked: bool) -> np.ndarray:
     pos = sinusoid_table(2 * t, model.params.constants["inv_freq"], xp=xp)
     hidden = attention_mask(n_query=t, n_mem=t, max_keys=None, device=device, xp=xp)
     mask = additive_mask(hidden & masked, dtype=h.dtype, xp=xp)
-    y, _ = attention_forward(h[:, t:, :], h, pos, w.attn, mask, dropatt=0.0, rng=None, xp=xp)
+    x = h[:, t:, :]
+    if queries_alone:
+        h = xp.concat([h[:1]] * (t + 1), axis=0)
+    y, _ = attention_forward(x, h, pos, w.attn, mask, dropatt=0.0, rng=None, xp=xp)
     y = model.backend.to_numpy(y)
     return np.linalg.norm(y[1:] - y[:1], axis=-1).T  # (c, i) -> (i, c)
 
@@ -138,40 +143,52 @@ def changes(model, tokens, *, masked: bool) -> np.ndarray:
 def draw_leak(model, tokens) -> Picture:
     """Draw how much each output of the first layer changes with each character, masked or not.
 
-    tokens (2 T,): see `changes`. Exact zeros are left blank.
+    tokens (2 T,): see `changes`. Without the mask twice: through the garbage that rel-shift leaves,
+    and through all that it hid. Exact zeros are left blank.
     """
-    masked, unmasked = (changes(model, tokens, masked=way) for way in (True, False))
+    masked = changes(model, tokens, masked=True)
+    garbage = changes(model, tokens, masked=False, queries_alone=True)
+    unmasked = changes(model, tokens, masked=False)
     t = len(masked)
     top = float(max(masked.max(), unmasked.max()))
     future = np.triu(np.ones((t, t), bool), k=1)
+    panels = (
+        ("masked", masked),
+        ("not masked: rel-shift's garbage", garbage),
+        ("not masked: all of it", unmasked),
+    )
     with styled():
-        figure = new_figure(10.4, 4.9)
-        for left, name, x in ((0.07, "with the mask", masked), (0.50, "without it", unmasked)):
-            ax = figure.add_axes((left, 0.2, 0.36, 0.62))
+        figure = new_figure(10.4, 4.4)
+        for n, (name, x) in enumerate(panels):
+            ax = figure.add_axes((0.055 + 0.285 * n, 0.235, 0.265, 0.585))
             image = np.ma.masked_equal(x, 0.0)
             norm = LogNorm(vmin=LITTLE * top, vmax=top)
             drawn = ax.imshow(image, cmap=DEPTH, norm=norm, aspect="auto", interpolation="none")
             ax.set_facecolor(HIDDEN)
             ax.set_xticks(range(0, t, 4))
             ax.set_yticks(range(0, t, 4))
-            ax.set_title(name, pad=6)
-            ax.set_xlabel("character that is replaced")
+            ax.tick_params(labelleft=n == 0)
+            ax.set_title(name, pad=6, size=10)
+            ax.set_xlabel(
+                "query that is replaced" if x is garbage else "character that is replaced"
+            )
             stairs = np.repeat(np.arange(t + 1) - 0.5, 2)
             ax.plot(stairs[1:], stairs[:-1], color=INK, lw=1.4)
             for side in ax.spines.values():
                 side.set_visible(False)
         figure.axes[0].set_ylabel("output that changes")
-        bar = figure.add_axes((0.885, 0.2, 0.014, 0.62))
+        bar = figure.add_axes((0.905, 0.235, 0.012, 0.585))
         figure.colorbar(drawn, cax=bar)
         bar.set_ylabel("length of the change (log scale)")
         bar.minorticks_off()
-        links = [int(np.count_nonzero(x[future])) for x in (masked, unmasked)]
+        links = [int(np.count_nonzero(x[future])) for _, x in panels]
         title = (
-            f"The mask alone hides the future: {links[0]} of {future.sum()} links forward with it, "
-            f"{links[1]} without"
+            f"Links to later characters: masked {links[0]} of {future.sum()}, through rel-shift's "
+            f"garbage {links[1]}, through all {links[2]}"
         )
         note = (
-            "One layer of the trained model. Above the stairs lies the future; grey is exactly 0. "
-            "The corner that rel-shift leaves is no zero."
+            "First layer of the trained model. Above the stairs lies the future; grey is exactly "
+            "0. In the middle keys and values stay as they\nwere: output i learns of a later "
+            "character only by the next query's scores, the garbage in its row."
         )
-        return titled(figure, title, note, top=0.93, bottom=0.035, size=10, color=MUTED)
+        return titled(figure, title, note, top=0.93, bottom=0.03, size=10, color=MUTED)

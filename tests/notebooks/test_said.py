@@ -1,0 +1,63 @@
+"""What notebooks 3 and 4 say in words follows from what is stored beside them."""
+
+import re
+
+import numpy as np
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+
+from helpers.quoted import ROOT, in_a_line  # noqa: E402
+from minitxl import course, load_corpus, load_pretrained  # noqa: E402
+from minitxl.course import trial  # noqa: E402
+from minitxl.experiments import stop_gradient, stored  # noqa: E402
+
+
+def book(name):
+    """Words of a stored notebook on one line, and what its cells printed."""
+    cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
+    words = in_a_line("\n".join(c.source for c in cells if c.cell_type == "markdown"))
+    printed = [o.text for c in cells for o in c.get("outputs", ()) if o.output_type == "stream"]
+    return words, "".join(printed)
+
+
+def test_what_a_memory_is_worth_by_encoding():
+    words, printed = book("03_relative_positions")
+    assert "Transformer-XL alone gains" in words
+    assert "yet gain no more from it than sound absolute ones" in words
+    rows = re.findall(r"^(\S+).* ([\d.]+) +([\d.]+) +(-?[\d.]+)   \[", printed, re.MULTILINE)
+    assert len(rows) == 4
+    xl, shaw, sound, naive = (float(saved) for *_, saved in rows)
+    assert xl > 0.05 and abs(shaw - sound) < 0.005 and shaw < 0 and sound < 0 and naive < -0.5
+
+
+def test_which_layers_learn_from_the_memory():
+    words, printed = book("04_memory")
+    assert "teach every layer to *read* them, the top two most" in words
+    rows = re.findall(r"layer \d +dw_k: +([\d.]+)% +dw_v: +([\d.]+)%", printed)
+    shares = np.array(rows, dtype=float)
+    assert shares.shape == (6, 2)
+    assert shares.min() > 1 and (shares[4:].min(axis=0) > shares[:4].max(axis=0)).all()
+
+
+def test_how_many_starts_the_stop_delays():
+    found, (words, _) = stored("stop_gradient"), book("04_memory")
+    stopped = stop_gradient.of_way(found, "stopped")
+    late = [
+        min(hops)
+        for hops, after in zip(stopped["accuracy_by_hop"], stopped["learned_after"], strict=True)
+        if after is None
+    ]
+    assert sorted(x == 1 for x in late) == [False, True]  # one answers all, later than 600
+    ends = [r["curve"][-1] for r in stopped["runs"] if r["learned_after"] is None]
+    assert abs(max(ends) - found["floors"][1]) < 0.1  # the other stays where one hop ends
+    n = found["settings"]["seeds"]
+    assert f"of {n} starts one is late, and one stays at the floor of one hop" in words
+
+
+def test_reading_with_a_shift_that_shifts_nothing():
+    assert "It reads at more than three times the bits" in book("03_relative_positions")[0]
+    model, text = load_pretrained("war-and-peace").model, load_corpus("war-and-peace").test
+    mine = course.install(model, rel_shift=lambda x: x)
+    library, yours, n = trial.compare(model, mine, text[: trial.READ + 1])
+    assert n == trial.READ and yours > 3 * library
