@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 import minitxl
-from minitxl import Memory, TransformerXL, load_corpus, viz
+from minitxl import Memory, TransformerXL, evaluate, load_corpus, viz
 from minitxl.experiments import draw
 from minitxl.inference.cached import CachedReader
 from minitxl.training.cost import forward_flops, memory_bytes
@@ -42,7 +42,7 @@ for turn in range(30):  # in turns: a busy moment of the machine strikes all ali
         begin = time.perf_counter()
         reader.read(part, last=1)
         times[m].append(1000 * (time.perf_counter() - begin) / T)
-ms = [min(t) for t in times.values()]
+ms = np.min(list(times.values()), axis=1)
 
 attention = [N * 6 * (m + T) * D for m in LENGTHS]  # FLOPs of a token
 flops = {"attention": attention, "all else": [N * (8 * D**2 + 4 * D * F)] * len(LENGTHS)}
@@ -108,19 +108,14 @@ viz.compression_explorer(model, pretrained.vocab, text[3000:3352])
 # Is the longer span a gain? Bits per character of the shipped model:
 
 # %%
-T, N_FINE, N_COARSE = 32, 32, 32
-passages = text[: 16 * 1025].reshape(16, 1025)  # read side by side
+N_FINE, N_COARSE, N_READ = 32, 32, 16 * 1024
 
 
 def bits(rate, compress):
     memory = Memory(kind="compressive", n_coarse=N_COARSE, rate=rate, compress=compress)
-    config = shipped.replace(tgt_len=T, mem_len=N_FINE, memory=memory)
-    reader, mems, losses = TransformerXL(config, "cpu", params=model.params), None, []
-    for start in range(0, 1024, T):
-        part = passages[:, start : start + T + 1]
-        nll, mems = reader.score(part[:, :-1], part[:, 1:], mems)
-        losses.append(nll)
-    return np.mean(losses) / np.log(2)
+    config = shipped.replace(tgt_len=32, mem_len=N_FINE, memory=memory)
+    reader = TransformerXL(config, "cpu", params=model.params)
+    return evaluate(reader, text, batch_size=16, max_tokens=N_READ).bpc
 
 
 print("rate c    span      mean   every c-th")
@@ -140,16 +135,15 @@ for rate in (1, 2, 4, 8):
 # $$L = \frac{1}{T} \sum_t \left\lVert \mathrm{attn}(q_t, \mathrm{new}) - \mathrm{attn}(q_t,
 # \mathrm{old}) \right\rVert^2 .$$
 #
-# Its gradient goes by the new rows into the convolution, and nowhere else.
-#
-# **Exercise.** Take it as far as the new rows.
+# **Exercise.** Take its gradient as far as the new rows. (From there it goes into the convolution
+# alone.)
 
 # %% exercise compression-gradient
 
 # %% check compression-gradient
 
 # %% [markdown]
-# **Compression buys span with blur, and is taught without waiting for who will read it.**
+# **Compression buys span with blur; what teaches it is at hand when the states leave.**
 #
 # ## 8.4 One matrix for everything
 #
@@ -216,10 +210,10 @@ viz.overfull_explorer()
 # each time another memory of as many bytes; what was expected was written down before
 # (`minitxl/experiments/memory_budget.py`).
 #
-# The three maps: rightwards, how far back the pair stands, in memories of $M = d_\mathrm{head} + 1$
-# states; upwards, how many pairs there are, in widths of a key. The letter is the memory that
-# answers best; of these only the matrix (D) has its gradient let through. Below: what each recalls
-# from 33 tokens back, by bytes and by work.
+# The three maps: rightwards, how far back the pair stands (its lag), in memories of
+# $M = d_\mathrm{head} + 1$ states; upwards, how many pairs there are, in widths of a key. The
+# letter is the memory that answers best; of these only the matrix (D) has its gradient let through.
+# Below: what each recalls from 33 tokens back, by bytes and by work.
 #
 # > **Guess first.** With $M = 65$, who answers if there are 8 pairs, and the one asked for is 300
 # > tokens back? If there are 128, and it is 50 back? And with 128 and 300?
@@ -233,7 +227,7 @@ draw("memory_budget")
 # - **Up to $M$ back** nothing beats exact states, however many pairs there are.
 # - **Beyond $M + T$** they answer nothing, and the matrix answers at any distance, if the pairs are
 #   few: as many as a key is wide, was the prediction. But heads of 32 do as well as those of 64,
-#   for there are twice as many.
+#   for there are twice as many of them.
 # - **Compressed rows** reach further than the states that they replace, and lose what stands close
 #   together: the mean of four pairs names none of them. They lead in no field of the maps.
 # - **The gradient through the memory** (below, right) helps where writing has to be learned: the
@@ -244,7 +238,7 @@ draw("memory_budget")
 # The task is made for matrices: every key is new, its value is one symbol, and nothing has to be
 # worked out from what is far. Text asks other things, too.
 #
-# **States bound *how far* back is known, a matrix *how much*: choose by what will be asked.**
+# **States bound *how far back* one remembers, a matrix *how much*: choose by what will be asked.**
 #
 # ## 8.7 What would you build for a million tokens?
 #
@@ -302,5 +296,5 @@ for name, (options, span) in plans.items():
 #
 # **The picture to remember** is the map of 8.6.
 #
-# **To go on:** a memory of your own is a project of this course, with a template, the tests that it
-# must pass, and the experiment that ranks it.
+# **To go on:** build a memory of your own, a project of this course, with a template, tests, and an
+# experiment that ranks it.

@@ -127,9 +127,9 @@ def first_that_matters(model, tokens, lengths):
 @pytest.mark.parametrize("compress", ["mean", "conv"])
 @pytest.mark.parametrize("n_coarse", [1, 2, 4])
 def test_reach_of_the_compressive_memory(compress, n_coarse):
-    """n_fine + c n_coarse tokens a layer; below the top from the beginning of the segment that made them.
+    """n_fine + c n_coarse tokens a layer; below the top from where the segment begins they are of.
 
-    Where that is a whole number of segments, N (n_fine + c n_coarse): as sec. 3.2 with M in its place.
+    Where that is whole segments, N (n_fine + c n_coarse): as sec. 3.2 with M in its place.
     """
     t, n_fine, c, n_layer = 4, 4, 2, 3
     model = make_model(
