@@ -33,7 +33,7 @@ CUTS = {
     5: ("The first output depends on 8 tokens", 0.19, 0.085, 0.79),
     6: ("Step ", 0.012, 0.084, 0.49),
     7: ("RECL of the true text", 0.04, 0.052, 0.5),
-    8: ("64 slots reach back 64", 0.2, 0.64, 0.25),
+    8: ("32 states and 32 coarse rows", 0.2, 0.64, 0.25),
 }
 
 

@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 import minitxl
-from minitxl import Memory, TransformerXL, load_corpus, viz
+from minitxl import Memory, TransformerXL, evaluate, load_corpus, viz
 from minitxl.experiments import draw
 from minitxl.inference.cached import CachedReader
 from minitxl.training.cost import forward_flops, memory_bytes
@@ -42,12 +42,10 @@ for turn in range(30):  # in turns: a busy moment of the machine strikes all ali
         begin = time.perf_counter()
         reader.read(part, last=1)
         times[m].append(1000 * (time.perf_counter() - begin) / T)
-ms = [min(t) for t in times.values()]
+ms = np.min(list(times.values()), axis=1)
 
 attention = [N * 6 * (m + T) * D for m in LENGTHS]  # FLOPs of a token
-rest = N * (8 * D**2 + 4 * D * F)
-rest += 2 * D * shipped.n_token / T  # the softmax, of the segment's last token only
-flops = {"attention": attention, "all else": [rest] * len(LENGTHS)}
+flops = {"attention": attention, "all else": [N * (8 * D**2 + 4 * D * F)] * len(LENGTHS)}
 viz.draw_reading_cost(LENGTHS, ms, flops, segment_len=T)
 
 # %% [markdown]
@@ -69,13 +67,13 @@ viz.draw_reading_cost(LENGTHS, ms, flops, segment_len=T)
 #
 # | memory | each token reads | writing is taught by |
 # |---|---|---|
-# | Transformer-XL | $M$ states a layer | nothing: the gradient stops (notebook 4) |
+# | Transformer-XL | $M$ states a layer | nothing (notebook 4) |
 # | compressive (8.3) | $n_\mathrm{fine}$ states, $n_\mathrm{coarse}$ rows a layer | its own loss |
-# | matrix (8.4) | $d_\mathrm{head} \times d_\mathrm{head}$ numbers a head | its own segment |
+# | matrix (8.4) | $d_\mathrm{head}^2$ numbers a head | the rest of its segment |
 # | memory tokens (8.5) | $m$ states in all | later segments |
 #
-# The matrices of a layer are as large as $M = d_\mathrm{head}$ states. **None of the three grows
-# with the text: so each has to lose something.**
+# The matrices of $H$ heads are as large as $M = d_\mathrm{head}$ states, as
+# $H d_\mathrm{head} = D$. **None of the three grows with the text: so each loses something.**
 #
 # ## 8.3 Compress what falls out
 #
@@ -107,23 +105,17 @@ viz.compression_explorer(model, pretrained.vocab, text[3000:3352])
 # %% check compressive-update
 
 # %% [markdown]
-# Is the longer span a gain? The shipped model's bits per character, by 32 states and 32 rows:
+# Is the longer span a gain? Bits per character of the shipped model:
 
 # %%
-T, N_FINE, N_COARSE, ROWS = 32, 32, 32, 16
-rows = text[: ROWS * 1025].reshape(ROWS, 1025)  # 16 passages, read side by side
+N_FINE, N_COARSE, N_READ = 32, 32, 16 * 1024
 
 
 def bits(rate, compress):
-    """Bits per character."""
     memory = Memory(kind="compressive", n_coarse=N_COARSE, rate=rate, compress=compress)
-    config = shipped.replace(tgt_len=T, mem_len=N_FINE, memory=memory)
-    reader, mems, losses = TransformerXL(config, "cpu", params=model.params), None, []
-    for start in range(0, 1024, T):
-        tokens, targets = rows[:, start : start + T], rows[:, start + 1 : start + T + 1]
-        nll, mems = reader.score(tokens, targets, mems)
-        losses.append(nll)
-    return np.mean(losses) / np.log(2)
+    config = shipped.replace(tgt_len=32, mem_len=N_FINE, memory=memory)
+    reader = TransformerXL(config, "cpu", params=model.params)
+    return evaluate(reader, text, batch_size=16, max_tokens=N_READ).bpc
 
 
 print("rate c    span      mean   every c-th")
@@ -133,26 +125,25 @@ for rate in (1, 2, 4, 8):
 
 # %% [markdown]
 # Rate 1 is Transformer-XL with 64 states, and the best: the span does not pay, in a model that was
-# not trained for it (8.6 trains some). And the mean costs less than every $c$-th, though what is
-# read from it is farther off.
+# not trained for it (8.6 trains some). And the mean costs less than every $c$-th. (The curves above
+# are of one layer's reading, by content alone; bits count all.)
 #
 # A row can also be a *convolution* over its $c$ states. What teaches it, when later segments send
 # no gradient? A loss of its own: the new rows should give each query $q_t$ what the old states
 # gave,
 #
-# $$\frac{1}{T} \sum_t \lVert\, \mathrm{attn}(q_t, \mathrm{new}) - \mathrm{attn}(q_t,
-# \mathrm{old})\, \rVert^2 .$$
+# $$L = \frac{1}{T} \sum_t \left\lVert \mathrm{attn}(q_t, \mathrm{new}) - \mathrm{attn}(q_t,
+# \mathrm{old}) \right\rVert^2 .$$
 #
-# Its gradient goes into the compression alone.
-#
-# **Exercise.** Take it as far as the new rows.
+# **Exercise.** Take its gradient as far as the new rows. (From there it goes into the convolution
+# alone.)
 
 # %% exercise compression-gradient
 
 # %% check compression-gradient
 
 # %% [markdown]
-# **Compression buys span with blur, and can be taught on the spot.**
+# **Compression buys span with blur; what teaches it is at hand when the states leave.**
 #
 # ## 8.4 One matrix for everything
 #
@@ -164,7 +155,7 @@ for rate in (1, 2, 4, 8):
 # thousand. Two rules to write the next pair, with a strength $\beta_t$:
 #
 # $$\text{sum:}\quad S \leftarrow S + \beta_t\, k_t v_t^\top \qquad\qquad
-# \text{delta:}\quad S \leftarrow S + \beta_t\, k_t \big(v_t - S^\top k_t\big)^\top$$
+# \text{delta:}\quad S \leftarrow S + \beta_t\, k_t \left(v_t - S^\top k_t\right)^\top$$
 #
 # The **sum** is linear attention (Katharopoulos et al., 2020, with a divisor, and
 # $\mathrm{elu}(x) + 1$ of keys and queries). The **delta rule** (Schlag et al., 2021) first asks
@@ -202,11 +193,11 @@ viz.overfull_explorer()
 #
 # So far no *later* segment says what is worth remembering: its gradient stops (`dnew` above is for
 # where it does not). The **Recurrent Memory Transformer** (Bulatov et al., 2022) lets it through. A
-# few memory tokens stand on both sides of the segment; what comes out of the last ones is read in
-# the next segment. **Writing is then learned for those who read, at the price of the full
-# gradient** of notebook 4 (`sequence_gradients(..., through_memory=True)`, for every memory here).
+# few memory tokens stand before the segment, to be read, and after it, to be written; what comes
+# out of the latter stands in both places of the next segment. **Writing is then learned for those
+# who read, at the price of the full gradient** of notebook 4.
 #
-# **Exercise.** Take the gradient through two segments.
+# **Exercise.** Take this gradient through two segments.
 
 # %% exercise memory-tokens-gradient
 
@@ -219,9 +210,15 @@ viz.overfull_explorer()
 # each time another memory of as many bytes; what was expected was written down before
 # (`minitxl/experiments/memory_budget.py`).
 #
-# The three maps: rightwards, how far back the pair stands, in memories of $M = d_\mathrm{head} + 1$
-# states; upwards, how many pairs there are, in widths of a key. The letter is the memory that
-# answers best; of these only the matrix (D) has its gradient let through.
+# The three maps: rightwards, how far back the pair stands (its lag), in memories of
+# $M = d_\mathrm{head} + 1$ states; upwards, how many pairs there are, in widths of a key. The
+# letter is the memory that answers best; of these only the matrix (D) has its gradient let through.
+# Below: what each recalls from 33 tokens back, by bytes and by work.
+#
+# > **Guess first.** With $M = 65$, who answers if there are 8 pairs, and the one asked for is 300
+# > tokens back? If there are 128, and it is 50 back? And with 128 and 300?
+# >
+# > <details><summary>Answer</summary>The matrix; the states; nobody (left map).</details>
 
 # %%
 draw("memory_budget")
@@ -230,9 +227,9 @@ draw("memory_budget")
 # - **Up to $M$ back** nothing beats exact states, however many pairs there are.
 # - **Beyond $M + T$** they answer nothing, and the matrix answers at any distance, if the pairs are
 #   few: as many as a key is wide, was the prediction. But heads of 32 do as well as those of 64,
-#   for there are twice as many.
+#   for there are twice as many of them.
 # - **Compressed rows** reach further than the states that they replace, and lose what stands close
-#   together: the mean of four pairs names none of them. They lead nowhere.
+#   together: the mean of four pairs names none of them. They lead in no field of the maps.
 # - **The gradient through the memory** (below, right) helps where writing has to be learned: the
 #   sum most, Transformer-XL, which keeps its states as they are, hardly.
 # - **Everything kept** (violet) answers all, for its price. Memory tokens are not shown: with as
@@ -241,24 +238,22 @@ draw("memory_budget")
 # The task is made for matrices: every key is new, its value is one symbol, and nothing has to be
 # worked out from what is far. Text asks other things, too.
 #
-# **A bound on *how far* becomes a bound on *how much*: choose by what will be asked.**
+# **States bound *how far back* one remembers, a matrix *how much*: choose by what will be asked.**
 #
 # ## 8.7 What would you build for a million tokens?
 #
-# The sizes are those of the largest WikiText-103 model, for one row of text: the bytes between
-# segments (of states; keys and values take twice as many), and a token's products with its memory
-# and segment.
+# The sizes are those of the largest WikiText-103 model, for one text: the bytes between segments
+# (of states; keys and values take twice as many), and a token's products with what it reads.
 
 # %%
 preset = minitxl.PRESETS["wt103-large"]
 shape = {k: preset.model[k] for k in ("n_layer", "d_model", "n_head", "d_head", "d_inner")}
 T, MILLION = 128, 1_000_000
-half = dict(kind="compressive", n_coarse=800)
+coarse = Memory(kind="compressive", n_coarse=800, rate=1249)
 plans = {
     "keep all": (dict(mem_len=MILLION), MILLION),
     "the last 1,600": (dict(mem_len=1600), 1600),
-    "800 states, 800 rows of 4": (dict(mem_len=800, memory=Memory(rate=4, **half)), 4000),
-    "800 states, 800 rows of 1,249": (dict(mem_len=800, memory=Memory(rate=1249, **half)), MILLION),
+    "800 states, 800 rows of 1,249": (dict(mem_len=800, memory=coarse), MILLION),
     "one matrix a head": (dict(mem_len=0, memory=Memory(kind="matrix")), MILLION),
 }
 print(f"{'':30}{'reaches, a layer':>17}{'GB kept':>10}{'MFLOPs a token':>17}")
@@ -270,16 +265,16 @@ for name, (options, span) in plans.items():
 
 # %% [markdown]
 # Keeping all is exact and dear; what a row says of more than a thousand states, nobody has shown;
-# the matrix is the cheapest by far, and must choose what to keep. **So real systems mix:**
+# the matrix is the cheapest by far, and must choose. **Today's systems go three ways:**
 #
-# - **Windows, and small exact caches.** Mistral 7B (2023, arXiv:2310.06825) attends to the last
-#   4,096 tokens, and reaches further through its layers; DeepSeek-V2 (2024, arXiv:2405.04434)
-#   caches a low-rank vector in place of keys and values.
-# - **Linear memories with some attention.** Griffin (2024, arXiv:2402.19427) has two layers of
-#   linear recurrence to one of local attention; Gated DeltaNet (2024, arXiv:2412.06464) adds
-#   forgetting to the delta rule, and Qwen3-Next (2025) has three layers of it to one of attention.
-# - **Everything kept, on much hardware.** Gemini 1.5 (2024, arXiv:2403.05530) reports more than 99%
-#   of single facts found again among 10 million tokens.
+# - **Windows, and small exact caches.** [Mistral 7B](https://arxiv.org/abs/2310.06825) attends to
+#   the last 4,096 tokens in each layer; [DeepSeek-V2](https://arxiv.org/abs/2405.04434) caches a
+#   low-rank vector for keys and values.
+# - **Linear memories with some attention.** [Griffin](https://arxiv.org/abs/2402.19427) has two
+#   layers of linear recurrence to one of local attention, Qwen3-Next three of
+#   [Gated DeltaNet](https://arxiv.org/abs/2412.06464), a delta rule that forgets, to one.
+# - **Everything kept, on much hardware.** [Gemini 1.5](https://arxiv.org/abs/2403.05530) reports
+#   more than 99% of single facts found again among 10 million tokens.
 #
 # ## Questions
 #
@@ -301,5 +296,5 @@ for name, (options, span) in plans.items():
 #
 # **The picture to remember** is the map of 8.6.
 #
-# **To go on:** a memory of your own is a project of this course, with a template, the tests that it
-# must pass, and the experiment that ranks it.
+# **To go on:** build a memory of your own, a project of this course, with a template, tests, and an
+# experiment that ranks it.

@@ -7,6 +7,8 @@ import pytest
 
 nbformat = pytest.importorskip("nbformat")
 
+from minitxl.experiments import memory_budget, stored  # noqa: E402
+
 STORED = Path(__file__).resolve().parents[2] / "notebooks" / "08_beyond.ipynb"
 
 
@@ -30,3 +32,27 @@ def test_the_matrix_is_the_cheapest_plan():
     kept, work = zip(*(row[-2:] for row in printed("reaches, a layer")), strict=True)
     kept, work = ([float(x.replace(",", "")) for x in column] for column in (kept, work))
     assert 10 * kept[-1] < min(kept[:-1]) and 4 * work[-1] < min(work[:-1])
+
+
+def test_who_answers():
+    """8.6: of 8 and 128 pairs, 300 and 50 tokens back, with M = 65; heads of 32 do as well."""
+    found = stored("memory_budget")
+    best, edges = memory_budget.winners(found, 64), found["edges"]
+    counts = list(found["settings"]["task"]["n_pairs"])
+
+    def winner(n_pair, lag):
+        (column,) = (i for i, low in enumerate(edges[:-1]) if low <= lag < edges[i + 1])
+        return best[counts.index(n_pair)][column][0]
+
+    assert [winner(8, 300), winner(128, 50), winner(128, 300)] == ["delta+", "xl", "nobody"]
+    leads = [
+        name for d in (64, 32, 16) for row in memory_budget.winners(found, d) for name, _ in row
+    ]
+    assert "mean" not in leads
+
+    def recall(d_head):
+        cell = memory_budget.cell_of(found, "delta+", d_head)
+        seeds = memory_budget.recall_of(found, cell, lags=(97, 513)).values()
+        return sum(seeds) / len(seeds)
+
+    assert abs(recall(64) - recall(32)) < 0.02

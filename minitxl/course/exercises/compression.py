@@ -71,10 +71,10 @@ UPDATE = Exercise(
 def compressive_update(coarse, fine, h, n_fine, n_coarse, rate):
     """Return the next segment's coarse and fine memory of a layer, groups compressed by their mean.
 
-    coarse (B, at most n_coarse, D); fine (B, at most n_fine + rate - 1, D); h (B, T, D): the
-    layer's inputs for this segment. The oldest comes first in each. Of the states in fine and h the
-    last n_fine stay, the others leave, but only in whole groups of `rate`, the oldest group first:
-    who is left over waits in fine. A group becomes one row, behind the rows of coarse, which then
+    coarse (B, at most n_coarse, D); fine (B, at most n_fine + rate - 1, D); h (B, T, D):
+    inputs of the layer for this segment; the oldest first. Of the states in fine and h the last
+    n_fine stay; the others leave, but only in whole groups of `rate`, the oldest first: those that
+    make no whole group wait in fine. A group becomes one row behind those of coarse, which then
     keeps its newest n_coarse.
     """
 ''',

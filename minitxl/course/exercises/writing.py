@@ -87,8 +87,8 @@ def delta_backward(do, dnew, q, k, v, b, s):
 
     Token by token, from S_0 = s (d, e):
     S_t = S_{t-1} + b_t k_t (v_t - S_{t-1}^T k_t)^T, then o_t = S_t^T q_t
-    do (T, e) = dLoss/do; dnew (d, e) = dLoss/dS_T, what later segments send back; q, k (T, d); v
-    (T, e); b (T,). Each k_t has length 1; take it as given, dk is not to go through a division.
+    q, k (T, d); v (T, e); b (T,). Each k_t comes with length 1: how it got it is not part of this.
+    do (T, e) = dLoss/do; dnew (d, e) = dLoss/dS_T, what later segments send back.
     """
 ''',
     imports="""

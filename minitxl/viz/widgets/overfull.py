@@ -128,7 +128,7 @@ def _filling(scene: Scene, x: float, top: float, pairs: int, width: int) -> None
     scene.boxes([(x, top + 16, full * unit, 18)], fill=SHADE)
     if pairs > width:
         scene.boxes([(x + width * unit, top + 16, (pairs - width) * unit, 18)], fill=WRONG)
-    scene.lines([[(x + width * unit, top + 8), (x + width * unit, top + 42)]], stroke="ink",
+    scene.lines([[(x + width * unit, top + 13), (x + width * unit, top + 42)]], stroke="ink",
                 width=2.5)  # fmt: skip
     scene.text(x + width * unit, top + 56, f"d = {width}", size=13, anchor="middle")
 
