@@ -42,3 +42,10 @@ def table(found: dict) -> list[str]:
             f"{statistics.median(arm['bpc']):.3f} | {apart} | {' | '.join(paid)} |"
         )
     return rows
+
+
+def paired(found: dict, name: str) -> list[float]:
+    """An arm's bits per character minus XL's, of the seeds with which both have learned."""
+    arm, xl = arm_of(found, name), arm_of(found, "xl")
+    both = zip(arm["names"], xl["names"], arm["minus_xl"]["by_seed"], strict=True)
+    return [x for a, b, x in both if memory_text.learned(a) and memory_text.learned(b)]
