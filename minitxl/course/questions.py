@@ -78,7 +78,7 @@ _RUBRICS = {
     "06_training": (
         ("6.1", "a new model gives every character about 1 / V",
          "three times as much: sure of wrong characters, weights or scores are far too large"),
-        ("6.2", "it gains at a segment's first characters", "and pays from the ninth on, and why"),
+        ("6.2", "it gains at a segment's first characters", "pays from the seventh on, and why"),
         ("6.3", "half of the training signal is thrown away",
          "absolute positions cannot read what was never trained, with which effect of more steps"),
         ("6.4", "no: it gains only where the memory is short, which training hardly ever showed",

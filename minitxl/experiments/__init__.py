@@ -50,15 +50,16 @@ def stored(name: str) -> dict:
     return read_json(RESULTS / f"{name}.json")
 
 
-def draw(name: str, results: dict | None = None) -> Picture:
+def draw(name: str, results: dict | None = None, **options) -> Picture:
     """Draw the results of an experiment, by default those that ship with minitxl.
 
-    name: of its module, for instance "ablation"; results: what its `run` has returned.
+    name: of its module, for instance "ablation"; results: what its `run` has returned. options:
+    of the picture's own function (`numbered` of "ablation").
     """
     if name not in DRAWN:
         raise MinitxlError(f"experiment {name!r} has no picture; there are {', '.join(DRAWN)}")
     module = import_module(f"minitxl.experiments.{name}_figure")
-    return getattr(module, f"draw_{name}")(stored(name) if results is None else results)
+    return getattr(module, f"draw_{name}")(stored(name) if results is None else results, **options)
 
 
 def recl_explorer(results: dict | None = None) -> Album:

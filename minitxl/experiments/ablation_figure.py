@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -9,7 +10,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from minitxl.experiments.ablation import difference
 from minitxl.viz.by_position import position_bins
-from minitxl.viz.theme import FAINT, INK, MUTED, SEGMENT_COLOURS, drawing, level_lines
+from minitxl.viz.theme import FAINT, HIDDEN, INK, MUTED, SEGMENT_COLOURS, drawing, level_lines
 
 ORANGE, BLUE, GREEN, *_ = SEGMENT_COLOURS
 COLOURS = {"xl": BLUE, "shaw": ORANGE, "abs": GREEN}  # by the beginning of an arm's name
@@ -26,14 +27,15 @@ def colour_of(member: str) -> str:
 
 
 @drawing(10.4, 7.6, top=0.955, bottom=0.014)
-def draw_ablation(figure, results: dict) -> tuple[str, str]:
+def draw_ablation(figure, results: dict, numbered: Sequence[int] = ()) -> tuple[str, str]:
     """Draw every seed of every arm by reading, bits by position, and all paired differences.
 
-    results: what `minitxl.experiments.ablation.run` returned, as JSON has it.
+    results: what `minitxl.experiments.ablation.run` returned, as JSON has it. numbered: rows of the
+    differences, from 0, that get the numbers 1, 2 ... on a band, for a text that speaks of them.
     """
     _arms(figure.add_axes((0.232, 0.545, 0.19, 0.34)), results["cells"])
     _by_position(figure.add_axes((0.075, 0.135, 0.34, 0.3)), results["cells"])
-    _differences(figure.add_axes((0.745, 0.135, 0.24, 0.75)), results["differences"])
+    _differences(figure.add_axes((0.745, 0.135, 0.24, 0.75)), results["differences"], numbered)
     return _words(results)
 
 
@@ -90,8 +92,11 @@ def _by_position(ax, cells: list[dict]) -> None:
     ax.set_title("By position, read as in training", pad=8)
 
 
-def _differences(ax, differences: list[dict]) -> None:
+def _differences(ax, differences: list[dict], numbered: Sequence[int]) -> None:
     """A row for each comparison, with its interval; in ink where Holm's p is small."""
+    for n, y in enumerate(numbered, start=1):
+        ax.axhspan(y - 0.5, y + 0.5, fc=HIDDEN, lw=0, zorder=0)
+        ax.text(-0.99 * WIDEST, y, f"({n})", ha="left", va="center", size=9, weight="bold")
     for y, d in enumerate(differences):
         low, high = d["interval"] or (d["mean"], d["mean"])
         sure = d["p_holm"] is not None and d["p_holm"] < SURE

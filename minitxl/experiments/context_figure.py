@@ -104,7 +104,7 @@ def _halves(ax, found: dict) -> None:
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     ax.set_title(
-        "Half-distance of every run (hollow: not learned); upright line: the ceiling", pad=8
+        "Half-distance of every run (hollow: not learned); upright: its context, on average", pad=8
     )
     ax.set_xlabel("characters (log scale)")
 
@@ -129,13 +129,13 @@ def _words(results: dict, found: dict) -> tuple[str, str]:
 
     title = (
         f"A memory of 112 copies from {said(('xl-112', 'memory'))} characters back, one of "
-        f"{s['longer']} from {said(('xl-112', 'longer memory'))}; vanilla from "
-        f"{said(('vanilla-16', 'sliding'))}"
+        f"{s['longer']} from {said(('xl-112', 'longer memory'))}; a window of 16 "
+        f"from {said(('vanilla-16', 'sliding'))}"
     )
     note = (
         f"{s['n_layer']} layers, D = {s['d_model']}, {s['steps']:,} steps of "
         f"{s['tokens_per_step']} characters, {s['seeds']} seeds; text in which only an earlier "
-        "mention tells a name's second letter; test text.\nCeiling: T - 1 for a window that slides "
+        "mention tells a name's second letter; test text.\nUpright: T - 1 for a window that slides "
         "by one character, T / 2 on the average of fixed segments, T / 2 + M with a memory of M.\n"
         "Numbers of the title: half-distances, medians of the runs that have learned: "
         f"{learned(('xl-112', 'memory'))} of {s['seeds']} with M = 112."

@@ -4,8 +4,8 @@
 # **You will be able to** derive how many tokens can influence a prediction; check it by changing
 # tokens one by one; tell what a model *could* use from what it *learned* to use.
 #
-# **You need** notebook 4 (what the memory holds, and for how long). **Time:** 25 minutes.
-# **Exercises:** 2.
+# **You need** notebook 4 (what the memory holds, and for how long). **Time:** 25 minutes, and about
+# 10 for the exercises. **Exercises:** 2.
 
 # %%
 import minitxl
@@ -17,9 +17,9 @@ from minitxl.model.reach import exact_reach
 # %% [markdown]
 # ## 5.1 Layers times memory
 #
-# One layer sees the memory and its segment. But what it finds in the memory are states, and these
-# have seen a memory of their own: each layer down, one looks one memory further back. This is the
-# shaded triangle in figure 2 of the paper, drawn from the masks and the memory update of the model.
+# A query of layer 2 reads states in the memory. Layer 1 computed them a segment earlier, from the
+# memory of *that* time, which holds older tokens: every layer more adds the memory of an earlier
+# segment. This is the triangle in figure 2 of the paper, drawn from the model's masks and memory.
 
 # %%
 viz.span_explorer(n_layer=2, tgt_len=4, mem_len=4)
@@ -28,12 +28,15 @@ viz.span_explorer(n_layer=2, tgt_len=4, mem_len=4)
 # > **Try this.** Switch recurrence off and add layers. With recurrence on, take $T = 4$ and let $M$
 # > go from 1 to 8 in steps of one: when does the reach make a leap? Follow the first output, then
 # > the last: does the left end move? And with *same length*, when every query sees $M$ keys?
+# > <details><summary>What you should have seen</summary>At $M = 5$, one more than $T$: the memory's
+# > oldest state is now of the segment before, and brings all that it saw. The left end is the same
+# > for all outputs of a segment; with *same length* it moves with the query.</details>
 #
-# **Exercise.** How many tokens before the segment's start can change an output in it? The picture
-# counts; find the rule. Begin at layer $N$ and the present segment. In which segment was the oldest
-# state of its memory computed, and where does *that* segment begin? Go there, one layer down, and
-# ask again, as far as layer 1, which has embeddings in its memory: a loop over the layers. Try it
-# with $M = T$ and $M = T + 1$. (`course.reveal("reach")` shows the way in steps.)
+# **Exercise.** How many tokens before the segment's start can change an output in it? Begin at
+# layer $N$ and the present segment. In which segment was the oldest state of its memory computed,
+# and where does *that* segment begin? Go there, one layer down, and ask again, as far as layer 1,
+# which has embeddings in its memory. Try it with $M = T$ and $M = T + 1$.
+# (`course.reveal("reach")` shows the way in steps.)
 
 # %% exercise reach
 
@@ -45,9 +48,9 @@ viz.span_explorer(n_layer=2, tgt_len=4, mem_len=4)
 # <details><summary>The rule, and why: open it once you have yours.</summary>
 #
 # With the memory full, layer 1 reads $M$ cached embeddings, and an embedding has seen its own token
-# only: that is $M$ tokens. Each of the $N - 1$ layers above reads $M$ states, of which the oldest
-# was computed in a segment that began $T \lceil M/T \rceil$ tokens before the present one; whatever
-# that segment could see, it passes on. So
+# only: $M$ tokens. Each of the $N - 1$ layers above reads $M$ states, of which the oldest was
+# computed in a segment that began $T \lceil M/T \rceil$ tokens before the present one, and passes
+# on what that segment could see. So
 #
 # $$R = (N - 1)\, T\, \lceil M/T \rceil + M$$
 #
@@ -55,13 +58,13 @@ viz.span_explorer(n_layer=2, tgt_len=4, mem_len=4)
 # |---|---|
 # | $T$ divides $M$ | $N M$ |
 # | $0 < M < T$ | $(N - 1) T + M$, more than $N M$ if $N > 1$ |
-# | `ext_len` $= E$ | $R + E$: a segment begins by reading $E$ tokens again |
+# | `ext_len` $= E$ | $R + E$: $E$ tokens are read anew; the memory ends where they begin |
 # | `same_length` | $N (M - 1)$ before the *query*, which sees $M$ keys, its own among them |
 #
 # </details>
 #
-# Do not take our word. Below, the tokens of a text are changed one by one, and the outputs of an
-# untrained float64 model compared bit by bit.
+# The proof: the tokens of a text are changed one by one, and the outputs of an untrained float64
+# model compared bit by bit.
 
 # %%
 print(" N   T   M   N M   formula   by changing tokens")
@@ -70,21 +73,17 @@ for n, t, m in ((3, 8, 0), (1, 8, 8), (2, 8, 8), (3, 8, 8), (3, 8, 4), (3, 8, 1)
     print(f"{n:2} {t:3} {m:3} {n * m:5} {exact_reach(n, t, m):9} {found:20}")
 
 # %% [markdown]
-# One of them whole: a column for every token that was changed, a row for every output of the last
-# segment.
+# One of them whole: a column for each token changed, a row for each output of the last segment.
 
 # %%
 viz.draw_changes(changes_by_token((2, 8, 12)), n_layer=2, tgt_len=8, mem_len=12)
 
 # %% [markdown]
 # > **Common misconception: “with recurrence it sees everything,” or: “the last $M$ tokens.”**
-# > Neither. The reach is finite: $N - 1$ memories, in whole segments, and $M$. One token beyond it
-# > is as if it had never been.
+# > Neither. It is finite, but longer than $M$, and one token beyond it is as if it had never been.
 #
-# The left end is the same for all outputs of a segment. To the tokens before it come those of the
-# segment itself, up to the output's own.
-#
-# **Exercise.** So from how many tokens in all is one output made?
+# **Exercise.** Each output also sees its own segment, up to its own token. From how many tokens in
+# all is it made?
 
 # %% exercise influence
 
@@ -94,26 +93,26 @@ viz.draw_changes(changes_by_token((2, 8, 12)), n_layer=2, tgt_len=8, mem_len=12)
 # ## 5.3 Does a trained model use it all?
 #
 # Where it must, yes. In the experiment `reach` a marker, one of 8, stands in the first segment,
-# then come fillers, and at every distance the model is asked for the marker:
+# fillers follow, and at every distance the model is asked for the marker:
 #
 #     reads    . . C . . . . . | . . . . . . . . | . . .
 #     answers        C C C C C | C C C C C C C C | C C C
 #
-# An output that sees the marker can be right, the others guess. So theory has an accuracy of 1 to
-# $R$, a straight ramp while fewer and fewer of a segment's queries see the marker, and 1/8 from
-# $R + T$ on.
+# Who sees the marker can be right, the others guess. So theory has an accuracy of 1 to $R$, a ramp
+# while fewer and fewer of a segment's queries see it, and 1/8 from $R + T$ on.
 
 # %%
 draw("reach")
 
 # %% [markdown]
-# All of them learned with the gradient stopped at the memory.
+# **To keep:** a model that has to look to its reach learns it, though the gradient stops at the
+# memory.
 #
 # ## 5.4 Possible is not learned
 #
 # In a text, nothing forces a model to look far. Change one character before a segment: how much do
-# the next 16 predictions of the model of *War and Peace* change? The measure: the total variation,
-# $\frac12 \sum_x |p'(x) - p(x)|$: 0 for the same prediction, 1 for a quite different one.
+# the next 16 predictions of the shipped model change? Measured by the total variation, $\frac12
+# \sum_x |p'(x) - p(x)|$: 0 for the same prediction, 1 for a quite different one.
 
 # %%
 # float64: what is left at the reach's end is as small as float32's rounding
@@ -126,11 +125,12 @@ heads = stored("attention_spans")["heads"]
 viz.draw_learned_reach(heads, distances, moved, n_layer=N, tgt_len=T, mem_len=M)
 
 # %% [markdown]
-# Most heads put their weight nearer than they could (the upper picture), and what comes from beyond
-# one memory passes through several layers, each of which hands on a part. So the influence fades
-# long before it ends; and where it ends is exact: at $R$ a little is left, at $R + 1$ nothing.
+# Two limits. Above: *one head* reads the memory and its own segment, at most $M + T - 1$ characters
+# back; most put their weight nearer. Below: *all layers together* reach $R$, since what lies beyond
+# one memory is handed on from layer to layer, a part each time.
 #
-# How far a model looks *with profit* is another question: the paper's RECL, in notebook 7.
+# **To keep:** the influence fades long before it ends; but it ends exactly: at $R$ a little is
+# left, at $R + 1$ nothing. (How far a model looks *with profit*: notebook 7.)
 #
 # ## Questions
 #
@@ -149,13 +149,11 @@ viz.draw_learned_reach(heads, distances, moved, n_layer=N, tgt_len=T, mem_len=M)
 # - Count, for any $N$, $T$ and $M$, what an output can depend on, and prove it by changing tokens.
 # - Keep apart what a model can reach, what it attends to, and what moves its predictions.
 #
-# **The picture to remember** is the triangle of 5.1: each layer goes back to a segment's start,
-# then a memory on.
+# **The picture to remember** is the triangle of 5.1.
 #
-# **Where this lives today.** Sliding windows are counted the same way.
-# [Mistral 7B](https://arxiv.org/abs/2310.06825), 32 layers with a window of 4,096, speaks of a
-# theoretical span of 131,000 tokens: $N M$, and *possible* as in 5.4.
-# [RULER](https://arxiv.org/abs/2404.06654) asked 17 models: of those that claim 32,000 tokens, half
-# do well there.
+# **Where this lives today.** [Mistral 7B](https://arxiv.org/abs/2310.06825), 32 layers with a
+# sliding window of 4,096, speaks of a theoretical span of 131,000 tokens: $N M$, *possible* as in
+# 5.4. [RULER](https://arxiv.org/abs/2404.06654) asked 17 models: of those that claim 32,000 tokens,
+# half do well there.
 #
 # **Next:** notebook 6, training.

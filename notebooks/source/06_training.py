@@ -5,8 +5,8 @@
 # by line; see, while two models learn, what only the one with a memory can learn; say how sure a
 # comparison is; tell a broken model from a sound one.
 #
-# **You need** notebooks 2 (backward passes) and 4 (memory). **Time:** 60 minutes, of which the
-# computer takes one. **Exercises:** 4.
+# **You need** notebooks 2 (backward passes) and 4 (memory). **Time:** 60 minutes, and about 30 for
+# the exercises. **Exercises:** 4.
 
 # %%
 import numpy as np
@@ -34,8 +34,8 @@ from minitxl.training.optim import Adam, clip_by_norm, learning_rate
 #
 # A step takes the *mean* of all tokens' losses, so each token's share is divided by their number.
 #
-# **Exercise.** Write it. Mind large scores: `exp(1000)` is infinite, and the softmax of `z` is that
-# of `z` minus any number.
+# **Exercise.** Write the gradient. Mind large scores: `exp(1000)` is infinite, and the softmax of
+# `z` is that of `z` minus any number.
 
 # %% exercise cross-entropy-gradient
 
@@ -45,10 +45,9 @@ from minitxl.training.optim import Adam, clip_by_norm, learning_rate
 course.run_with("cross-entropy-gradient")
 
 # %% [markdown]
-# With words in place of characters $V$ is large (267,735 for WikiText-103), and most of it is rare.
-# The paper then cuts the words into clusters by how frequent they are (section 4.1): a first
-# softmax chooses a frequent word, or the tail as a whole; a second one, in a narrower space, is
-# needed only for words of the tail.
+# With words in place of characters $V$ is large (267,735 for WikiText-103). The paper then cuts
+# them into clusters by frequency (section 4.1): a first softmax chooses a frequent word, or the
+# tail as a whole; a second one, in a narrower space, a word of the tail.
 #
 # **Exercise.** Write the losses for two clusters. (In the library: `model/family/adaptive.py`.)
 
@@ -68,8 +67,10 @@ course.run_with("cross-entropy-gradient")
 # \theta \leftarrow \theta - \eta_n \frac{m / (1 - \beta_1^n)}{\sqrt{v / (1 - \beta_2^n)} +
 # \epsilon}$$
 #
-# in step $n = 1, 2 \ldots$ The rate $\eta_n$ climbs at first, for the averages $m$ and $v$ are not
-# worth much yet, then falls along a cosine. The text may be yours: name a file.
+# in step $n = 1, 2 \ldots$ The rate $\eta_n$ climbs while the averages $m$ and $v$ are not worth
+# much yet, then falls along a cosine. **To keep:** clip, average, divide, step.
+#
+# The text may be yours: name a file.
 
 # %%
 TEXT = "war-and-peace"  # or "/home/me/letters.txt": a few hundred thousand characters do well
@@ -114,8 +115,7 @@ class Learner:
 
 
 # %% [markdown]
-# Sixteen places of the text are read side by side. Row $b$ of the next batch goes on where row $b$
-# of this one ended (notebook 4).
+# Sixteen places of the text are read side by side, row $b$ on from where it ended (notebook 4).
 
 # %%
 stream, learner = Stream(corpus.train, batch_size=B, tgt_len=T), Learner(mem_len=T)
@@ -142,9 +142,9 @@ print(f"a uniform guess among {config.n_token} characters: {np.log(config.n_toke
 # %% [markdown]
 # ## 6.3 Watch it learn
 #
-# Two models that differ in nothing but the memory read the same batches, each measured before it is
-# learned from: 1,200 are a tenth of the book, so that these are losses on unseen text. Interrupt
-# them if you like (the square, or `I` `I`) and run the cell again: they go on.
+# Two models, alike but for the memory, read the same 1,200 batches, a tenth of the book. Each batch
+# is measured *before* it is learned from, so every loss is one on unseen text. Interrupt them if
+# you like (the square, or `I` `I`) and run the cell again: they go on.
 
 # %%
 learners = {"with memory": Learner(mem_len=T), "without memory": Learner(mem_len=0)}
@@ -162,11 +162,13 @@ with live:
 samples.look(live.done)
 
 # %% [markdown]
-# At first all four curves are one: which characters are frequent needs no memory. After a hundred
-# steps one stays behind and never catches up: the first character of a segment is predicted from a
-# single character, and what that tells is soon learned.
+# For a hundred steps the four curves are one: which characters are frequent is learned without a
+# memory. Then the dashed one of the model without memory stays behind.
 #
-# What is a tenth of a bit, to read? Move the slider.
+# **To keep:** without memory a segment's first character is predicted from a single character, and
+# what that tells is soon learned.
+#
+# How do such losses read? Move the slider.
 
 # %%
 samples.album()
@@ -189,15 +191,20 @@ viz.live(learners["with memory"].model, corpus.vocab, corpus.test[:400], tgt_len
 # three learning rates, then five seeds.
 
 # %%
-draw("ablation")
+draw("ablation", numbered=(0, 1, 9, 10, 14, 16, 19))
 
 # %% [markdown]
-# Read the right panel first: 95% intervals from five seeds, bold where they hold for so many
-# comparisons (Holm). Sure is that the memory helps Transformer-XL; how much depends on its rival's
-# reading: 0.142 bits against fixed chunks, 0.066 against a window moved by half its length, nothing
-# against longer segments read by a window. Sure is that absolute positions make less of a
-# memory, and that the naive cache of notebook 3 ruins the model. Shaw leads without a memory;
-# with it, XL's lead is not sure.
+# Right: 95% intervals from five seeds, bold where they hold for so many comparisons (Holm). Seven
+# rows are numbered:
+#
+# - The memory helps Transformer-XL. How much depends on its rival's reading: 0.142 bits against
+#   fixed chunks (1), 0.066 against a window moved by half its length (2), nothing sure against
+#   longer segments read by a window (3).
+# - XL's lead over Shaw is not sure with memory (4); without, Shaw leads (6).
+# - The naive cache of notebook 3 ruins the model (5), and absolute positions make less of a memory
+#   even when they are sound (7).
+#
+# **To keep:** a comparison says little until it says how the rival was read.
 #
 # > **Question 2.** Absolute positions *with* memory are the cell that the paper leaves out. Here
 # > positions count on over memory and segment. But above the first layer a cached state was
@@ -213,8 +220,7 @@ draw("ablation")
 #
 # Thirteen exercises are parts of the model. `parts` collects those that you have solved, in the
 # notebooks saved beside this one too; `capstone` has a small model learn by them, beside the
-# library's. With all of them, only linear maps, ReLU, the embedding and LayerNorm's forward pass
-# are not yours.
+# library's. Only linear maps, ReLU, the embedding and LayerNorm's forward pass are never yours.
 
 # %%
 mine = course.parts()
@@ -229,8 +235,8 @@ course.capstone(mine)
 # %% [markdown]
 # ## 6.6 A bug hunt
 #
-# A wrong model seldom stops. Here are five: each is the shipped model with a mistake that people do
-# make in the code around it.
+# A wrong model seldom stops. Here are five: the shipped model, with a mistake that people do make
+# in the code around it.
 #
 # | word | what is wrong |
 # |---|---|
@@ -250,16 +256,16 @@ curves = ("by_segment", "by_place", "seen", "share")
 viz.draw_symptoms(*({name: getattr(x, what) for name, x in shown.items()} for what in curves))
 
 # %% [markdown]
-# **Exercise.** Which is which? For each one say first what it *must* show: where along the stream,
-# where in a segment, in the picture, in the gradient. One of them looks as sound as the sound one.
+# **Exercise.** Which is which? Say first what each *must* show: along the stream, within a segment,
+# in the picture, in the gradient. One of them looks as sound as the sound one.
 
 # %% exercise bug-hunt
 
 # %% check bug-hunt
 
 # %% [markdown]
-# When you have found one, see its code: it changes one method of `Sound`
-# (`minitxl/course/hunt.py`).
+# The code of those that you have found (each changes one method of `Sound`, in
+# `minitxl/course/hunt.py`):
 
 # %%
 course.hunt.reveal()
@@ -275,17 +281,15 @@ course.hunt.reveal()
 #
 # ## What you can do now
 #
-# - Write a training step with a memory, and doubt a difference of two curves: which seeds, which
-#   intervals, how was the rival read?
+# - Write a training step with a memory.
+# - Doubt a difference of two curves: which seeds, which intervals, how was the rival read?
 # - Find a bug that no error message tells.
 #
-# **The picture to remember** is your own of 6.3: without a memory the first character of a segment
-# stays a guess, however long one trains.
+# **The picture to remember** is your own of 6.3.
 #
 # **Where this lives today.** [XLNet](https://arxiv.org/abs/1906.08237) was pretrained with this
 # recurrence; [GTrXL](https://arxiv.org/abs/1910.06764) trains agents with it, whose episodes
-# outlast a segment. Most large models are trained on one long window, and meet a cache only when
-# they are used.
+# outlast a segment. Most large models meet a cache only when they are used.
 #
 # **Next:** notebook 7, evaluation; or train for real: `python -m minitxl train` (five minutes),
 # `--preset small` (an hour).

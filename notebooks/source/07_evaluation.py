@@ -5,7 +5,8 @@
 # memory than in training does; compute the Relative Effective Context Length (RECL), and distrust
 # it; derive what a memory saves, against which window.
 #
-# **You need** notebooks 4 and 5. **Time:** 40 minutes. **Exercises:** 3.
+# **You need** notebooks 4 and 5. **Time:** 40 minutes, and about 10 for the exercises.
+# **Exercises:** 3.
 
 # %%
 import timeit
@@ -27,9 +28,8 @@ text = vocab.decode(corpus.test)
 # ## 7.1 Bits
 #
 # A loss of $\ell$ nats per character is $\ell / \ln 2$ bits: that many would an arithmetic coder,
-# driven by the predictions, write to a file. So a model can be compared with compressors that learn
-# from the same text. With $C$ for the size of a compressor's output in bytes, it pays for $n$
-# characters
+# driven by the predictions, write to a file. So a model can be compared with compressors. With $C$
+# for the size of a compressor's output in bytes, it pays for $n$ characters
 #
 # $$\mathrm{bpc} = \frac{8}{n} \big(C(\mathrm{train} + \mathrm{test}) - C(\mathrm{train})\big)
 # \qquad\text{where the model pays}\qquad \frac{1}{n \ln 2} \sum_t -\ln p(x_t \mid x_{<t})$$
@@ -43,6 +43,9 @@ for name, bits in (prices | {"the model": measured.bpc}).items():
     print(f"{name:10} {bits:.3f}")
 
 # %% [markdown]
+# **To keep:** the loss *is* a file size, so the model can stand beside compressors that learned
+# from the same text.
+#
 # **Exercise.** A text is read in segments, the last of which may be shorter. Return the mean bits
 # per character; every *character* counts the same.
 
@@ -53,23 +56,34 @@ for name, bits in (prices | {"the model": measured.bpc}).items():
 # %% [markdown]
 # ## 7.2 A memory of another length
 #
-# The memory's length is no parameter of the model. Here it reads a passage in short segments of 16:
-# move the memory's slider, and press *every M*.
+# No parameter of the model knows the memory's length. Here it reads a passage in segments of 16, as
+# far as “before, Na”. Napoleon or Natasha? Move the memory's slider, and press *every M*; where
+# nothing moves, read the table below.
 
 # %%
 at = text.index("tasha", text.index("Ever since that leave of absence had expired"))
 about = corpus.test[at - 776 : at + 60]
 viz.live(model, vocab, about, tgt_len=16, mem_len=128, read=776)
 
+# %%
+letters = vocab.encode("pt")
+print("memory   bits of the passage   p for Napoleon   t for Natasha")
+for m in (0, 16, 32, 64, 128, 256, 512):
+    short = CachedReader(model, mem_len=m, tgt_len=16)
+    read = [short.read(about[None, i : i + 16])[0] for i in range(0, 776, 16)]
+    log_p = np.concatenate(read)[:776]  # (776, V): the last is for the character after "Na"
+    bits = -log_p[np.arange(776), about[1:777]].mean() / np.log(2)
+    p, t = np.exp(log_p[-1, letters])
+    print(f"{m:6} {bits:21.3f} {p:16.0%} {t:15.0%}")
+
 # %% [markdown]
-# With the trained memory of 128 the model expects `Nap`oleon; give it 256, and it knows that the
-# talk is of `Nat`asha. But on the average of the passage, the upper curve, nothing is gained beyond
-# 128.
+# With the trained memory of 128 the model expects Napoleon; with 256 Natasha. But on the passage's
+# mean next to nothing is gained beyond 128.
 #
-# > **Question 1.** For this character no memory at all is better than one of 16 to 128. How can
-# > less knowledge be better?
+# > **Question 1.** For this character no memory is better than one of 16, 32 or 64. How can less
+# > knowledge be better?
 #
-# What does a *longer* memory than in training do, on the whole? The paper reports a small gain.
+# On the whole, what does a *longer* memory than in training do? The paper reports a small gain.
 # Three encodings, three seeds, and the shipped model:
 
 # %%
@@ -81,15 +95,17 @@ draw("longer_memory")
 # the larger model is indifferent.
 #
 # > **Common misconception: “memory is free at evaluation, so take as much as fits.”** It takes time
-# > and space, and on the mean of the seeds nothing beyond the trained length gained 0.01 bits here.
+# > and space.
+#
+# **To keep:** on the mean of the seeds nothing beyond the trained length gained 0.01 bits here.
 
 # %% [markdown]
 # ## 7.3 How far does it really look? RECL
 #
-# Who makes little of a short context gains much from a longer one. So that a poor beginning is no
-# merit, the paper (appendix C) asks: does more context gain over the *best that any* of a group of
-# models makes of less? With $\ell_i(c, t)$ for the loss of model $i$ on token $t$, predicted from
-# $c$ tokens, and $c' = c + \Delta$:
+# Who makes little of a short context gains much from a longer one. So that this is no merit, the
+# paper (appendix C) asks: does more context gain over the *best that any* of a group of models
+# makes of less? With $\ell_i(c, t)$ for the loss of model $i$ on token $t$, predicted from $c$
+# tokens, and $c' = c + \Delta$:
 #
 # $$b(c,t) = \min_i \ell_i(c,t) \qquad f_i(c,c') = \frac{1}{|\mathcal T|} \sum_{t \in \mathcal T}
 # \min\big(b(c,t), \ell_i(c',t)\big) \qquad g_i = \frac{e^{f_i(c,c)} - e^{f_i(c,c')}}
@@ -112,29 +128,33 @@ draw("longer_memory")
 recl_explorer()
 
 # %% [markdown]
-# *From elsewhere* is the control: it should find nothing. It grants Transformer-XL +67%, where the
-# true text has +133%; in steps of 8 characters the control is ahead, +50% against +33%. For the
-# minimum keeps whatever *happens* to be better, so that $g$ is never negative. (Shaw's encoding is
-# first either way.) The plain mean, with its sign, is clearer: foreign characters *cost*
+# *From elsewhere* is the control: it should find nothing. It grants Transformer-XL +67% over
+# vanilla (absolute positions, no memory), where the true text has +133%; in steps of 8 characters
+# the control is ahead, +50% against +33%. For the minimum keeps whatever *happens* to be better:
+# $g$ is never negative. The plain mean, with its sign, is clearer: foreign characters *cost*
 # Transformer-XL 0.016 to 0.026 bits; true ones, up to 32, 48 and 64, gain 0.036, 0.032 and 0.023
-# (only the first surely), then 0.001, for $T + M$ is 64. Models without memory gain nothing beyond
-# their first 32.
+# (only the first surely), then 0.001, for $T + M$ is 64.
 #
 # > **Question 2.** Take two models whose losses with the longer context are those with the shorter
 # > one plus noise of mean 0. Is $g$ zero? What does a larger $r$ do?
 #
 # A text in which the far past decides shows it better. In the experiment `context` names are codes
-# of two capitals, of which only an earlier mention tells the second.
+# of two capitals, of which only an earlier mention tells the second. What the mention gains falls
+# with its distance; where half of the gain is lost lies the *half-distance*. Upright lines: how far
+# a model's context goes in one layer, $T / 2 + M$ for the average query, $T - 1$ in a window that
+# slides.
 
 # %%
 draw("context")
 
 # %% [markdown]
-# A window of 16 copies from 15 characters back. Transformer-XL, in segments of 16, copies from as
-# far as its memory goes: 25 with $M = T$ as in the paper, 120 with $M = 7 T$, 450 with a memory of
-# 448 at evaluation. So "so many percent longer" is a choice of $M / T$. But with
+# A sliding window of 16 copies as far as it sees: half-distance 16, where the first mention beyond
+# its 15 characters lies. Transformer-XL, in segments of 16, copies as far as its memory goes: 25
+# with $M = T$ as in the paper, 120 with $M = 7 T$, 454 with a memory of 448 at evaluation. But with
 # $M > T$ three starts of five had not learned to copy over the edge at all, and a window of 128
 # learns it more surely.
+#
+# **To keep:** "so many percent longer" is a choice of $M / T$.
 #
 # > **Question 3.** The paper says "450% longer than vanilla Transformers". Which two numbers is
 # > this made of, and why can the lower one not be more than 128?
@@ -142,8 +162,8 @@ draw("context")
 # %% [markdown]
 # ## 7.4 Faster, than which window?
 #
-# A vanilla Transformer that predicts every token from $A$ tokens has to read its window anew for
-# every token; a memory computes each state once.
+# A vanilla Transformer that predicts every token from $A$ tokens reads its window anew for each; a
+# memory computes each state once.
 #
 # **Exercise.** Count the products.
 
@@ -177,9 +197,12 @@ print(f"ratio: about {sliding / memory:.0f}")
 draw("evaluation_speed")
 
 # %% [markdown]
-# The ratio grows with the attention length, and with the segment's, which the paper does not state:
-# at 3,800 it is 114 one token at a time, as in generation, and 1,534 with segments of 128. By
-# products, with keys and values kept, it would be 2,684 (dashed); yours projects all rows again.
+# At an attention length of 3,800 the ratio is 114 one token at a time, as in generation, and 1,534
+# with segments of 128. By products, with keys and values kept, it would be 2,684 (dashed); yours
+# projects all rows again.
+#
+# **To keep:** the ratio grows with the attention length, and with the segment's, which the paper
+# does not state.
 #
 # > **Question 4.** The two do not predict the same: after how many tokens do the memory's states
 # > know more than a window of the same attention length? (Notebook 5.)
@@ -193,10 +216,10 @@ draw("evaluation_speed")
 #
 # **The picture to remember** is the two pages of 7.3: a measure that finds +67% in nothing.
 #
-# **Where this lives today.** Every served model keeps keys and values, so that a token is computed
-# once; [vLLM](https://arxiv.org/abs/2309.06180) is about where to put them. Windows and strides are
-# still chosen (Hugging Face on [perplexity](https://huggingface.co/docs/transformers/perplexity)).
-# A falling plain mean is how [Gemini 1.5](https://arxiv.org/abs/2403.05530) argues that it reads
-# millions of tokens.
+# **Where this lives today.** Every served model keeps keys and values;
+# [vLLM](https://arxiv.org/abs/2309.06180) is about where to put them. Windows and strides are still
+# chosen (Hugging Face on [perplexity](https://huggingface.co/docs/transformers/perplexity)). By a
+# falling plain mean [Gemini 1.5](https://arxiv.org/abs/2403.05530) argues that it reads millions of
+# tokens.
 #
 # **Next:** notebook 8, beyond.

@@ -15,7 +15,11 @@ def context(r) -> list:
     of = {(a["arm"], x["reading"]): x for a in r["arms"] for x in a["readings"]}
     keys = (("xl-112", "memory"), ("xl-112", "longer memory"), ("vanilla-16", "sliding"))
     far, farther, vanilla = (f"{middle(of[key]):.0f}" for key in keys)
-    return [f"from {far} characters back", f"from {farther}; vanilla from {vanilla}", "2 of 5"]
+    return [
+        f"from {far} characters back",
+        f"from {farther}; a window of 16 from {vanilla}",
+        "2 of 5",
+    ]
 
 
 def ablation(r) -> list:

@@ -57,7 +57,9 @@ def test_learned_reach_tells_from_where_on_little_changes():
     shape = dict(n_layer=2, tgt_len=8, mem_len=8)
     picture = draw_learned_reach(heads, [1, 4, 12, 16, 17], [0.1, 0.01, 1e-4, 1e-6, 0.0], **shape)
     assert "reach 16 characters back; from 12 on" in picture.caption
-    assert "exactly 0" in texts(picture)
+    assert {"exactly 0", "one head: 15 at most", "R = 16"} <= set(texts(picture))
+    starts = [ax.patches[0].get_x() for ax in picture.figure.axes]
+    assert starts == [15.5, 16.5]  # hatched: beyond M + T - 1 of one head, beyond R of all
     picture = draw_learned_reach(heads, [1, 4, 12, 17], [0.1, 0.01, 1e-4, 1e-9], **shape)
     assert "exactly 0" not in texts(picture)
 

@@ -93,7 +93,9 @@ def draw_changes(changes: np.ndarray, *, n_layer: int, tgt_len: int, mem_len: in
 
 
 def draw_learned_reach(heads: list[dict], distances, influence, *, n_layer, tgt_len, mem_len):
-    """Draw the spans of a trained model's heads, and what far tokens change, against the reach.
+    """Draw how far a trained model's heads look, and what far tokens change, each to its limit.
+
+    Of a head: M + T - 1, for the last query of a segment; of the model: R.
 
     heads: as `attention_spans.run` returns them ("layer", "span"); distances (n,) before a
     segment's start; influence (n,): mean total variation of the predictions, 0 ... 1.
@@ -124,20 +126,24 @@ def draw_learned_reach(heads: list[dict], distances, influence, *, n_layer, tgt_
         low.set_xlabel("characters back (below: before the segment's start; log scale)")
         low.set_title("One character changed: how much the next predictions change", pad=8)
         right = 2.1 * reach
-        for ax in (top, low):
+        one = mem_len + tgt_len - 1  # the last query's distance to the memory's oldest key
+        for ax, limit in ((top, one), (low, reach)):
             ax.set_xscale("log")
             ax.set_xlim(0.75, right)
             ax.xaxis.set_minor_locator(NullLocator())
             ticks = [1, 3, 10, 30, 100, 300, 1000]
             ax.set_xticks(ticks, [str(x) for x in ticks] if ax is low else [])
-            ax.axvspan(reach + 0.5, right, fc=HIDDEN, hatch="////", ec="#BDB9AE", lw=0)
+            ax.axvspan(limit + 0.5, right, fc=HIDDEN, hatch="////", ec="#BDB9AE", lw=0)
             ax.axvline(mem_len, color=MUTED, lw=1, ls="--", zorder=0)
-            ax.axvline(reach + 0.5, color=INK, lw=1.6)
+            ax.axvline(limit + 0.5, color=INK, lw=1.6)
             level_lines(ax)
         box = {"facecolor": PAPER, "edgecolor": "none", "boxstyle": "round,pad=0.3"}
-        for text, x, colour in ((f"M = {mem_len}", mem_len, MUTED), (f"R = {reach}", reach, INK)):
-            style = dict(ha="center", va="center", color=colour, weight="bold", bbox=box)
-            top.text(x, n_layer + 0.95, text, **style)
+        style = dict(va="center", weight="bold", bbox=box)
+        top.text(mem_len, n_layer + 0.95, f"M = {mem_len}", ha="center", color=MUTED, **style)
+        said = f"one head: {one} at most"
+        top.text(1.08 * one, n_layer + 0.95, said, ha="left", color=INK, **style)
+        across = low.get_xaxis_transform()
+        low.text(reach, 0.88, f"R = {reach}", ha="center", color=INK, transform=across, **style)
         middle = np.sqrt(influence[inside].min() * influence.max())
         beyond = np.sqrt(reach * right)
         zero = "exactly 0" if not influence[~inside].any() else "beyond the reach"
@@ -145,6 +151,7 @@ def draw_learned_reach(heads: list[dict], distances, influence, *, n_layer, tgt_
         title = f"It can reach {reach} characters back; from {far} on, one hardly matters to it"
         note = (
             f"The shipped model, T = M = {mem_len}: half of its {len(heads)} heads keep 90 % of "
-            f"their weight within {np.median(spans):.0f} characters. Dotted: {LITTLE:.1%}."
+            f"their weight within {np.median(spans):.0f} characters. Dotted: {LITTLE:.1%}. "
+            "Hatched: out of reach."
         )
         return titled(figure, title, note, top=0.945, bottom=0.025, size=10)
