@@ -130,7 +130,10 @@ def _norm_wrong(change):
         if change not in ("constants", "mean"):
             dx -= mean_of(g, axis=axis, keepdims=True)
         if change not in ("constants", "variance"):
-            dx -= x_hat * mean_of(g * x_hat, axis=axis, keepdims=True)
+            along = mean_of(g * x_hat, axis=axis, keepdims=True)
+            if change == "projection":
+                along /= np.mean(x_hat * x_hat, axis=axis, keepdims=True)
+            dx -= x_hat * along
         if change != "rstd":
             dx = dx * rstd
         seen = x if change == "x" else x - mean if change == "centred" else x_hat
@@ -187,6 +190,11 @@ return ops.layer_norm_backward(dy, cache, xp=np)
         Mistake(
             "it lacks - x^ mean(g x^), by which x moves the variance",
             _norm_wrong("variance"),
+        ),
+        Mistake(
+            "the part along x^ was divided by x^ . x^, which is less than D as eps > 0; it is a "
+            "mean, divided by D",
+            _norm_wrong("projection"),
         ),
         Mistake("gamma is missing: g = dy gamma", _norm_wrong("gamma")),
         Mistake("sums over D were taken for the means", _norm_wrong("sums")),
