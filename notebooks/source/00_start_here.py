@@ -22,7 +22,7 @@ viz.live(model, vocab, passage, read=after, layer=5, head=5)
 
 # %% [markdown]
 # The lowest row is the segment that is read now: `ome, come!` Is a closing quotation mark due?
-# Nothing in this row can tell. But above the thick line lies the **memory**: the states of the
+# This row cannot tell. But above the thick line lies the **memory**: the states of the
 # characters before, a box for each layer. This head looks for the mark that opened the quotation.
 #
 # > **Do this**, about five minutes. *Next* says how likely a closing mark is, with the memory and
@@ -49,7 +49,7 @@ viz.live(model, vocab, passage, read=after, layer=5, head=5)
 # $$\tilde h = [\,\mathrm{SG}(m)\,;\,h\,] \qquad q = h\,W_q \qquad k = \tilde h\,W_k
 # \qquad v = \tilde h\,W_v$$
 #
-# The memory goes in, and comes out again, moved on by one segment.
+# The memory comes out moved on by one segment.
 
 # %%
 c = model.config
@@ -76,12 +76,14 @@ for name, memory in (("with memory", before), ("without memory", None)):
     print(f"{name:15} {np.exp(float(log_probs[0, at, mark])):5.1%}: the next character closes it")
 
 # %% [markdown]
-# The score of query $i$ on key $j$ asks what is there, and how far back it is. $R_{i-j}$ is a fixed
-# sinusoid of the distance, of which $W_R$ makes a key; $u$ and $v$ are learned vectors, the same
-# for all queries (this $v$ is none of the values above; section 3.3):
+# The score of query $i$ on key $j$ asks what is there, and how far back it is (section 3.3):
 #
 # $$A_{ij} = \frac{(q_i + u)\cdot k_j \;+\; (q_i + v)\cdot (W_R R_{i-j})}{\sqrt{d_\mathrm{head}}}
 # \qquad p_i = \mathrm{softmax}_j\, A_{ij}$$
+#
+# $R_{i-j}$ is a fixed row of $D$ sines and cosines of the distance; the learned matrix $W_R$ makes
+# a key of it. $u$ and $v$ are two learned vectors of each head, the same for every $i$ (this $v$ is
+# not the values above).
 #
 # How much of these probabilities falls on cached characters, and how much on quotation marks?
 
@@ -123,11 +125,13 @@ for name, through in (("stopped", False), ("full", True)):
     gradients = hidden_gradients(short, pieces, through_memory=through)  # S of N + 1 of (B, T, D)
     earlier = np.stack([model.backend.to_numpy(g) for s in gradients[:-1] for g in s])
     print(f"{name:8} {np.count_nonzero(earlier):8,} of {earlier.size:,} numbers are not zero")
+    for back in (1, 2, 3):
+        levels = [bool(model.backend.xp.any(g)) for g in gradients[-1 - back]]
+        print(f"{'':8} {back} back: {sum(levels)} of {len(levels)} levels are reached")
 
 # %% [markdown]
-# Let through, the gradient loses a layer with each segment back: of the seven states of a
-# character, which are the inputs of six layers and the last output, it reaches six, then five, then
-# four.
+# A level is what a layer reads, or the top one gives: $T \times D$ numbers a segment. Without the
+# stop the gradient loses a level at each edge: the memory holds a layer's *inputs*, one level down.
 #
 # > **Common misconception: “no gradient, so the memory teaches nothing.”** The model learns to read
 # > its memory; it is not taught to write it. [Notebook 2](02_attention_by_hand.ipynb), section 2.4,
@@ -177,8 +181,7 @@ viz.bits_by_position(bits_per_character(remember=True), bits_per_character(remem
 viz.draw_idea()
 
 # %% [markdown]
-# **Where this lives today.** To keep what was computed, and to count distances, is now everywhere.
-# Served models keep keys and values of all that was said, and their scarce good is room for them
+# **Where this lives today.** Served models keep keys and values of all that was said
 # ([PagedAttention](https://arxiv.org/abs/2309.06180)). Contexts reach millions of tokens ([Gemini
 # 1.5](https://arxiv.org/abs/2403.05530)); a memory of fixed size for any length is still sought
 # ([Infini-attention](https://arxiv.org/abs/2404.07143)).
@@ -188,7 +191,5 @@ viz.draw_idea()
 # [3 relative positions](03_relative_positions.ipynb), [4 the memory](04_memory.ipynb),
 # [5 reach](05_reach.ipynb), [6 training](06_training.ipynb), [7 evaluation](07_evaluation.ipynb),
 # [8 what came after](08_beyond.ipynb): about six hours, with exercises that are checked in place.
-# Short of time? Section 2.4, then 4, 5, half of 7. Or train your own, in about five minutes:
-# `python -m minitxl train --data book.txt`. Or read the paper,
-# [Transformer-XL](https://arxiv.org/abs/1901.02860), and the code from the bottom up: `ops.py`,
-# `attention.py`, `layers.py`, `network.py` in `minitxl/model/`.
+# Short of time? Section 2.4, then 4, 5, half of 7. Or read the paper,
+# [Transformer-XL](https://arxiv.org/abs/1901.02860), and `minitxl/model/`, from `ops.py` up.

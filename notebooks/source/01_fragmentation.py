@@ -37,12 +37,12 @@ for tokens, targets in segments(text[: 4 * T + 1], batch_size=1, tgt_len=T):
     print(f"read {vocab.decode(tokens[0])!r:12} predict {vocab.decode(targets[0])!r}")
 
 # %% [markdown]
-# No target is lost, but every segment's first prediction is made from a single character.
+# **Keep:** no target is lost, but each segment's first prediction is made from one character.
 #
 # ### Exercise: what a fixed segment knows
 #
 # How many characters is each prediction made from? Their mean tells why a model "with a context of
-# $T$" has about half of that. (No later cell needs your function: you can go on in any case.)
+# $T$" has about half of that.
 
 # %% exercise context-lengths
 
@@ -60,10 +60,10 @@ begin = vocab.decode(text).index('"I could not, on my honor')
 viz.play_cut(model, vocab, text[begin - 192 : begin + 321])
 
 # %% [markdown]
-# After a cut the model has to find out anew which word it is in, who is speaking, in which
-# language. Now press *with a memory*: the same places are pale. What stays deep is truly hard: the
-# first letters of new words, some punctuation. (Without its memory this model is too sure of
-# itself; section 1.3 is fair.) Then take shorter segments, and longer ones.
+# Now press *with a memory*: the same places are pale. What stays deep is truly hard: the first
+# letters of new words, some punctuation. Then take shorter segments, and longer ones.
+#
+# **Keep:** after a cut the model must find out anew which word it is in, and who is speaking.
 
 # %% [markdown]
 # ## 1.3 Is this fair? Models that were trained without memory
@@ -79,9 +79,8 @@ ablation = stored("ablation")
 viz.draw_group_by_position(ablation)
 
 # %% [markdown]
-# The models without memory have learned to make the best of a blank start, and still it costs them:
-# no training can supply characters that were not read. Further into the segment the curves draw
-# near. The paper calls the gap *context fragmentation* (section 1).
+# Further into the segment the curves draw near. The paper calls the gap *context fragmentation*
+# (section 1). **Keep:** no training can supply characters that were not read.
 
 # %% [markdown]
 # > **Question 1.** The gap at the last characters of a segment is not zero either. What do they
@@ -119,8 +118,8 @@ viz.draw_segment_lengths(without, with_memory)
 #
 # $$\mathrm{bpc}(T) = \frac1T \sum_{n=1}^{T} c(n),$$
 #
-# which falls towards the end of the curve, slowly, as $1/T$. With a memory the length of the
-# segment hardly matters: every prediction has at least 128 characters before it.
+# which falls towards the end of the curve, slowly, as $1/T$. **Keep:** with a memory the length of
+# the segment hardly matters; here every prediction has at least 128 characters before it.
 
 # %% [markdown]
 # ## 1.5 Second cure: a sliding window
@@ -135,35 +134,34 @@ for tokens, targets in windows(text[:17], window=8, stride=2, batch_size=1):
     print(f"read {vocab.decode(tokens[0])!r:12} keep the predictions of {ahead!r}")
 
 # %%
-W, n_slide = 64, 768
+W, P, size = 64, 6, 256  # the window; P passages of 256 characters, for an error bar
+passages = [text[p * size : (p + 1) * size + 1] for p in range(P)]
 rows = []
 for stride in (64, 32, 16, 8, 4, 2, 1):
-    found = evaluate_sliding(model, text[: n_slide + 1], window=W, stride=stride, batch_size=32)
-    rows.append((stride, W / stride, found.bpc))
-remembered = bits_of(text[: n_slide + 1], t=W, remember=True, mem_len=W)
-error = remembered.std() / np.sqrt(n_slide)
-print(f"standard error of such a mean: {error:.2f} bits (less for differences: one text for all)")
-viz.draw_sliding(rows, (1.0, float(remembered.mean())))
+    options = dict(window=W, stride=stride, batch_size=64)
+    bits = [evaluate_sliding(model, one, **options).bpc for one in passages]
+    rows.append((stride, W / stride, np.array(bits)))
+remembered = bits_of(text[: P * size + 1], t=W, remember=True, rows=P, mem_len=W).mean(axis=1)
+viz.draw_sliding(rows, remembered)  # (P,)
 
 # %% [markdown]
-# The window buys back what the cut took, at the price of reading every character $W$ / stride
-# times. A memory gives $W + 1$ to $2W$ characters directly, more through layers, and reads each of
-# them once. Notebook 7 makes this the paper's comparison, at its attention lengths.
+# **Keep:** the window buys back what the cut took by reading every character $W$ / stride times; a
+# memory gives $W + 1$ to $2W$ characters directly, more through layers, and reads each once.
+# (Notebook 7 has the paper's comparison.)
 #
-# > **Question 2.** Many evaluations move the window by half its length. From how many characters is
-# > a prediction made then, at least and at most? Of what stride 1 gains over stride 64, how much is
-# > won?
+# > **Question 2.** Windows of $W = 64$, stride 32. From how many characters is a prediction made,
+# > at least and at most (after the first window)? Read off the picture: of the bits saved from
+# > stride 64 to stride 1, what share is already saved at stride 32?
 
 # %% [markdown]
 # ## 1.6 A memory is only as good as its stream
 #
-# For speed several rows are read side by side. The memory of row $b$ is what row $b$ read before,
-# so the next batch must go on in every row where it ended. (`Stream` does that; you will write it
-# in notebook 4.)
+# Several rows are read side by side. The memory of row $b$ is what row $b$ read before, so the next
+# batch must go on in every row where it ended. (You will write such a `Stream` in notebook 4.)
 #
-# > **Common misconception: “any batches will do, the memory sorts it out.”** Nothing in the model
-# > knows where a cached state came from: deal the segments out in another order, and it reads
-# > another row's past as its own. Nor does it know where a document ends: reset the memory there.
+# > **Common misconception: “any batches will do, the memory sorts it out.”** The model does
+# > not know where a cached state came from: deal the segments out in another order, and it reads
+# > another row's past as its own. At a document's end, reset the memory.
 #
 # A number for it: 32 rows with the right memory, with none, and with that of the row next door.
 
@@ -181,8 +179,11 @@ for name, bits in cost.items():
     print(f"{name:20} {np.mean(bits):.2f} bits per character")
 
 # %% [markdown]
-# > **Question 3.** Here another row's past is prose by the same author. Were each row a book in
-# > another language, known to the model, which of the three numbers would change, and which way?
+# **Keep:** a memory must be this row's own past.
+#
+# > **Question 3.** Here another row's past is a page of the same book. Suppose that each row read a
+# > book in another language, one the model knows as well as this one. Which of the three numbers
+# > would change, up or down, and why?
 
 # %% [markdown]
 # ## 1.7 The start of a stream
@@ -191,8 +192,7 @@ for name, bits in cost.items():
 # a full one that is padded with zero vectors.
 #
 # > **Common misconception: “zeros are as good as nothing.”** A row of zeros is a key like any
-# > other: the softmax gives it weight, and takes that away from real characters. Nothing, in
-# > attention, is a key that is not there.
+# > other: the softmax gives it weight, and takes that away from real characters.
 #
 # How much weight? 64 rows read two segments, with the short memory and with the padded one.
 
@@ -214,10 +214,10 @@ for start in ("empty", "zeros"):
         )
 
 # %% [markdown]
-# This model hardly ever met an empty memory: with two or three keys it is far too sure of itself,
-# and blank rows water that down, so its very first guesses even get better. But its predictions now
-# depend on how many blank rows there happen to be. So read as you trained. (`start_mems="zeros"` is
-# what the released TensorFlow code does; the PyTorch code starts empty, as this library does.)
+# This model hardly ever met an empty memory: with two or three keys it is too sure of itself, and
+# blank rows water that down, so its first guesses even get better. But its predictions now depend
+# on how many blank rows there are. **Keep:** read as you trained. (The released TensorFlow code
+# starts with zeros, the PyTorch code empty, as this library does.)
 #
 # *Answers to the questions: `notebooks/README.md` in the repository, “Model answers”.*
 #

@@ -7,9 +7,9 @@
 #
 # Notation: `dx` is $\partial\,\mathrm{loss}/\partial x$, an array of the shape of $x$; `dy`, the
 # *upstream* gradient, is what a backward pass is given. In this library functions come in pairs,
-# `y, cache = x_forward(inputs, ..., xp=np)` and `dinputs = x_backward(dy, cache, xp=np)`, where
-# `xp` is the array library and the `cache` holds what the way back needs. (It has nothing to do
-# with the *memory* of earlier segments, whose states other texts call cached.)
+# `y, saved = x_forward(inputs, ..., xp=np)` and `dinputs = x_backward(dy, saved, xp=np)`, where
+# `xp` is the array library and `saved` is what the way back needs. *Cached* is said of the memory
+# alone.
 
 # %%
 import numpy as np
@@ -26,8 +26,8 @@ np.set_printoptions(precision=4, suppress=True)
 
 # %%
 s = np.log([1.0, 2.0, 5.0])
-p, softmax_cache = ops.softmax_forward(s, xp=np)
-print("8 p =", 8 * p, "   the cache:", softmax_cache)
+p, softmax_saved = ops.softmax_forward(s, xp=np)
+print("8 p =", 8 * p, "   saved:", softmax_saved)
 
 # %% [markdown]
 # Raise one score, and *all* probabilities of its row move:
@@ -48,7 +48,7 @@ print(64 * jacobian)
 dp = np.array([8.0, 0.0, 0.0])
 print("by eye      ", np.array([7, -2, -5]) / 8)
 print("matrix      ", jacobian @ dp)
-print("the library ", ops.softmax_backward(dp, softmax_cache, xp=np))
+print("the library ", ops.softmax_backward(dp, softmax_saved, xp=np))
 
 # %% [markdown]
 # ### Exercise: softmax backwards
@@ -61,9 +61,8 @@ print("the library ", ops.softmax_backward(dp, softmax_cache, xp=np))
 # %% check softmax-backward
 
 # %% [markdown]
-# **Your code runs the model.** Many exercises of this course are parts of Transformer-XL. The cell
-# below puts your function into a copy, right or wrong, and has a small model learn by it.
-# `course.parts()` says which parts are yours.
+# **Your code runs the model.** The cell below puts your function into a copy, right or wrong, and
+# has a small model learn by it. `course.parts()` says which parts are yours.
 
 # %%
 course.run_with("softmax-backward")
@@ -77,14 +76,14 @@ course.run_with("softmax-backward")
 # $$\frac{\mathrm{loss}(x + \varepsilon d) - \mathrm{loss}(x - \varepsilon d)}{2 \varepsilon}
 # \;=\; \langle dx, d\rangle + O(\varepsilon^2)$$
 #
-# As the loss take $\langle y, dy \rangle$ with an upstream `dy` of your choice:
-# `gradcheck.check_op` draws a random one. Many people take ones, that is $\mathrm{loss} = \sum y$.
-# Here are five ways to run the softmax backwards, four of them wrong:
+# As the loss take $\langle y, dy \rangle$ with an upstream `dy` of your choice: a random one, or
+# ones, that is $\mathrm{loss} = \sum y$. Here are five ways to run the softmax backwards, four of
+# them wrong. The error is the difference of the two sides, divided by $|dy|\,|d|$:
 
 
 # %%
 def library(dp, p):
-    return ops.softmax_backward(dp, softmax_cache._replace(p=p), xp=np)
+    return ops.softmax_backward(dp, softmax_saved._replace(p=p), xp=np)
 
 
 versions = {
@@ -98,7 +97,7 @@ viz.draw_checks(versions)
 
 # %% [markdown]
 # The sum of probabilities is 1, whatever the scores: its true gradient is 0, and every version that
-# gives 0 for it passes. An upstream of ones asks the one question to which wrong answers are right.
+# gives 0 for it passes. **Keep:** check with a random upstream, never with ones alone.
 #
 # > **Question 1.** For which other operation of the model is the gradient of $\sum y$ always 0, if
 # > its scale $\gamma$ is all ones? (The next section has it.)
@@ -109,13 +108,13 @@ viz.draw_checks(versions)
 # $$\hat x = \frac{x - \mathrm{mean}(x)}{\sqrt{\mathrm{var}(x) + \epsilon}}, \qquad
 # y = \gamma\, \hat x + \beta$$
 #
-# With $x = (1, 1, 5, 5)$ the mean is 3, the variance 4, so $\hat x = (-1, -1, 1, 1)$, and the cache
-# keeps $\hat x$ and $\mathrm{rstd} = \tfrac12$.
+# With $x = (1, 1, 5, 5)$ the mean is 3, the variance 4, so $\hat x = (-1, -1, 1, 1)$; saved are
+# $\hat x$ and $\mathrm{rstd} = 1 / \sqrt{\mathrm{var}(x) + \epsilon} = \tfrac12$.
 
 # %%
 x = np.array([1.0, 1.0, 5.0, 5.0])
-y, norm_cache = ops.layer_norm_forward(x, np.ones(4), np.zeros(4), eps=0.0, xp=np)
-for name, value in norm_cache._asdict().items():
+y, norm_saved = ops.layer_norm_forward(x, np.ones(4), np.zeros(4), eps=0.0, xp=np)
+for name, value in norm_saved._asdict().items():
     print(f"{name:6} {value}")
 
 # %% [markdown]
@@ -127,19 +126,22 @@ for name, value in norm_cache._asdict().items():
 
 # %%
 dy = np.array([4.0, 0.0, 0.0, 0.0])
-dx, dgamma, dbeta = ops.layer_norm_backward(dy, norm_cache, xp=np)
-print("dx     ", dx, "  along the ones:", dx.sum(), "  along x^:", dx @ norm_cache.x_hat)
+dx, dgamma, dbeta = ops.layer_norm_backward(dy, norm_saved, xp=np)
+print("dx     ", dx, "  along the ones:", dx.sum(), "  along x^:", dx @ norm_saved.x_hat)
 print("dgamma ", dgamma)
 print("dbeta  ", dbeta)
 
 # %% [markdown]
 # > **Try this.** Give $x = (101, 101, 105, 105)$ and $x = (2, 2, 10, 10)$ to the two cells above.
 # > Which numbers change? Say it before you run them.
+# >
+# > <details><summary>Answer</summary>101 is a shift: none changes. Twice $x$ halves
+# > $\mathrm{rstd}$, and with it $dx$; all else stays.</details>
 #
 # ### Exercise: LayerNorm backwards
 #
 # Usual mistakes: mean and variance taken as constants; a projection that divides by $\hat x \cdot
-# \hat x$ where the mean divides by $D$ (not the same if $\epsilon > 0$).
+# \hat x$ instead of $D$ (less than $D$ if $\epsilon > 0$).
 
 # %% exercise layer-norm-backward
 
@@ -151,12 +153,12 @@ course.run_with("layer-norm-backward")
 # %% [markdown]
 # ## 2.4 Attention with a memory
 #
-# The smallest case that has everything: two states in memory, a new one, one head of width 1. A
-# hidden state is (key, value, query), and each weight picks one of the three: $W_k$ the first,
-# $W_v$ the second, $W_q$ the third. (Section 3.2 of the paper; positions come in notebook 3.)
+# The smallest case that has everything: two cached states, a new one, one head of width 1. A hidden
+# state is (key, value, query), and each weight picks one of the three: $W_k$ the first, $W_v$ the
+# second, $W_q$ the third. (Section 3.2 of the paper; positions come in notebook 3.)
 #
 # $$\tilde h = [\mathrm{SG}(m); h] = \begin{pmatrix} \ln 1 & 8 & 0 \\ \ln 2 & 0 & 0 \\
-# \ln 5 & 0 & 1 \end{pmatrix} \begin{matrix} \text{memory} \\ \text{memory} \\ \text{segment}
+# \ln 5 & 0 & 1 \end{pmatrix} \begin{matrix} \text{cached} \\ \text{cached} \\ \text{segment}
 # \end{matrix} \qquad q = h\,W_q = 1$$
 #
 # The query is 1, so the scores are the keys and $p = (1, 2, 5)/8$ as above; the values are $(8, 0,
@@ -169,24 +171,23 @@ viz.play_attention(keys=np.log([1, 2, 5]), values=(8, 0, 0), query=1, n_mem=2)
 # %% [markdown]
 # > **Do this.** Raise the first value: which rows answer, and why not $p$? Give all three keys the
 # > same value, say 4: why is $ds$ now 0, whatever the keys? Set the query to 0: who still gets a
-# > gradient? Then *let through*: what does the stop keep from the memory's states, and what not
-# > from $W_k$?
+# > gradient? Then *let through*: what does the stop keep from the cached states, and what not from
+# > $W_k$?
 # >
 # > <details><summary>Answers</summary>Values do not ask: $p$ depends on query and keys alone. Equal
 # > values make the output the same for any weights. With $q = 0$ the keys get nothing, the values
-# > and the query do. Only the last row changes: the weights get their share of the memory's
-# > rows in any case.</details>
+# > and the query do. Only the last row changes: the weights get their share of the cached rows in
+# > any case.</details>
 #
-# The memory's first row holds the value that matters, and the loss, which rises with $o$, asks for
+# The first cached row holds the value that matters, and the loss, which rises with $o$, asks for
 # less weight on it; its share is all that the second entry of $dW_k$ has, $8 \cdot \tfrac78 = 7$.
-# **It comes from the memory.**
+# **It comes from a cached row.**
 #
 # > **Common misconception: “the memory is a constant, so it has no part in the gradients.”** The
-# > memory gets no gradient: its rows of $d\tilde h$ are cut off. But $dk$ and $dv$ exist for
+# > memory gets no gradient: the cached rows of $d\tilde h$ are cut off. But $dk$ and $dv$ exist for
 # > all $K$ rows, and the weights' gradients sum over all of them: they learn *how to read* the
-# > memory. (That is why states are cached, and keys are made anew by the present $W_k$.) Keep only
-# > the segment's rows, and your model still trains; nothing but a gradient check tells what is
-# > missing.
+# > memory. Keep only the segment's rows, and your model still trains; nothing but a gradient check
+# > tells what is missing.
 #
 # ### Exercise: attention forwards
 #
@@ -219,9 +220,13 @@ course.run_with("attention-backward")
 # Once your answers are right, the library's own are shown here:
 
 # %%
-for name in ("softmax", "layer-norm", "attention"):
-    course.reveal(f"{name}-backward")
-course.reveal("attention-forward")
+for exercise in (
+    "softmax-backward",
+    "layer-norm-backward",
+    "attention-forward",
+    "attention-backward",
+):
+    course.reveal(exercise)
 
 # %% [markdown]
 # ## 2.5 The whole block, checked
@@ -236,13 +241,13 @@ M = 3
 forward, backward, inputs = gradcheck.attention_block(n_mem=M)
 
 
-def forgetful(dy, cache):
+def forgetful(dy, saved):
     """The planted mistake: dW_k lacks the memory's rows."""
-    keys = cache.heads.k
+    keys = saved.heads.k
     rows = keys.x.reshape(*inputs["h"].shape).copy()
     rows[:, :M] = 0.0
-    heads = cache.heads._replace(k=keys._replace(x=rows.reshape(keys.x.shape)))
-    return backward(dy, cache._replace(heads=heads))
+    heads = saved.heads._replace(k=keys._replace(x=rows.reshape(keys.x.shape)))
+    return backward(dy, saved._replace(heads=heads))
 
 
 right = gradcheck.check_op(forward, backward, inputs)
@@ -252,8 +257,8 @@ for name in inputs:
     print(f"d{name:17} {right[name]:9.1e} {wrong[name]:13.1e}")
 
 # %% [markdown]
-# (How much of $dW_k$ comes from the memory in a trained model is measured in notebook 4, section
-# 4.6.)
+# **Keep:** only the gradient check sees it. (Section 4.6 measures the memory's share of $dW_k$ in a
+# trained model.)
 #
 # > **Question 2.** At the start of a stream $M = 0$. What do $dW_k$ and $dW_v$ lack there, and why
 # > does that not matter for a long text?
@@ -266,8 +271,8 @@ for name in inputs:
 #
 # - Run softmax, LayerNorm and attention backwards, by hand and in code.
 # - Check any backward pass by two runs of the forward pass; never by an upstream of ones alone.
-# - Say what the stop stops: keys and values of the memory's rows have gradients, these go into
-#   $W_k$ and $W_v$, and end before its states.
+# - Say what the stop stops: keys and values of cached rows have gradients, these go into $W_k$ and
+#   $W_v$, and end before the cached states.
 #
 # **The picture to remember:**
 

@@ -129,11 +129,11 @@ def _norm_wrong(change):
         mean_of = np.sum if change == "sums" else np.mean
         if change not in ("constants", "mean"):
             dx -= mean_of(g, axis=axis, keepdims=True)
-        if change == "projection":
-            squares = (x_hat * x_hat).sum(axis=axis, keepdims=True)
-            dx -= x_hat * (g * x_hat).sum(axis=axis, keepdims=True) / squares
-        elif change not in ("constants", "variance"):
-            dx -= x_hat * mean_of(g * x_hat, axis=axis, keepdims=True)
+        if change not in ("constants", "variance"):
+            along = mean_of(g * x_hat, axis=axis, keepdims=True)
+            if change == "projection":
+                along /= np.mean(x_hat * x_hat, axis=axis, keepdims=True)
+            dx -= x_hat * along
         if change != "rstd":
             dx = dx * rstd
         seen = x if change == "x" else x - mean if change == "centred" else x_hat
@@ -192,7 +192,8 @@ return ops.layer_norm_backward(dy, cache, xp=np)
             _norm_wrong("variance"),
         ),
         Mistake(
-            "the part along x^ is divided by sum(x^ x^), must be by D: eps makes them differ",
+            "the part along x^ was divided by x^ . x^, which is less than D as eps > 0; it is a "
+            "mean, divided by D",
             _norm_wrong("projection"),
         ),
         Mistake("gamma is missing: g = dy gamma", _norm_wrong("gamma")),

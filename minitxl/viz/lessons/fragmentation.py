@@ -166,18 +166,23 @@ def draw_segment_lengths(without: dict[int, np.ndarray], with_memory: dict[int, 
         return titled(figure, title, note, top=0.93, bottom=0.03, size=10)
 
 
-def draw_sliding(rows: list[tuple[int, float, float]], memory: tuple[float, float]) -> Picture:
+def draw_sliding(rows: list[tuple[int, float, np.ndarray]], memory: np.ndarray) -> Picture:
     """Draw bits against the price of a sliding window, beside those of a memory.
 
-    rows: (stride, characters read per prediction, bits per character); memory: the last two.
+    rows: (stride, characters read per prediction, bits per character of each passage (P,));
+    memory (P,): the same passages read once with a memory. A bar is a standard error of the
+    window's bits less the memory's, over the P >= 2 passages: how hard a passage is falls out.
     """
     read = np.array([r for _, r, _ in rows])
-    bits = np.array([b for *_, b in rows])
+    apart = np.array([b for *_, b in rows]) - memory  # (S, P)
+    error = apart.std(axis=1, ddof=1) / np.sqrt(len(memory))
+    bits, memory = apart.mean(axis=1) + np.mean(memory), (1.0, float(np.mean(memory)))
     with styled():
         figure = new_figure(10.4, 4.2)
-        ax = figure.add_axes((0.075, 0.22, 0.9, 0.62))
-        ax.plot(read, bits, "--", color=ORANGE, lw=2.0, marker="s", ms=6)
-        for stride, x, y in rows:
+        ax = figure.add_axes((0.075, 0.25, 0.9, 0.6))
+        line = dict(color=ORANGE, lw=2.0, marker="s", ms=6, elinewidth=1.5, capsize=4)
+        ax.errorbar(read, bits, error, linestyle="--", **line)
+        for (stride, *_), x, y in zip(rows, read, bits, strict=True):
             place = dict(xytext=(4, 9), textcoords="offset points", size=9)
             ax.annotate(f"stride {stride}", (x, y), color=ORANGE, **place)
         ax.plot(*memory, "o", color=BLUE, ms=11)
@@ -195,6 +200,7 @@ def draw_sliding(rows: list[tuple[int, float, float]], memory: tuple[float, floa
         note = (
             f"From stride {rows[0][0]} (no overlap) to stride {rows[-1][0]} the window gains "
             f"{bits[0] - bits[-1]:.2f} bits; a memory of the same length gets "
-            f"{bits[0] - memory[1]:.2f} for reading once."
+            f"{bits[0] - memory[1]:.2f} ± {error[0]:.2f} for reading once.\n"
+            f"Bars: standard error of window less memory, over {apart.shape[1]} passages."
         )
-        return titled(figure, title, note, top=0.925, bottom=0.03, size=10)
+        return titled(figure, title, note, top=0.925, bottom=0.02, size=10)
