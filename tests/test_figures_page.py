@@ -10,6 +10,7 @@ import pytest
 
 from helpers.budget_page import budget
 from helpers.quoted import ROOT, in_a_line, missing, read, spelt, without_a_source
+from helpers.text_page import text
 from minitxl.experiments import coherence, reading_cost, recl, stop_gradient, stored
 from minitxl.experiments.ablation import difference
 from minitxl.experiments.evaluation_speed import needless_share
@@ -364,7 +365,7 @@ def work() -> list[str]:
 
 CLAIMS = (
     work, reach, longer_memory, effective_context, attention, samples, speed, context, ablation,
-    stopped_gradient, ladder, budget, bits_and_time,
+    stopped_gradient, ladder, budget, text, bits_and_time,
 )  # fmt: skip
 NAMES = {  # what has a digit and is a name, a setting or a number of the paper, not ours
     "of 95% and over seeds", "(N-1) T ceil(M/T) + M", "sec. 3.2", "sec. 3.3", "sec. 4.2",
@@ -376,7 +377,7 @@ NAMES = {  # what has a digit and is a name, a setting or a number of the paper,
     "A window of 128", "M = 112", "with 128.", "T = M of 32, 64 and 128", "none to 1,024",
     "| twice | 1,024 |", "T + M is 64", "first 32.", "runs of 8 characters", "training_wikitext2",
     "M = 65", "d_head = 64", "n_f + c n_c = 164", "(2 layers, D 64, T = 32)", "texts of 512",
-    "over 16 comparisons", "With 128 pairs", "from lag 97 on",
+    "over 16 comparisons", "With 128 pairs", "from lag 97 on", "costs 4.70",
     "lags 33-64 | 97-160, up to 8 pairs | 64 and more | 257-512, up to 8 pairs | 64 and more",
 }  # fmt: skip
 

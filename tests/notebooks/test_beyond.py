@@ -7,6 +7,7 @@ import pytest
 
 nbformat = pytest.importorskip("nbformat")
 
+from helpers.text_page import arm_of, copying, price  # noqa: E402
 from minitxl.experiments import memory_budget, stored  # noqa: E402
 
 STORED = Path(__file__).resolve().parents[2] / "notebooks" / "08_beyond.ipynb"
@@ -56,3 +57,14 @@ def test_who_answers():
         return sum(seeds) / len(seeds)
 
     assert abs(recall(64) - recall(32)) < 0.02
+
+
+def test_names_in_text():
+    """8.6: means reach further and blur, the delta rule is rarely learned and reaches furthest."""
+    found = stored("memory_text")
+    xl, mean, delta = (arm_of(found, name) for name in ("xl", "mean", "delta"))
+    assert len(copying(delta)) == 2 and found["settings"]["seeds"] == 5
+    assert price(mean, 2) < price(xl, 2) - 1 and price(mean, 1) > price(xl, 1) + 0.5
+    assert price(delta, 4) < min(price(xl, 4), price(mean, 4)) - 0.5
+    low, high = mean["minus_xl"]["interval"]
+    assert low < 0 < high and delta["minus_xl"]["mean"] > 0.1
