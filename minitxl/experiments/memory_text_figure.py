@@ -80,9 +80,10 @@ def _words(results: dict) -> tuple[str, str]:
     arms = {arm["arm"]: statistics.median(arm["bpc"]) for arm in results["arms"]}
     others = {name: bpc for name, bpc in arms.items() if name != "xl"}
     best = min(others, key=lambda name: others[name])
+    p = next(arm["minus_xl"]["p_holm"] for arm in results["arms"] if arm["arm"] == best)
     title = (
         f"Text at equal bytes: XL pays {arms['xl']:.3f} bits in the median, "
-        f"the best other memory ({LOOK[best][3]}) {others[best]:.3f}"
+        f"the best other ({LOOK[best][3]}) {others[best]:.3f}, p = {p:.2f}"
     )
     note = (
         f"{s['n_layer']} layers, D = {s['d_model']}, {s['steps']:,} steps of "
