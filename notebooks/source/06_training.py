@@ -178,6 +178,9 @@ samples.album()
 # > rows out in another order at every step: `order = np.random.default_rng(live.done)`,
 # > `order = order.permutation(B)`, `batch = batch[0][order], batch[1][order], batch[2]`. What is a
 # > stranger's memory worth? Where is it worse than none?
+# >
+# > <details><summary>Answer</summary>Less than nothing: it costs bits, most at a segment's first
+# > characters, which are guessed from a past that is not theirs.</details>
 #
 # This model is yours, and runs in the page: type, let it write, wipe its memory.
 
@@ -231,6 +234,9 @@ course.capstone(mine)
 # %% [markdown]
 # > **Try this.** Spoil one: `course.capstone(mine | {"softmax_backward": lambda dp, p: p * dp})`.
 # > Would you notice without the other curve?
+# >
+# > <details><summary>Answer</summary>It learns something, and ends far above the library's curve;
+# > alone, it would not say how much is missing.</details>
 
 # %% [markdown]
 # ## 6.6 A bug hunt

@@ -94,9 +94,6 @@ draw("longer_memory")
 # 1.16], Shaw's table 0.21 [0.12, 0.30]; Transformer-XL loses 0.05, not surely: [-0.01, 0.11], and
 # the larger model is indifferent.
 #
-# > **Common misconception: “memory is free at evaluation, so take as much as fits.”** It takes time
-# > and space.
-#
 # **To keep:** on the mean of the seeds nothing beyond the trained length gained 0.01 bits here.
 
 # %% [markdown]
@@ -129,11 +126,9 @@ recl_explorer()
 
 # %% [markdown]
 # *From elsewhere* is the control: it should find nothing. It grants Transformer-XL +67% over
-# vanilla (absolute positions, no memory), where the true text has +133%; in steps of 8 characters
-# the control is ahead, +50% against +33%. For the minimum keeps whatever *happens* to be better:
-# $g$ is never negative. The plain mean, with its sign, is clearer: foreign characters *cost*
-# Transformer-XL 0.016 to 0.026 bits; true ones, up to 32, 48 and 64, gain 0.036, 0.032 and 0.023
-# (only the first surely), then 0.001, for $T + M$ is 64.
+# vanilla (absolute positions, no memory), where the true text has +133%. For the minimum keeps
+# whatever *happens* to be better: $g$ is never negative. By the plain mean, which has a sign,
+# foreign characters *cost* 0.016 to 0.026 bits; true ones gain up to 64 = $T + M$, and then 0.001.
 #
 # > **Question 2.** Take two models whose losses with the longer context are those with the shorter
 # > one plus noise of mean 0. Is $g$ zero? What does a larger $r$ do?
@@ -148,11 +143,10 @@ recl_explorer()
 draw("context")
 
 # %% [markdown]
-# A sliding window of 16 copies as far as it sees: half-distance 16, where the first mention beyond
-# its 15 characters lies. Transformer-XL, in segments of 16, copies as far as its memory goes: 25
-# with $M = T$ as in the paper, 120 with $M = 7 T$, 454 with a memory of 448 at evaluation. But with
-# $M > T$ three starts of five had not learned to copy over the edge at all, and a window of 128
-# learns it more surely.
+# A sliding window of 16 copies as far as it sees. Transformer-XL, in segments of 16, copies as far
+# as its memory goes: half-distance 25 with $M = T$ as in the paper, 120 with $M = 7 T$, 454 with a
+# memory of 448 at evaluation. But with $M > T$ three starts of five had not learned to copy over
+# the edge at all, and a window of 128 learns it more surely.
 #
 # **To keep:** "so many percent longer" is a choice of $M / T$.
 #
