@@ -129,8 +129,8 @@ def _words(results: dict, groups: dict) -> tuple[str, str]:
     n, (low, high) = stalled(groups["stopped"])
     m, _ = stalled(groups["full"])
     title = (
-        f"Stopped at the memory: learned after {medians['stopped']:g} updates in the median, not "
-        f"{medians['full']:g}; {n} of {s['seeds']} not in {s['steps']}"
+        f"Learned after {medians['stopped']:g} updates in the median if stopped, "
+        f"{medians['full']:g} if let through; {n} of {s['seeds']} not in {s['steps']}"
     )
     rates = {way: f"{group['lr']:g}" for way, group in groups.items()}
     note = (

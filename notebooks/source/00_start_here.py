@@ -21,9 +21,10 @@ after = 3 * 64 + novel[begin + 3 * 64 :].index("!") + 1  # read as far as "ome, 
 viz.live(model, vocab, passage, read=after, layer=5, head=5)
 
 # %% [markdown]
-# The lowest row is the segment that is read now: `ome, come!` Is a closing quotation mark due?
-# This row cannot tell. But above the thick line lies the **memory**: the states of the
-# characters before, a box for each layer. This head looks for the mark that opened the quotation.
+# The lowest row is the segment that is read now: `ome, come!` Is a closing quotation mark due? This
+# row cannot tell. But above the thick line lies the **memory**: the states of the characters
+# before, a box for each layer. This head looks for quotation marks, most for the nearest, which
+# opened this speech.
 #
 # > **Do this**, about five minutes. *Next* says how likely a closing mark is, with the memory and
 # > without. **Wipe the memory**, and see that the model no longer knows; `↺` brings it back.
@@ -83,7 +84,8 @@ for name, memory in (("with memory", before), ("without memory", None)):
 #
 # $R_{i-j}$ is a fixed row of $D$ sines and cosines of the distance; the learned matrix $W_R$ makes
 # a key of it. $u$ and $v$ are two learned vectors of each head, the same for every $i$ (this $v$ is
-# not the values above).
+# not the values above). $i$ and $j$ are places in the text, and $j$ runs over the keys up to $i$;
+# in arrays, whose keys begin with the memory's oldest, the distance is $i + M - j$.
 #
 # How much of these probabilities falls on cached characters, and how much on quotation marks?
 
@@ -167,8 +169,9 @@ viz.bits_by_position(bits_per_character(remember=True), bits_per_character(remem
 #
 # > **Try this.** Segments of 16: give `t=16` to both calls in the last line.
 # >
-# > <details><summary>What happens to the gain, and why?</summary>It grows: four times as many
-# > cuts, each a little cheaper.</details>
+# > <details><summary>What happens to the gain, and why?</summary>It grows: there are four times as
+# > many cuts, and each costs a little less, as a short segment ends before the small late
+# > losses.</details>
 
 # %% [markdown]
 # ## What you can do now

@@ -113,13 +113,15 @@ with_memory = {
 viz.draw_segment_lengths(without, with_memory)
 
 # %% [markdown]
-# On the left all lengths lie on one curve $c(n)$: what a prediction costs depends on how many
-# characters it is made from, not on $T$. A model without memory then pays
+# On the left all lengths lie on one curve $c(n)$, up to chance (at $T = 128$ a point is the mean of
+# 96 characters): what a prediction costs depends on how many characters it is made from, not on
+# $T$. A model without memory then pays
 #
 # $$\mathrm{bpc}(T) = \frac1T \sum_{n=1}^{T} c(n),$$
 #
-# which falls towards the end of the curve, slowly, as $1/T$. **Keep:** with a memory the length of
-# the segment hardly matters; here every prediction has at least 128 characters before it.
+# which falls towards the level where the curve ends, slowly: what lies above it shrinks as $1/T$.
+# **Keep:** with a memory the length of the segment hardly matters; here every prediction has at
+# least 128 characters before it.
 
 # %% [markdown]
 # ## 1.5 Second cure: a sliding window

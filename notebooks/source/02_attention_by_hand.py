@@ -2,14 +2,14 @@
 # # 2 Attention by hand, forwards and backwards
 #
 # Softmax, LayerNorm and attention backwards, how to check that, and what the stop stops. **You
-# need** matrices, the chain rule, and notebook 0. **Time:** 40 minutes, and about 20 for the
+# need** matrices, the chain rule, and notebook 0. **Time:** 40 minutes, and about 30 for the
 # exercises.
 #
 # Notation: `dx` is $\partial\,\mathrm{loss}/\partial x$, an array of the shape of $x$; `dy`, the
 # *upstream* gradient, is what a backward pass is given. In this library functions come in pairs,
 # `y, saved = x_forward(inputs, ..., xp=np)` and `dinputs = x_backward(dy, saved, xp=np)`, where
-# `xp` is the array library and `saved` is what the way back needs. *Cached* is said of the memory
-# alone.
+# `xp` is the array library and `saved` is what the way back needs. In the text *cached* is said of
+# the memory alone; in code a `cache` is what was saved.
 
 # %%
 import numpy as np
@@ -257,6 +257,8 @@ for name in inputs:
     print(f"d{name:17} {right[name]:9.1e} {wrong[name]:13.1e}")
 
 # %% [markdown]
+# (0.0e+00: both sides agree within what rounding explains, which the check takes off.)
+#
 # **Keep:** only the gradient check sees it. (Section 4.6 measures the memory's share of $dW_k$ in a
 # trained model.)
 #

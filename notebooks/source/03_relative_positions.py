@@ -3,7 +3,7 @@
 #
 # Why absolute positions and a memory do not go together; a score's four terms; all of them from $K$
 # projections and a shift, forwards and backwards. **You need** notebook 2 (queries, keys, the
-# mask). **Time:** 40 minutes, and about 25 for the exercises.
+# mask). **Time:** 40 minutes, and about 30 for the exercises.
 
 # %%
 import numpy as np
@@ -43,9 +43,11 @@ print("             of this segment ", scores[T:])
 # > **Common misconception: “then count on over memory and segment.”** That mends the first layer
 # > only: above it, cached states were *computed* under other numbers than they are read with.
 #
-# What does this cost? Absolute positions twice: naive, as above, and as sound as can be
+# What does this cost? Shaw et al. (2018) count distances, too, with a learned vector for each in
+# place of a sinusoid. Absolute positions twice: naive, as above, and as sound as can be
 # (`minitxl/model/family/absolute.py`: counted over memory and segment, added to nothing that is
-# cached). Models without memory are read by a window that moves on by half its length.
+# cached). Models without memory are read by a window that moves on by half its length, so that the
+# memory saves less than in notebook 1.
 
 # %%
 ablation = stored("ablation")
@@ -64,8 +66,9 @@ for key, name in names.items():
     print(f"{name:27} {alone.mean():9.3f} {own.mean():8.3f} {saved.mean():8.3f}   {saved.round(3)}")
 
 # %% [markdown]
-# Transformer-XL alone gains. Naive positions ruin the memory. Shaw's are relative, yet gain no more
-# from it than sound absolute ones: distances make a memory readable; that it pays does not follow.
+# Transformer-XL alone gains. Naive positions ruin the memory. Shaw's are relative, and the best
+# without memory, yet gain no more from it than sound absolute ones: distances make a memory
+# readable; that it pays does not follow.
 #
 # > **Question 1.** In these models the memory is one segment long and read with the same length as
 # > in training: absolute positions meet the same pairs again and again. Why is that kind to them,
@@ -90,8 +93,9 @@ for key, name in names.items():
 # $$A^\mathrm{rel}_{ij} = \underbrace{q_i \cdot k_j}_{a} + \underbrace{q_i \cdot r_{i-j}}_{b}
 # + \underbrace{u \cdot k_j}_{c} + \underbrace{v \cdot r_{i-j}}_{d}, \qquad r_p = R_p\, W_R$$
 #
-# all divided by $\sqrt{d_\mathrm{head}}$. In code `ac` $= (q + u)\,k^\top$ and `bd` is the shifted
-# $(q + v)\,r^\top$.
+# all divided by $\sqrt{d_\mathrm{head}}$. Here $i$ and $j$ are places in the text. In arrays
+# queries count from the segment's start and keys from the memory's: the distance is then $i + M -
+# j$. In code `ac` $= (q + u)\,k^\top$ and `bd` is the shifted $(q + v)\,r^\top$.
 #
 # ### Exercise: sinusoids of distances
 #
@@ -121,13 +125,12 @@ viz.live(model, vocab, passage, read=3 * T + 10, layer=5, head=5)
 # >
 # > <details><summary>What to see</summary>None: a mark gets about 6 from a and 6 from c, and either
 # > is enough. (Other heads suffer: without b the closing mark falls from 67 % to 23 %.) In head 2
-# > of layer 1, b says *far* (about +12) and d says *near* (about −8): without b, near
-# > wins.</details>
+# > of layer 1, b adds about 12 to far keys and d takes off about 8: without b, near wins.</details>
 
 # %% [markdown]
 # ### What does the model need them for?
 #
-# Take terms out and read on: the panel below, right. (The “Shaw” of section 3.1 has all four, as in
+# Take terms out and read on: the lower right panel. (The “Shaw” of section 3.1 has all four, as in
 # the released code; in its own paper a and b.)
 
 # %%

@@ -5,7 +5,7 @@
 # tokens one by one; tell what a model *could* use from what it *learned* to use.
 #
 # **You need** notebook 4 (what the memory holds, and for how long). **Time:** 25 minutes, and about
-# 10 for the exercises. **Exercises:** 2.
+# 15 for the exercises. **Exercises:** 2.
 
 # %%
 import minitxl
@@ -58,12 +58,12 @@ viz.span_explorer(n_layer=2, tgt_len=4, mem_len=4)
 # |---|---|
 # | $T$ divides $M$ | $N M$ |
 # | $0 < M < T$ | $(N - 1) T + M$, more than $N M$ if $N > 1$ |
-# | `ext_len` $= E$ | $R + E$: $E$ tokens are read anew; the memory ends where they begin |
+# | `ext_len` $= E$ (an option) | $R + E$: $E$ tokens are read anew, the memory ends before them |
 # | `same_length` | $N (M - 1)$ before the *query*, which sees $M$ keys, its own among them |
 #
 # </details>
 #
-# The proof: the tokens of a text are changed one by one, and the outputs of an untrained float64
+# The check: the tokens of a text are changed one by one, and the outputs of an untrained float64
 # model compared bit by bit.
 
 # %%
@@ -105,8 +105,8 @@ viz.draw_changes(changes_by_token((2, 8, 12)), n_layer=2, tgt_len=8, mem_len=12)
 draw("reach")
 
 # %% [markdown]
-# **To keep:** a model that has to look to its reach learns it, though the gradient stops at the
-# memory.
+# **To keep:** asked at every distance, all models learned to look to their reach, though the
+# gradient stops at the memory. Where the far question stands alone, a start may fail (notebook 4).
 #
 # ## 5.4 Possible is not learned
 #
@@ -146,7 +146,7 @@ viz.draw_learned_reach(heads, distances, moved, n_layer=N, tgt_len=T, mem_len=M)
 #
 # ## What you can do now
 #
-# - Count, for any $N$, $T$ and $M$, what an output can depend on, and prove it by changing tokens.
+# - Count, for any $N$, $T$ and $M$, what an output can depend on, and check it by changing tokens.
 # - Keep apart what a model can reach, what it attends to, and what moves its predictions.
 #
 # **The picture to remember** is the triangle of 5.1.

@@ -5,7 +5,7 @@
 # by line; see, while two models learn, what only the one with a memory can learn; say how sure a
 # comparison is; tell a broken model from a sound one.
 #
-# **You need** notebooks 2 (backward passes) and 4 (memory). **Time:** 60 minutes, and about 30 for
+# **You need** notebooks 2 (backward passes) and 4 (memory). **Time:** 60 minutes, and about 40 for
 # the exercises. **Exercises:** 4.
 
 # %%
@@ -179,8 +179,8 @@ samples.album()
 # > `order = order.permutation(B)`, `batch = batch[0][order], batch[1][order], batch[2]`. What is a
 # > stranger's memory worth? Where is it worse than none?
 # >
-# > <details><summary>Answer</summary>Less than nothing: it costs bits, most at a segment's first
-# > characters, which are guessed from a past that is not theirs.</details>
+# > <details><summary>Answer</summary>In one run less than nothing: it cost bits, most at a
+# > segment's first characters, which are guessed from a past that is not theirs.</details>
 #
 # This model is yours, and runs in the page: type, let it write, wipe its memory.
 
@@ -202,10 +202,11 @@ draw("ablation", numbered=(0, 1, 9, 10, 14, 16, 19))
 #
 # - The memory helps Transformer-XL. How much depends on its rival's reading: 0.142 bits against
 #   fixed chunks (1), 0.066 against a window moved by half its length (2), nothing sure against
-#   longer segments read by a window (3).
+#   longer segments read by a window (3: of “equal memory” of the computer, as the paper's table 10
+#   has them).
 # - XL's lead over Shaw is not sure with memory (4); without, Shaw leads (6).
-# - The naive cache of notebook 3 ruins the model (5), and absolute positions make less of a memory
-#   even when they are sound (7).
+# - The naive cache of notebook 3 ruins the model (5), and a memory is worth less to
+#   absolute positions than to XL even when they are sound (7, a difference of two gains).
 #
 # **To keep:** a comparison says little until it says how the rival was read.
 #

@@ -33,7 +33,8 @@ def stop_gradient(r) -> list:
     stopped, full = (of_way(r, way) for way in ("stopped", "full"))
     n, (low, high) = stalled(stopped)
     return [
-        f"{median_updates(stopped):g} updates in the median, not {median_updates(full):g}",
+        f"{median_updates(stopped):g} updates in the median if stopped, "
+        f"{median_updates(full):g} if let through",
         f"{n} of {len(stopped['learned_after'])} not in {r['settings']['steps']}",
         f"[{low:.0%}, {high:.0%}]",
     ]

@@ -58,6 +58,14 @@ def test_who_answers():
 
     assert abs(recall(64) - recall(32)) < 0.02
 
+    def past(arm):
+        seeds = memory_budget.recall_of(
+            found, memory_budget.cell_of(found, arm), lags=(33, 513), pairs=(1, 128)
+        ).values()
+        return round(100 * sum(seeds) / len(seeds))
+
+    assert [past(arm) for arm in ("sum+", "delta+", "delta", "sum")] == [79, 79, 71, 57]
+
 
 def test_names_in_text():
     """8.6: means reach further and blur, the delta rule is rarely learned and reaches furthest."""

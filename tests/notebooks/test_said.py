@@ -52,7 +52,11 @@ def test_how_many_starts_the_stop_delays():
     ends = [r["curve"][-1] for r in stopped["runs"] if r["learned_after"] is None]
     assert abs(max(ends) - found["floors"][1]) < 0.1  # the other stays where one hop ends
     n = found["settings"]["seeds"]
-    assert f"of {n} starts one is late, and one stays at the floor of one hop" in words
+    slow = sorted(x for x in stopped["learned_after"] if x is not None and x > 140)
+    full = stop_gradient.of_way(found, "full")["learned_after"]
+    assert max(full) == 140 and len(slow) + len(late) == 5 and found["settings"]["steps"] == 600
+    assert f"Of {n} starts 5 have not learned after 140 updates" in words
+    assert "three need {}, {} and {}, one is on its way at 600".format(*slow) in words
 
 
 def test_reading_with_a_shift_that_shifts_nothing():
@@ -61,3 +65,20 @@ def test_reading_with_a_shift_that_shifts_nothing():
     mine = course.install(model, rel_shift=lambda x: x)
     library, yours, n = trial.compare(model, mine, text[: trial.READ + 1])
     assert n == trial.READ and yours > 3 * library
+
+
+def test_what_notebook_7_says_of_windows_and_of_shaw():
+    words, _ = book("07_evaluation")
+    points = stored("evaluation_speed")["points"]
+    at = {(p["method"], p["segment_len"]): p["ms"] for p in points if p["attention_len"] == 3800}
+    half = at["half-window", None]
+    assert f"{half:.2f} ms a token, the memory {at['xl-cached', 128]:.2f}" in words
+    (arm,) = (a for a in stored("context")["arms"] if a["arm"] == "xl-alone")
+    reading = next(r for r in arm["readings"] if r["reading"] == "sliding")
+    assert sorted(reading["half_distance"])[:4] == [13] * 4 and all(reading["learned"])
+    for name in ("recl", "null_recl"):
+        of = {
+            m: np.mean([g[name] for g in stored("recl")["groups"] if g["member"] == m])
+            for m in ("xl", "shaw", "xl-alone", "abs-alone")
+        }
+        assert max(of, key=lambda m: of[m]) == "shaw"

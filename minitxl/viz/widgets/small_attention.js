@@ -81,7 +81,8 @@ function attentionScene(world, state) {
   let title = `The output is ${told(numbers.output)}; key ${largest + 1} has most of the weight`;
   if (n) {
     const part = numbers.dweight.slice(0, n).reduce((a, b) => a + b, 0);
-    title += `; the memory gives ${told(part)} of dWₖ's ${told(numbers.dweight_all)}`;
+    const whole = told(numbers.dweight_all);
+    title += `; of the ${whole} in dWₖ's second entry the memory gives ${told(part)}`;
   }
   const notes = ["Dotted numbers can be changed: drag them sideways, or press the arrow keys. Thick line: the memory's edge."];
   if (stopped && n) notes.push("Hatched: the gradient is stopped there; all above goes on as if there were no edge.");

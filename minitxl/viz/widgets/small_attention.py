@@ -122,7 +122,8 @@ def attention_scene(*, keys, values, query, doutput, n_mem: int, stopped: bool) 
     title = f"The output is {_told(numbers['output'])}; key {largest + 1} has most of the weight"
     if n_mem:
         part = numbers["dweight"][:n_mem].sum()
-        title += f"; the memory gives {_told(part)} of dWₖ's {_told(numbers['dweight_all'])}"
+        whole = _told(numbers["dweight_all"])
+        title += f"; of the {whole} in dWₖ's second entry the memory gives {_told(part)}"
     note = "Dotted numbers can be changed: drag them sideways, or press the arrow keys. "
     note += "Thick line: the memory's edge."
     if stopped and n_mem:
