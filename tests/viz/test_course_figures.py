@@ -60,7 +60,7 @@ def test_segment_lengths_are_binned_by_doubling_and_averaged():
 def test_sliding_window_gains_and_prices():
     passages = [(8, 1.0, [1.9, 2.1]), (4, 2.0, [1.65, 1.85]), (1, 8.0, [1.4, 1.6])]
     picture = fragmentation.draw_sliding(passages, np.array([1.4, 1.4]))
-    assert "reading all 8 times is enough" in picture.caption
+    assert "8 readings of each character are enough" in picture.caption
     assert "gains 0.50 bits" in picture.caption
     assert "gets 0.60 ± 0.10" in picture.caption  # of 0.5 and 0.7
     assert texts(picture.figure.axes[0])[:3] == ["stride 8", "stride 4", "stride 1"]

@@ -197,7 +197,9 @@ def draw_sliding(rows: list[tuple[int, float, np.ndarray]], memory: np.ndarray) 
         ax.set_xlabel("characters read for every one predicted (log scale)")
         ax.set_ylabel("bits per character")
         enough = read[np.argmax(bits <= bits[-1] + error)]  # within an error of the last
-        title = f"A sliding window heals the cut: reading all {enough:.0f} times is enough"
+        title = (
+            f"A sliding window heals the cut: {enough:.0f} readings of each character are enough"
+        )
         note = (
             f"From stride {rows[0][0]} (no overlap) to stride {rows[-1][0]} the window gains "
             f"{bits[0] - bits[-1]:.2f} bits; a memory of the same length gets "

@@ -78,11 +78,12 @@ function attentionScene(world, state) {
     add("lines", [[edge, world.top - 22, edge, topOf(world, rows.length)]], { stroke: colours.ink, width: 3.2 });
   }
   const largest = numbers.weights.indexOf(Math.max(...numbers.weights));
-  let title = `The output is ${told(numbers.output)}; key ${largest + 1} has most of the weight`;
-  if (n) {
+  let title = `The output is ${told(numbers.output)}; `;
+  if (!n) title += `key ${largest + 1} has most of the weight`;
+  else {
     const part = numbers.dweight.slice(0, n).reduce((a, b) => a + b, 0);
     const whole = told(numbers.dweight_all);
-    title += `; of the ${whole} in dWₖ's second entry the memory gives ${told(part)}`;
+    title += `the memory gives ${told(part)} of the ${whole} in dWₖ's 2nd entry`;
   }
   const notes = ["Dotted numbers can be changed: drag them sideways, or press the arrow keys. Thick line: the memory's edge."];
   if (stopped && n) notes.push("Hatched: the gradient is stopped there; all above goes on as if there were no edge.");

@@ -119,11 +119,13 @@ def attention_scene(*, keys, values, query, doutput, n_mem: int, stopped: bool) 
         edge = LEFT + n_mem * WIDE
         scene.lines([[(edge, TOP - 22), (edge, _top(len(ROWS)))]], stroke="ink", width=3.2)
     largest = int(np.argmax(numbers["weights"]))
-    title = f"The output is {_told(numbers['output'])}; key {largest + 1} has most of the weight"
-    if n_mem:
+    title = f"The output is {_told(numbers['output'])}; "
+    if not n_mem:
+        title += f"key {largest + 1} has most of the weight"
+    else:
         part = numbers["dweight"][:n_mem].sum()
         whole = _told(numbers["dweight_all"])
-        title += f"; of the {whole} in dWₖ's second entry the memory gives {_told(part)}"
+        title += f"the memory gives {_told(part)} of the {whole} in dWₖ's 2nd entry"
     note = "Dotted numbers can be changed: drag them sideways, or press the arrow keys. "
     note += "Thick line: the memory's edge."
     if stopped and n_mem:
