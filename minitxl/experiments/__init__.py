@@ -50,16 +50,21 @@ def stored(name: str) -> dict:
     return read_json(RESULTS / f"{name}.json")
 
 
-def draw(name: str, results: dict | None = None, **options) -> Picture:
+def draw(name: str, results: dict | None = None, *, part: str | None = None, **options) -> Picture:
     """Draw the results of an experiment, by default those that ship with minitxl.
 
-    name: of its module, for instance "ablation"; results: what its `run` has returned. options:
-    of the picture's own function (`numbered` of "ablation").
+    name: of its module, for instance "ablation"; results: what its `run` has returned; part: a
+    smaller picture, of one of its findings (`PARTS` of the picture's module); options: of the
+    part's own function.
     """
     if name not in DRAWN:
         raise MinitxlError(f"experiment {name!r} has no picture; there are {', '.join(DRAWN)}")
     module = import_module(f"minitxl.experiments.{name}_figure")
-    return getattr(module, f"draw_{name}")(stored(name) if results is None else results, **options)
+    parts = {None: getattr(module, f"draw_{name}")} | getattr(module, "PARTS", {})
+    if part not in parts:
+        known = ", ".join(repr(x) for x in parts)
+        raise MinitxlError(f"the picture of {name!r} has no part {part!r}; there are {known}")
+    return parts[part](stored(name) if results is None else results, **options)
 
 
 def recl_explorer(results: dict | None = None) -> Album:

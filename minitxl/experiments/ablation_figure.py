@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from minitxl.experiments.ablation import difference
 from minitxl.viz.by_position import position_bins
-from minitxl.viz.theme import FAINT, HIDDEN, INK, MUTED, SEGMENT_COLOURS, drawing, level_lines
+from minitxl.viz.theme import FAINT, INK, MUTED, SEGMENT_COLOURS, drawing, level_lines
 
 ORANGE, BLUE, GREEN, *_ = SEGMENT_COLOURS
 COLOURS = {"xl": BLUE, "shaw": ORANGE, "abs": GREEN}  # by the beginning of an arm's name
@@ -27,16 +27,35 @@ def colour_of(member: str) -> str:
 
 
 @drawing(10.4, 7.6, top=0.955, bottom=0.014)
-def draw_ablation(figure, results: dict, numbered: Sequence[int] = ()) -> tuple[str, str]:
+def draw_ablation(figure, results: dict) -> tuple[str, str]:
     """Draw every seed of every arm by reading, bits by position, and all paired differences.
 
-    results: what `minitxl.experiments.ablation.run` returned, as JSON has it. numbered: rows of the
-    differences, from 0, that get the numbers 1, 2 ... on a band, for a text that speaks of them.
+    results: what `minitxl.experiments.ablation.run` returned, as JSON has it.
     """
     _arms(figure.add_axes((0.232, 0.545, 0.19, 0.34)), results["cells"])
     _by_position(figure.add_axes((0.075, 0.135, 0.34, 0.3)), results["cells"])
-    _differences(figure.add_axes((0.745, 0.135, 0.24, 0.75)), results["differences"], numbered)
+    ax = figure.add_axes((0.745, 0.135, 0.24, 0.75))
+    _differences(ax, results["differences"])
+    ax.set_title("Bits more, paired by seed", pad=8, x=-0.3)
     return _words(results)
+
+
+@drawing(10.4, 4.8, top=0.95, bottom=0.024)
+def draw_chosen(figure, results: dict, questions: Mapping[str, str]) -> tuple[str, str]:
+    """Draw some of the differences, and bits by position.
+
+    questions: of a difference of the results -> the words that stand beside it.
+    """
+    found = {d["question"]: d for d in results["differences"]}
+    chosen = [found[question] | {"question": said} for question, said in questions.items()]
+    ax = figure.add_axes((0.285, 0.235, 0.25, 0.585))
+    _differences(ax, chosen)
+    ax.set_title("Bits more, paired by seed", pad=8, x=-1.07)
+    _by_position(figure.add_axes((0.625, 0.235, 0.36, 0.585)), results["cells"])
+    return _words(results)
+
+
+PARTS = {"chosen": draw_chosen}
 
 
 def _arms(ax, cells: list[dict]) -> None:
@@ -92,11 +111,8 @@ def _by_position(ax, cells: list[dict]) -> None:
     ax.set_title("By position, read as in training", pad=8)
 
 
-def _differences(ax, differences: list[dict], numbered: Sequence[int]) -> None:
+def _differences(ax, differences: list[dict]) -> None:
     """A row for each comparison, with its interval; in ink where Holm's p is small."""
-    for n, y in enumerate(numbered, start=1):
-        ax.axhspan(y - 0.5, y + 0.5, fc=HIDDEN, lw=0, zorder=0)
-        ax.text(-0.99 * WIDEST, y, f"({n})", ha="left", va="center", size=9, weight="bold")
     for y, d in enumerate(differences):
         low, high = d["interval"] or (d["mean"], d["mean"])
         sure = d["p_holm"] is not None and d["p_holm"] < SURE
@@ -119,7 +135,6 @@ def _differences(ax, differences: list[dict], numbered: Sequence[int]) -> None:
     ax.set_ylim(len(differences) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    ax.set_title("Bits more, paired by seed", pad=8, x=-0.3)
     ax.set_xlabel("bits per character (above 0: it costs)")
 
 

@@ -37,9 +37,7 @@ def draw_context(figure, results: dict) -> tuple[str, str]:
 
     results: what `minitxl.experiments.context.run` returned, as JSON has it.
     """
-    found = {
-        (arm["arm"], r["reading"]): (arm, r) for arm in results["arms"] for r in arm["readings"]
-    }
+    found = _found(results)
     for i, (title, lines) in enumerate(PANELS.items()):
         ax = figure.add_axes((0.062 + 0.318 * i, 0.595, 0.285, 0.275))
         shown = {key: look for key, look in lines.items() if key in found}
@@ -50,8 +48,37 @@ def draw_context(figure, results: dict) -> tuple[str, str]:
         else:
             ax.set_ylabel("nats more with the\nmentions renamed")
         ax.set_xlabel("characters to the last mention")
-    _halves(figure.add_axes((0.262, 0.135, 0.718, 0.35)), found)
-    return _words(results, found)
+    ax = figure.add_axes((0.262, 0.135, 0.718, 0.35))
+    _halves(ax, found)
+    ax.set_title(
+        "Half-distance of every run (hollow: not learned); upright: its context, on average", pad=8
+    )
+    title, note = _words(results, found)
+    return title, f"{note} Faint: not learned; dashed: in fixed segments."
+
+
+@drawing(10.4, 4.2, top=0.945, bottom=0.024)
+def draw_half_distances(figure, results: dict) -> tuple[str, str]:
+    """Draw the half-distance of every run with a memory, or with a window that slides."""
+    found = _found(results)
+    _halves(
+        figure.add_axes((0.262, 0.255, 0.718, 0.61)),
+        {key: of for key, of in found.items() if key[1] != "fixed"},
+    )
+    title, note = _words(results, found)
+    dots = (
+        "A dot is a run; hollow: it has not learned to copy. Upright: T / 2 + M, T - 1 for windows."
+    )
+    return title, f"{dots}\n{note.splitlines()[-1]}"
+
+
+PARTS = {"half_distances": draw_half_distances}
+
+
+def _found(results: dict) -> dict:
+    """(arm, reading) -> both, as the results have them."""
+    pairs = ((arm, r) for arm in results["arms"] for r in arm["readings"])
+    return {(arm["arm"], r["reading"]): (arm, r) for arm, r in pairs}
 
 
 def _distances(ax) -> None:
@@ -103,9 +130,6 @@ def _halves(ax, found: dict) -> None:
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    ax.set_title(
-        "Half-distance of every run (hollow: not learned); upright: its context, on average", pad=8
-    )
     ax.set_xlabel("characters (log scale)")
 
 

@@ -18,6 +18,7 @@ from minitxl.viz.theme import (
     PAPER,
     SEGMENT_COLOURS,
     Picture,
+    drawing,
     level_lines,
     new_figure,
     shade,
@@ -30,11 +31,10 @@ LOOK = {  # rival -> colour, letter, name
     "xl": (BLUE, "X", "XL: the last M states"),
     "every": (BROWN, "E", "evicted but for every 4th"),
     "mean": (GREEN, "C", "compressive, mean"),
-    "delta+": (ORANGE, "D", "matrix, delta"),
+    "delta+": (ORANGE, "D", "matrix, delta rule"),
     "level": ("#B9B6AE", "=", "no clear winner"),
     "nobody": (HIDDEN, "", "nobody answers 25 %"),
 }
-KEY_AT = (0.0, 0.18, 0.385, 0.55, 0.68, 0.825)
 EDGES_FROM = 9  # lags below are of the own segment alone
 FAMILY = {"xl": BLUE, "eviction": BROWN, "compressive": GREEN, "matrix": ORANGE, "all": PURPLE}
 MARKS = {"conv": "s", "random": "s", "sum+": "^", "sum": "v", "delta": "D"}
@@ -51,16 +51,10 @@ def draw_memory_budget(results: dict) -> Picture:
 
     results: what `minitxl.experiments.memory_budget.run` returned, as JSON has it.
     """
-    budgets = sorted({cell["d_head"] for cell in results["cells"]}, reverse=True)
     with styled():
         figure = new_figure(10.4, 7.6)
-        width = 0.94 / len(budgets)
-        for i, d_head in enumerate(budgets):
-            ax = figure.add_axes((0.077 + width * i, 0.6, width - 0.06, 0.29))
-            _map(ax, results, d_head)
-            if i:
-                ax.set_ylabel("")
-        _key(figure.add_axes((0.05, 0.487, 0.945, 0.035)))
+        _maps(figure, results, bottom=0.6, height=0.29)
+        _key(figure.add_axes((0.05, 0.487, 0.945, 0.035)), results)
         for i, axis in enumerate(("bytes", "flops")):
             ax = figure.add_axes((0.077 + 0.315 * i, 0.17, 0.285, 0.25))
             _against(ax, results, axis)
@@ -72,10 +66,36 @@ def draw_memory_budget(results: dict) -> Picture:
         return titled(figure, title, note, top=0.958, bottom=0.014, size=9, color=MUTED)
 
 
+@drawing(10.4, 4.6, top=0.94, bottom=0.024)
+def draw_maps(figure, results: dict) -> tuple[str, str]:
+    """Draw who wins where."""
+    _maps(figure, results, bottom=0.345, height=0.46)
+    _key(figure.add_axes((0.05, 0.155, 0.945, 0.055)), results)
+    title, note = _words(results)
+    return title, note.split("\nBelow")[0]
+
+
+PARTS = {"maps": draw_maps}
+
+
+def _maps(figure, results: dict, *, bottom: float, height: float) -> None:
+    budgets = _budgets(results)
+    width = 0.94 / len(budgets)
+    for i, d_head in enumerate(budgets):
+        ax = figure.add_axes((0.077 + width * i, bottom, width - 0.05, height))
+        _map(ax, results, d_head)
+        if i:
+            ax.set_ylabel("")
+
+
+def _budgets(results: dict) -> list[int]:
+    """Widths of a head that were measured, the widest first."""
+    return sorted({cell["d_head"] for cell in results["cells"]}, reverse=True)
+
+
 def _map(ax, results: dict, d_head: int) -> None:
     """A cell for every bin of lags and number of pairs: who wins it; the deeper, the better."""
-    edges = np.log2(np.array(results["edges"]) / (d_head + 1))
-    first = np.log2(EDGES_FROM / (d_head + 1))
+    edges, first = np.log2(results["edges"]), np.log2(EDGES_FROM)
     pairs = results["settings"]["task"]["n_pairs"]
     for row, cells in enumerate(winners(results, d_head)):
         for low, high, (name, share) in zip(edges[:-1], edges[1:], cells, strict=True):
@@ -88,26 +108,30 @@ def _map(ax, results: dict, d_head: int) -> None:
             ax.add_patch(box)
             ink = PAPER if share > 0.75 and name != "level" else INK
             ax.text((low + high) / 2, row, letter, size=7.5, color=ink, ha="center", va="center")
-    ax.axvline(0, color=INK, lw=1.4)
+    ax.axvline(np.log2(d_head + 1), color=INK, lw=1.4)
     ax.set_xlim(first, edges[-1])
     ax.set_ylim(-0.5, len(pairs) - 0.5)
-    ticks = [x for x in range(-4, 6) if ax.get_xlim()[0] <= x <= ax.get_xlim()[1]]
-    ax.set_xticks(ticks, [f"{2.0**x:g}" for x in ticks])
-    ax.set_yticks(range(len(pairs)), [f"{n / d_head:.2g}" for n in pairs])
-    ax.set_xlabel("lag / M")
-    ax.set_ylabel("pairs / d_head")
-    ax.set_title(f"d_head = {d_head}, M = {d_head + 1} states", pad=6)
+    ticks = [x for x in range(16) if first <= x <= edges[-1]]
+    ax.set_xticks(ticks, [f"{2**x}" for x in ticks])
+    ax.set_yticks(range(len(pairs)), pairs)
+    ax.set_xlabel("lag: tokens back (log scale)")
+    ax.set_ylabel("pairs shown")
+    ax.set_title(f"M = {d_head + 1} states, or d_head = {d_head}", pad=6)
     ax.tick_params(length=0)
     for side in ax.spines.values():
         side.set_visible(False)
 
 
-def _key(ax) -> None:
-    """What colours and letters stand for."""
+def _key(ax, results: dict) -> None:
+    """What the colours and letters of the maps stand for."""
+    maps = [winners(results, d_head) for d_head in _budgets(results)]
+    names = {name for found in maps for row in found for name, _ in row}
+    look = [of for name, of in LOOK.items() if name in names]
     ax.axis("off")
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 1)
-    for (colour, letter, name), x in zip(LOOK.values(), KEY_AT, strict=True):
+    for at, (colour, letter, name) in enumerate(look):
+        x = at / max(len(look), 1)
         ax.add_patch(Rectangle((x, 0.1), 0.02, 0.8, fc=colour, ec="none"))
         ax.text(
             x + 0.01,

@@ -61,8 +61,8 @@ def recl_scene(results: dict, *, key: str, delta: int, ratio: float, threshold: 
     return scene.headed(
         f"RECL {whose}: Transformer-XL {mean:.0f} characters, {mean / vanilla - 1:+.0%} against "
         "vanilla",
-        f"{s['seeds']} seeds: dots; lines and bars: their mean. A ring: where a mean curve first "
-        "falls below the least gain.\n"
+        f"{s['seeds']} seeds: dots; lines and bars: their mean. A seed's RECL is the first context "
+        "whose step gains less than the dashed line.\n"
         "From elsewhere: the farthest Δ characters are another place's, and can tell nothing.",
     )  # fmt: skip
 
@@ -89,10 +89,6 @@ def _gains(scene, lengths, curves, found, threshold, longest) -> None:
         colour, mean, at = segment_pair(COLOURS[name]), rows.mean(axis=0), x(lengths[:-1])
         scene.dots([p for row in rows for p in zip(at, y(row), strict=True)], 2.2, fill=colour)
         scene.lines([list(zip(at, y(mean), strict=True))], stroke=colour, width=2.4)
-        below = np.flatnonzero(mean < threshold)
-        if len(below):
-            n = below[0]
-            scene.dots([(at[n], y(mean[n]))], 6, stroke=colour, width=2)
 
 
 def _lengths(scene, found, longest) -> None:

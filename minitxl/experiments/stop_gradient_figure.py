@@ -22,8 +22,7 @@ def draw_stop_gradient(figure, results: dict) -> tuple[str, str]:
     results: what `minitxl.experiments.stop_gradient.run` returned, as JSON has it.
     """
     groups = {way: of_way(results, way) for way in WAYS}
-    _draw_survival(figure.add_axes((0.066, 0.535, 0.37, 0.335)), results, groups)
-    _draw_curves(figure.add_axes((0.52, 0.535, 0.335, 0.335)), results, groups)
+    _learning(figure, results, groups, bottom=0.535, height=0.335)
     norms = {way: np.array(groups["stopped"]["runs"][0]["gradient"][way]) for way in WAYS}
     limits = colour_limits(*norms.values())
     for i, way in enumerate(WAYS):
@@ -38,7 +37,27 @@ def draw_stop_gradient(figure, results: dict) -> tuple[str, str]:
     bar.ax.tick_params(labelsize=8)
     figure.text(0.016, 0.437, "Norm of the loss's gradient by hidden state h", weight="bold")
     title, note = _words(results, groups)
+    note += (
+        " Below: one stopped model after training: the gradient\nit learned with, and what the "
+        "stop cut off. Hatched: exactly 0."
+    )
     return title, note
+
+
+@drawing(10.4, 4.4, top=0.955, bottom=0.028)
+def draw_learning(figure, results: dict) -> tuple[str, str]:
+    """Draw the share that has not learned yet, and the learning curves."""
+    groups = {way: of_way(results, way) for way in WAYS}
+    _learning(figure, results, groups, bottom=0.275, height=0.545)
+    return _words(results, groups)
+
+
+PARTS = {"learning": draw_learning}
+
+
+def _learning(figure, results: dict, groups: dict, *, bottom: float, height: float) -> None:
+    _draw_survival(figure.add_axes((0.066, bottom, 0.37, height)), results, groups)
+    _draw_curves(figure.add_axes((0.52, bottom, 0.335, height)), results, groups)
 
 
 def _draw_survival(ax, results: dict, groups: dict) -> None:
@@ -134,14 +153,9 @@ def _words(results: dict, groups: dict) -> tuple[str, str]:
     )
     rates = {way: f"{group['lr']:g}" for way, group in groups.items()}
     note = (
-        f"{s['n_layer']} layers, T = M = {s['tgt_len']}, one question in each sequence and no "
-        f"other loss; {s['seeds']} seeds. Hop: one layer's read from the memory, {s['tgt_len']} "
-        f"tokens back. Floor: the\nlowest loss with so many hops, the marker seen up to "
-        f"{s['tgt_len']} tokens back for each, beyond it a guess. Learned: within {NEAR} of the "
-        f"last floor. Rates, chosen\non {len(s['pilot_seeds'])} other seeds: stopped "
-        f"{rates['stopped']}, through the memory {rates['full']}. Not learned in {s['steps']} "
-        f"updates: {n} stopped [{low:.0%}, {high:.0%}] and {m} through the memory; bands: 95 %\n"
-        "intervals by Wilson. Below: one stopped model after training: the gradient it learned "
-        "with, and what the stop cut off. Hatched: exactly 0."
+        f"{s['n_layer']} layers, T = M = {s['tgt_len']}; {s['seeds']} seeds; rates, chosen on "
+        f"{len(s['pilot_seeds'])} others: stopped {rates['stopped']}, through {rates['full']}. "
+        f"Learned: within {NEAR} of the last floor. Bands: 95 %\nintervals by Wilson; not learned "
+        f"in {s['steps']} updates: {n} stopped [{low:.0%}, {high:.0%}], {m} through."
     )
     return title, note

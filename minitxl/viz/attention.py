@@ -79,6 +79,7 @@ class AttentionFigure(LiveFigure):
         self.symbols = list(symbols)
         self.tgt_len = tgt_len
         self.cached = len(self.symbols) - tgt_len  # the longest memory the passage can show
+        self.crowded = self.cached > 5 * tgt_len  # no room for names in full
         with styled():
             self.figure = new_figure(10.4, 6.05)
             self._draw_passage()
@@ -120,7 +121,8 @@ class AttentionFigure(LiveFigure):
         if self.passage.edge is not None:
             edge = self.passage.edge
             ax.plot([-8.6 * unit, columns], [edge, edge], color=INK, lw=2.2, clip_on=False)
-            ax.text(columns + 0.8 * unit, edge, "memory's edge", weight="bold", va="center")
+            if not self.crowded:
+                ax.text(columns + 0.8 * unit, edge, "memory's edge", weight="bold", va="center")
 
     def _draw_scale(self, ax, columns: int) -> None:
         """Legend of the depth of colour, above the text."""
@@ -153,7 +155,8 @@ class AttentionFigure(LiveFigure):
             left = -age * t - 0.5
             colour = segment_colour(age)
             ax.plot([left + t * 0.01, left + t * 0.99], [-2.6, -2.6], color=colour, lw=4)
-            ax.text(left + t / 2, -5.0, segment_name(age), color=colour, weight="bold", ha="center")
+            name = ("this" if age == 0 else age) if self.crowded else segment_name(age)
+            ax.text(left + t / 2, -5.0, name, color=colour, weight="bold", ha="center")
             if age:
                 ax.axvline(left, color=FAINT, lw=0.8, zorder=0)
         ax.set_xlim(-cached - 0.5, t - 0.5)
@@ -268,10 +271,10 @@ class AttentionFigure(LiveFigure):
         if m == 0:
             seen = "itself only" if query == 0 else f"{query + 1} characters, itself included"
             return f"Position {query}, {name}: without memory it sees {seen}."
-        beyond = float(probs[query, :m].sum())
+        beyond, far = float(probs[query, :m].sum()), span(probs, query)
         return (
             f"Position {query}, {name}: {percent(beyond)} of the weight crosses the memory's edge; "
-            f"90 % of it lies within {span(probs, query)} characters."
+            f"90 % of all lies within {far} character{'' if far == 1 else 's'}."
         )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 
-COLOURS = matplotlib.colormaps["cividis_r"]  # large is dark; even steps for every kind of eye
+# Small is pale, large is dark: one hue, whose lightness alone falls, evenly for every kind of eye.
+COLOURS = LinearSegmentedColormap.from_list("depth", ["#DDE6EE", "#5B8DBB", "#00204D"])
 
 
 def gradient_norms(gradients: Sequence[Sequence[np.ndarray]]) -> np.ndarray:

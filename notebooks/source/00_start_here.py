@@ -77,17 +77,10 @@ for name, memory in (("with memory", before), ("without memory", None)):
     print(f"{name:15} {np.exp(float(log_probs[0, at, mark])):5.1%}: the next character closes it")
 
 # %% [markdown]
-# The score of query $i$ on key $j$ asks what is there, and how far back it is (section 3.3):
+# Each query turns its scores on all keys into probabilities. (A score asks what is there, *and* how
+# far back: [notebook 3](03_relative_positions.ipynb).)
 #
-# $$A_{ij} = \frac{(q_i + u)\cdot k_j \;+\; (q_i + v)\cdot (W_R R_{i-j})}{\sqrt{d_\mathrm{head}}}
-# \qquad p_i = \mathrm{softmax}_j\, A_{ij}$$
-#
-# $R_{i-j}$ is a fixed row of $D$ sines and cosines of the distance; the learned matrix $W_R$ makes
-# a key of it. $u$ and $v$ are two learned vectors of each head, the same for every $i$ (this $v$ is
-# not the values above). $i$ and $j$ are places in the text, and $j$ runs over the keys up to $i$;
-# in arrays, whose keys begin with the memory's oldest, the distance is $i + M - j$.
-#
-# How much of these probabilities falls on cached characters, and how much on quotation marks?
+# How much of them falls on cached characters, and how much on quotation marks?
 
 # %%
 probs = [model.backend.to_numpy(p)[0] for p in inspection.probs]  # per layer (H, T, K), K = M + T

@@ -9,7 +9,7 @@
 import numpy as np
 
 import minitxl
-from minitxl import Inspection, TransformerXL, load_corpus, viz
+from minitxl import load_corpus, viz
 from minitxl.data import segments
 from minitxl.experiments import stored  # results that are kept with the package
 from minitxl.inference.sliding import evaluate_sliding, windows
@@ -69,10 +69,8 @@ viz.play_cut(model, vocab, text[begin - 192 : begin + 321])
 # ## 1.3 Is this fair? Models that were trained without memory
 #
 # The shipped model learned to rely on its memory, so taking it away is hard on it. A fair rival has
-# never had one. For this course small models were trained on the same text in the same order, each
-# from several seeds and with a learning rate of its own: a **vanilla** one (absolute positions, no
-# memory), one with **relative positions and no memory**, and a **Transformer-XL**. Each is read as
-# it was trained.
+# never had one. Three small models were trained alike: a **vanilla** one (absolute positions, no
+# memory), one with **relative positions and no memory**, and a **Transformer-XL**.
 
 # %%
 ablation = stored("ablation")
@@ -159,13 +157,8 @@ viz.draw_sliding(rows, remembered)  # (P,)
 # ## 1.6 A memory is only as good as its stream
 #
 # Several rows are read side by side. The memory of row $b$ is what row $b$ read before, so the next
-# batch must go on in every row where it ended. (You will write such a `Stream` in notebook 4.)
-#
-# > **Common misconception: “any batches will do, the memory sorts it out.”** The model does
-# > not know where a cached state came from: deal the segments out in another order, and it reads
-# > another row's past as its own. At a document's end, reset the memory.
-#
-# A number for it: 32 rows with the right memory, with none, and with that of the row next door.
+# batch must go on in every row where it ended. Here 32 rows read with the right memory, with none,
+# and with that of the row next door.
 
 # %%
 reader = model.with_options(tgt_len=32, mem_len=128)
@@ -181,45 +174,19 @@ for name, bits in cost.items():
     print(f"{name:20} {np.mean(bits):.2f} bits per character")
 
 # %% [markdown]
-# **Keep:** a memory must be this row's own past.
+# > **Common misconception: “any batches will do, the memory sorts it out.”** The model does
+# > not know where a cached state came from: it reads another row's past as its own. At a
+# > document's end, reset the memory.
+#
+# At a text's start there is no past, and the memory is empty. (Not zeros: a row of zeros is a key
+# like any other, and takes weight from real characters. Notebook 6 shows what that costs.)
+#
+# **Keep:** a memory must be this row's own past, and empty where there is none. (You will write
+# such a `Stream` in notebook 4.)
 #
 # > **Question 3.** Here another row's past is a page of the same book. Suppose that each row read a
 # > book in another language, one the model knows as well as this one. Which of the three numbers
 # > would change, up or down, and why?
-
-# %% [markdown]
-# ## 1.7 The start of a stream
-#
-# At the very start there is no past. Two ways are in use: a short memory, of length 0 at first, and
-# a full one that is padded with zero vectors.
-#
-# > **Common misconception: “zeros are as good as nothing.”** A row of zeros is a key like any
-# > other: the softmax gives it weight, and takes that away from real characters.
-#
-# How much weight? 64 rows read two segments, with the short memory and with the padded one.
-
-# %%
-T, rows = 32, 64
-first, second = segments(text[: rows * 2 * T + 1], batch_size=rows, tgt_len=T)
-config = model.config.replace(tgt_len=T, mem_len=128)
-for start in ("empty", "zeros"):
-    beginner, mems = TransformerXL(config.replace(start_mems=start), params=model.params), None
-    for name, (x, y) in (("first segment", first), ("second segment", second)):
-        seen = Inspection()
-        blank = beginner.start_mems(rows)[0].shape[1] - (0 if mems is None else T)  # rows of zeros
-        nll, mems, _ = beginner.forward(x, y, mems, inspect=seen)
-        weight = np.mean([p[..., : max(blank, 0)].sum(axis=-1).mean() for p in seen.probs])
-        bits = nll.mean() / np.log(2)
-        print(
-            f"start {start}, {name:14}: {seen.probs[0].shape[-1]:3} keys, {bits:.2f} bits,"
-            f" {weight:5.1%} of the weight on zeros"
-        )
-
-# %% [markdown]
-# This model hardly ever met an empty memory: with two or three keys it is too sure of itself, and
-# blank rows water that down, so its first guesses even get better. But its predictions now depend
-# on how many blank rows there are. **Keep:** read as you trained. (The released TensorFlow code
-# starts with zeros, the PyTorch code empty, as this library does.)
 #
 # *Answers to the questions: `notebooks/README.md` in the repository, “Model answers”.*
 #
@@ -230,7 +197,6 @@ for start in ("empty", "zeros"):
 # - Measure what that costs, place by place, and compare rivals that are read fairly.
 # - Weigh the cures: longer segments pay less often, a sliding window reads again, a memory reads
 #   once.
-# - Feed a memory: it must be this row's past, and empty where there is none.
 #
 # **The picture to remember** is the saw: each cut starts it anew, and the memory takes its teeth.
 
@@ -241,8 +207,6 @@ viz.draw_saw(ablation)
 # **Where this lives today.** The sliding window went into the model itself: in [Mistral
 # 7B](https://arxiv.org/abs/2310.06825) each layer sees a window of kept keys, and the window of a
 # window reaches further, as in notebook 5; [Gemma 3](https://arxiv.org/abs/2503.19786) mixes such
-# layers with a few that see all. The weight on nothing came back, too: drop a text's first keys and
-# models break, keep them as a place to put weight and they go on for millions of tokens ([attention
-# sinks](https://arxiv.org/abs/2309.17453)).
+# layers with a few that see all.
 #
 # **Next:** notebook 2 takes attention apart, forwards and backwards, with numbers to check by eye.

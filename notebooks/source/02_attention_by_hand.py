@@ -54,7 +54,8 @@ print("the library ", ops.softmax_backward(dp, softmax_saved, xp=np))
 # ### Exercise: softmax backwards
 #
 # For arrays $(B, T, K)$, along the last axis, without a $K \times K$ matrix. If you are stuck,
-# `course.reveal("softmax-backward")` shows the way in steps: one more for each try.
+# `course.reveal("softmax-backward")` shows the way in steps, one more for each try, and the
+# library's own once yours is right. (So it does for every exercise.)
 
 # %% exercise softmax-backward
 
@@ -68,6 +69,8 @@ print("the library ", ops.softmax_backward(dp, softmax_saved, xp=np))
 course.run_with("softmax-backward")
 
 # %% [markdown]
+# **Keep:** one score moves all probabilities of its row; the same for all scores moves none.
+#
 # ## 2.2 How to check a gradient, and how to be fooled
 #
 # Pick a random direction $d$ in the space of the input. The loss along it can be differentiated
@@ -151,6 +154,8 @@ print("dbeta  ", dbeta)
 course.run_with("layer-norm-backward")
 
 # %% [markdown]
+# **Keep:** what LayerNorm cannot see, a shift and a stretch, gets no gradient.
+#
 # ## 2.4 Attention with a memory
 #
 # The smallest case that has everything: two cached states, a new one, one head of width 1. A hidden
@@ -189,6 +194,8 @@ viz.play_attention(keys=np.log([1, 2, 5]), values=(8, 0, 0), query=1, n_mem=2)
 # > memory. Keep only the segment's rows, and your model still trains; nothing but a gradient check
 # > tells what is missing.
 #
+# **Keep:** the stop cuts the way to the cached states, not the cached rows' share of the weights.
+#
 # ### Exercise: attention forwards
 #
 # Now with batch, heads, mask and scale. A hidden key gets the score $-\infty$.
@@ -215,18 +222,6 @@ course.run_with("attention-forward")
 
 # %%
 course.run_with("attention-backward")
-
-# %% [markdown]
-# Once your answers are right, the library's own are shown here:
-
-# %%
-for exercise in (
-    "softmax-backward",
-    "layer-norm-backward",
-    "attention-forward",
-    "attention-backward",
-):
-    course.reveal(exercise)
 
 # %% [markdown]
 # ## 2.5 The whole block, checked

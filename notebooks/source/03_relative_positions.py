@@ -40,35 +40,28 @@ print("scores of keys alike, cached ", scores[:T])
 print("             of this segment ", scores[T:])
 
 # %% [markdown]
-# > **Common misconception: “then count on over memory and segment.”** That mends the first layer
-# > only: above it, cached states were *computed* under other numbers than they are read with.
+# > **Common misconception: “then count on over memory and segment.”** Added to the embeddings, that
+# > mends the first layer only: above it, cached states were *computed* under other numbers than
+# > they are read with.
 #
-# What does this cost? Shaw et al. (2018) count distances, too, with a learned vector for each in
-# place of a sinusoid. Absolute positions twice: naive, as above, and as sound as can be
-# (`minitxl/model/family/absolute.py`: counted over memory and segment, added to nothing that is
-# cached). Models without memory are read by a window that moves on by half its length, so that the
-# memory saves less than in notebook 1.
+# What does it cost? Three small models, trained alike: Transformer-XL; absolute positions, naive as
+# above; and absolute ones that count on as well as can be: the place is added when a state is read,
+# never to what is kept. Each beside the same model without memory, read by a window that moves on
+# by half its length.
 
 # %%
-ablation = stored("ablation")
-names = {
-    "xl": "Transformer-XL",
-    "shaw": "Shaw (relative, learned)",
-    "abs": "absolute, sound",
-    "abs-naive": "absolute, naive",
-}
-bpc = {cell["member"]: cell["bpc"] for cell in ablation["cells"]}  # by reading, a number per seed
-print("bits per character          no memory   memory    saved   (each seed)")
+names = {"xl": "Transformer-XL", "abs": "absolute, counted on", "abs-naive": "absolute, naive"}
+bpc = {cell["member"]: cell["bpc"] for cell in stored("ablation")["cells"]}  # a number per seed
+print("bits per character     no memory   memory    saved   (each of five seeds)")
 for key, name in names.items():
     alone = np.array(bpc[f"{key.removesuffix('-naive')}-alone"]["stride"])
     own = np.array(bpc[key]["memory"])
     saved = alone - own  # paired: seed s of both read the same text
-    print(f"{name:27} {alone.mean():9.3f} {own.mean():8.3f} {saved.mean():8.3f}   {saved.round(3)}")
+    print(f"{name:22} {alone.mean():9.3f} {own.mean():8.3f} {saved.mean():8.3f}   {saved.round(3)}")
 
 # %% [markdown]
-# Transformer-XL alone gains. Naive positions ruin the memory. Shaw's are relative, and the best
-# without memory, yet gain no more from it than sound absolute ones: distances make a memory
-# readable; that it pays does not follow.
+# Naive places ruin the memory. Counted on, every seed does a little worse with it than with a
+# window. Transformer-XL gains with every seed.
 #
 # > **Question 1.** In these models the memory is one segment long and read with the same length as
 # > in training: absolute positions meet the same pairs again and again. Why is that kind to them,
@@ -128,13 +121,10 @@ viz.live(model, vocab, passage, read=3 * T + 10, layer=5, head=5)
 # > of layer 1, b adds about 12 to far keys and d takes off about 8: without b, near wins.</details>
 
 # %% [markdown]
-# ### What does the model need them for?
-#
-# Take terms out and read on: the lower right panel. (The “Shaw” of section 3.1 has all four, as in
-# the released code; in its own paper a and b.)
+# Take terms out of *all* heads and read on:
 
 # %%
-draw("attention_spans")
+draw("attention_spans", part="terms")
 
 # %% [markdown]
 # > **Question 2.** Which single term may be left out at the least cost, and why is it the one that
@@ -179,22 +169,9 @@ course.run_with("rel-shift")
 #
 # ## 3.4 What is left in the corner
 #
-# Key $j > i + M$ lies in query $i$'s future; there is no distance for it. Shift an array in which
-# each number says which query it belongs to:
-
-# %%
-T, M = 4, 3
-K = M + T
-whose = np.repeat(np.arange(1.0, T + 1)[:, None], K, axis=1)  # row i holds i + 1: 0 is the pad
-shifted, _ = ops.rel_shift_forward(whose, xp=np)
-corner = np.arange(K) > np.arange(T)[:, None] + M
-for i, row in enumerate(shifted):
-    names = [f"q{x - 1:.0f}" if x else " 0" for x in row]
-    cells = (f"[{x}]" if out else f" {x} " for x, out in zip(names, corner[i], strict=True))
-    print(f"q{i}: ", " ".join(cells))
-print("in brackets: the corner, hidden by the mask")
-
-# %% [markdown]
+# Key $j > i + M$ lies in query $i$'s future; there is no distance for it. Step 5 above shows what
+# stands there.
+#
 # > **Common misconception: “the corner is zeros.”** Every row but the last has one 0; the rest are
 # > scores of the *next* query. And zeros would not help: a score of 0 still has weight, and a and c
 # > see what comes.
@@ -282,8 +259,9 @@ course.run_with("bias-gradients")
 # - Take a score apart into four terms.
 # - Shift, shift back, and say what the mask must hide.
 #
-# **The picture to remember** is the terms' grain. d: diagonals, the same for every text. c:
-# columns, the same for every query. b: a d for each query; a compares contents, blind to order.
+# **The picture to remember** is the grain of the terms. d: diagonals, as only the distance counts.
+# c: columns, the same for every query. b: in each row another curve of the distance. a: what stands
+# where, blind to order.
 
 # %%
 reader, seen = model.with_options(tgt_len=32, mem_len=32), Inspection()

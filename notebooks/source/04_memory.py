@@ -9,9 +9,9 @@
 import numpy as np
 
 import minitxl
-from minitxl import Inspection, Stream, attention, course, gradcheck, load_corpus, viz
+from minitxl import Inspection, Stream, attention, course, load_corpus, viz
 from minitxl.experiments import draw  # results that are kept with the package
-from minitxl.model.through_memory import sequence_gradients, without_memory_rows
+from minitxl.model.through_memory import without_memory_rows
 
 pretrained = minitxl.load_pretrained("war-and-peace")
 model, vocab = pretrained.model, pretrained.vocab
@@ -22,18 +22,19 @@ to_numpy = model.backend.to_numpy
 # %% [markdown]
 # ## 4.1 What the memory holds
 #
-# Segments are 16 characters here, the memory 24, and it is empty. Press *read*: the row fills,
-# slides up, and becomes memory; what is older than 24 falls out at the far end.
+# Segments are 16 characters here, the memory 24. Two segments were read, and the first 8
+# characters have fallen out at the far end. Press *read*: the row fills, slides up, and becomes
+# memory.
 
 # %%
 begin = vocab.decode(corpus.test).index('"I could not, on my honor')
-viz.live(model, vocab, corpus.test[begin : begin + 420], tgt_len=16, mem_len=24, read=10)
+viz.live(model, vocab, corpus.test[begin : begin + 420], tgt_len=16, mem_len=24, read=42)
 
 # %% [markdown]
-# > **Do this.** Read three segments. When is the memory full, and of how many segments does it hold
-# > parts? Then set *segment T* to 32, longer than the memory: what is never kept? Last, *learn from
-# > this segment*: the pulse runs forward over the edge, and comes back as far as the edge. *Let it
-# > through*, and it goes on.
+# > **Do this.** Wipe the memory, and read three segments. When is it full, and of how many segments
+# > does it hold parts? Then set *segment T* to 32, longer than the memory: what is never kept?
+# > Last, *learn from this segment*: the pulse runs forward over the edge, and comes back as far as
+# > the edge. *Let it through*, and it goes on.
 # >
 # > <details><summary>Answer</summary>After two segments, of both: all 16 states of the second and
 # > the last 8 of the first. With T = 32 the first 8 of each segment.</details>
@@ -264,8 +265,13 @@ for n in range(N):
 course.run_with("the-stop")
 
 # %% [markdown]
-# **Exercise.** A whole layer. What positions add to the scores comes as an argument. Your functions
-# of notebook 2 may stand above it, in the same cell.
+# ### A whole layer
+#
+# All that a layer does, in one function: keys and values of memory and segment, attention, a
+# feed-forward block, LayerNorm behind each.
+#
+# **Exercise.** Forwards. What positions add to the scores comes as an argument. Your functions of
+# notebook 2 may stand above it, in the same cell.
 
 # %% exercise layer-forward
 
@@ -280,27 +286,11 @@ course.run_with("the-stop")
 # %% check layer-backward
 
 # %% [markdown]
-# ## 4.7 Stopped against full
+# ## 4.7 What the stop can cost
 #
-# Which of the two is the derivative of a sequence's loss? Move the weights of the tiny model by
-# $\pm\epsilon$ in some direction and see (notebook 2): as it is, and with the memories held.
-
-# %%
-rng = np.random.default_rng(1)
-reader = tiny.with_options(tgt_len=6, mem_len=6)
-text = rng.integers(0, 20, (2, 25))
-pieces = [(text[:, s : s + 6], text[:, s + 1 : s + 7]) for s in range(0, 24, 6)]
-upstream = [np.full((2, 6), 1 / 48)] * 4  # the mean over all 48 predictions
-found = [sequence_gradients(reader, pieces, upstream, way).params.flat for way in (True, False)]
-direction = found[0] / np.linalg.norm(found[0])
-for name, held, g in (("full", False, found[0]), ("stopped", True, found[1])):
-    slope = gradcheck.sequence_slope(reader, pieces, direction, hold_memory=held)
-    way = "held fixed" if held else "as they follow"
-    print(f"{name:7} gradient {g @ direction:.9f}   slope, memories {way:14} {slope:.9f}")
-
-# %% [markdown]
-# Both are: the full one of the loss as it is, the stopped one of a loss in which the memory is
-# given. The stop is cheap: `backward` needs what one segment saved, not all of them.
+# Stopped or full: each is a right derivative, the full one of the loss as it is, the stopped one of
+# a loss in which the memory is given. The stop is cheap: a backward pass needs what one segment
+# saved, not all of them.
 #
 # What can it cost? Let everything hang on what is written for later: a marker, fillers, one
 # question for it, 1 to 32 tokens later, and no other loss. In `C . . . . ?` the right answer to `?`
@@ -309,7 +299,7 @@ for name, held, g in (("full", False, found[0]), ("stopped", True, found[1])):
 # loss that it can then reach is a **floor**. (Three hops reach 24 of 32: the last floor is not 0.)
 
 # %%
-draw("stop_gradient")
+draw("stop_gradient", part="learning")
 
 # %% [markdown]
 # Stopped, the model usually learns to write almost as fast. Of 24 starts 5 have not learned after

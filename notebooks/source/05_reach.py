@@ -105,7 +105,7 @@ viz.draw_changes(changes_by_token((2, 8, 12)), n_layer=2, tgt_len=8, mem_len=12)
 draw("reach")
 
 # %% [markdown]
-# **To keep:** asked at every distance, all models learned to look to their reach, though the
+# **Keep:** asked at every distance, all models learned to look to their reach, though the
 # gradient stops at the memory. Where the far question stands alone, a start may fail (notebook 4).
 #
 # ## 5.4 Possible is not learned
@@ -129,7 +129,7 @@ viz.draw_learned_reach(heads, distances, moved, n_layer=N, tgt_len=T, mem_len=M)
 # back; most put their weight nearer. Below: *all layers together* reach $R$, since what lies beyond
 # one memory is handed on from layer to layer, a part each time.
 #
-# **To keep:** the influence fades long before it ends; but it ends exactly: at $R$ a little is
+# **Keep:** the influence fades long before it ends; but it ends exactly: at $R$ a little is
 # left, at $R + 1$ nothing. (How far a model looks *with profit*: notebook 7.)
 #
 # ## Questions

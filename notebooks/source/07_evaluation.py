@@ -43,7 +43,7 @@ for name, bits in (prices | {"the model": measured.bpc}).items():
     print(f"{name:10} {bits:.3f}")
 
 # %% [markdown]
-# **To keep:** the loss *is* a file size, so the model can stand beside compressors that were given
+# **Keep:** the loss *is* a file size, so the model can stand beside compressors that were given
 # the same text (of which gzip remembers 32 kB, bzip2 900 kB at most).
 #
 # **Exercise.** A text is read in segments, the last of which may be shorter. Return the mean bits
@@ -94,7 +94,7 @@ draw("longer_memory")
 # 1.16], Shaw's table 0.21 [0.12, 0.30]; Transformer-XL loses 0.05, not surely: [-0.01, 0.11], and
 # the larger model is indifferent.
 #
-# **To keep:** on the mean of the seeds nothing beyond the trained length gained 0.01 bits here.
+# **Keep:** on the mean of the seeds nothing beyond the trained length gained 0.01 bits here.
 
 # %% [markdown]
 # ## 7.3 How far does it really look? RECL
@@ -125,33 +125,31 @@ draw("longer_memory")
 recl_explorer()
 
 # %% [markdown]
-# *From elsewhere* is the control: it should find nothing. It grants Transformer-XL +67% over
-# vanilla (absolute positions, no memory), where the true text has +133%. For the minimum keeps
-# whatever *happens* to be better: $g$ is never negative. By the plain mean, which has a sign,
-# foreign characters *cost* Transformer-XL 0.016 to 0.026 bits; true ones are worth something to it
-# as far as $T + M = 64$ characters (surely so to 32), and 0.001 bits beyond. Shaw's encoding comes
-# out first, on true text and on foreign text alike.
+# *From elsewhere* is the control: a right measure finds nothing there. This one grants
+# Transformer-XL +67% over vanilla (absolute positions, no memory); on the true text, +133%. For the
+# minimum keeps whatever *happens* to be better: $g$ is never negative. The plain mean has a sign:
+# by it foreign characters *cost* Transformer-XL 0.016 to 0.026 bits; true ones are worth something
+# as far as $T + M = 64$ characters (surely so to 32), and 0.001 bits beyond. (Shaw's encoding comes
+# out first, on true text and on foreign text alike.)
 #
 # > **Question 2.** Take two models whose losses with the longer context are those with the shorter
 # > one plus noise of mean 0. Is $g$ zero? What does a larger $r$ do?
 #
 # A text in which the far past decides shows it better. In the experiment `context` names are codes
-# of two capitals, of which only an earlier mention tells the second. What the mention gains falls
-# with its distance; where half of the gain is lost lies the *half-distance*. Upright lines: how far
-# a model's context goes in one layer, $T / 2 + M$ for the average query, $T - 1$ in a window that
-# slides.
+# of two capitals, of which only an earlier mention tells the second. What a mention gains falls
+# with its distance; where half of the gain is lost lies the *half-distance*.
 
 # %%
-draw("context")
+draw("context", part="half_distances")
 
 # %% [markdown]
-# A vanilla window of 16 that slides copies as far as it sees (with relative positions four starts
-# of five stop at 13). Transformer-XL, in segments of 16, copies as far as its memory goes:
-# half-distance 25 with $M = T$ as in the paper, 120 with $M = 7 T$, 454 with a memory of 448 at
-# evaluation. But with $M > T$ three starts of five had not learned to copy over the edge at all,
-# and a window of 128 learns it more surely.
+# A model copies as far as its context goes: from 16 characters back by a vanilla window of 16 that
+# slides (with relative positions four starts of five stop at 13); from 25 by Transformer-XL with
+# $M = T = 16$, as in the paper, from 120 with $M = 7 T$, and from 454 with a memory of 448 at
+# evaluation. But with $M > T$ three starts of five had not learned to copy over the edge at all; a
+# window of 128 learns it more surely.
 #
-# **To keep:** "so many percent longer" is a choice of $M / T$.
+# **Keep:** "so many percent longer" is a choice of $M / T$.
 #
 # > **Question 3.** The paper says "450% longer than vanilla Transformers". Which two numbers is
 # > this made of, and why can the lower one not be more than 128?
@@ -198,7 +196,7 @@ draw("evaluation_speed")
 # with segments of 128. By products, with keys and values kept, it would be 2,684 (dashed); yours
 # projects all rows again.
 #
-# **To keep:** the ratio grows with the attention length, and with the segment's, which the paper
+# **Keep:** the ratio grows with the attention length, and with the segment's, which the paper
 # does not state. Against a window moved by half its length nothing is gained in time: 0.24 ms a
 # token, the memory 0.29; what it gains are bits (`draw("reading_cost")`).
 #

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from minitxl.errors import MinitxlError
 from minitxl.experiments import draw, stored
 from minitxl.experiments.ablation import difference
 from minitxl.experiments.coherence import known
@@ -76,7 +77,10 @@ def test_pictures_say_what_the_results_say_and_stay_inside(said):
     results = stored(said.__name__)
     picture = draw(said.__name__)
     assert all(words in picture.caption for words in said(results)), picture.caption
-    figure = picture.figure
+    stays_inside(picture.figure)
+
+
+def stays_inside(figure):
     figure.canvas.draw()
     texts = [t for ax in figure.axes for t in (*ax.texts, ax.xaxis.label, ax.yaxis.label, ax.title)]
     texts += [t for ax in figure.axes for t in ax.get_yticklabels()]
@@ -84,3 +88,49 @@ def test_pictures_say_what_the_results_say_and_stay_inside(said):
         box = text.get_window_extent()
         inside = box.x0 >= -1 and box.y0 >= 0 and box.y1 <= figure.bbox.y1
         assert inside and box.x1 <= figure.bbox.x1, text.get_text()
+
+
+QUESTIONS = {
+    "XL: no recurrence, in chunks": "without memory",
+    "with memory: naive absolute, not sound": "naive",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "options", "said"),
+    [
+        ("ablation", "chosen", {"questions": QUESTIONS}, ["0.142 bits against fixed chunks"]),
+        ("attention_spans", "terms", {}, ["c is missed least", "content only (a + c) costs most"]),
+        ("context", "half_distances", {}, ["2 of 5 with M = 112", "hollow"]),
+        ("memory_budget", "maps", {}, ["it leads", "with every seed"]),
+        ("stop_gradient", "learning", {}, ["2 of 24 not in 600"]),
+    ],
+)
+def test_a_part_says_what_the_whole_says_and_stays_inside(name, part, options, said):
+    picture = draw(name, part=part, **options)
+    assert all(words in picture.caption for words in said), picture.caption
+    stays_inside(picture.figure)
+    width, height = picture.figure.get_size_inches()
+    assert height < draw(name).figure.get_size_inches()[1] and width == 10.4
+
+
+def test_chosen_differences_are_those_of_the_results():
+    axes = draw("ablation", part="chosen", questions=QUESTIONS).figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(QUESTIONS.values())
+    want = difference(stored("ablation"), "XL: no recurrence, in chunks")
+    low, high = axes.lines[0].get_xdata()
+    assert [low, high] == want["interval"]
+    assert "+0.67" in axes.texts[0].get_text()  # beyond the axis: written out
+
+
+def test_the_maps_key_has_what_the_maps_show():
+    axes = draw("memory_budget", part="maps").figure.axes
+    shown = {text.get_text() for ax in axes[:3] for text in ax.texts}
+    key = [text.get_text() for text in axes[3].texts]
+    assert {letter for letter in key[::2]} == shown
+    assert not any("compressive" in words for words in key)
+
+
+def test_a_part_that_is_not_there_is_named_with_those_that_are():
+    with pytest.raises(MinitxlError, match=r"'context' has no part 'maps'; .*'half_distances'"):
+        draw("context", part="maps")

@@ -111,7 +111,8 @@ class Live:
     def picture(self) -> Picture:
         """A state of the component, drawn by `AttentionFigure`: what stands where nothing runs."""
         reading, symbols, layer, head, query = self._picture_of
-        probs = reading.attention(reading.longest_memory)[layer]  # (H, T, K)
+        longest = min(self.data["M"], reading.longest_memory)
+        probs = reading.attention(longest)[layer]  # (H, T, K)
         figure = AttentionFigure(symbols, tgt_len=reading.tgt_len)
         name = spoken(symbols[reading.longest_memory + query])
         where = f"head {head + 1}" if head >= 0 else f"mean of {len(probs)} heads"

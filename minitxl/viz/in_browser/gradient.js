@@ -1,9 +1,9 @@
 // The gradient in the text: every box takes the colour of |d loss / d h_n| of its state. A pulse runs
 // forward through the segment, then back; where the memory's edge stops it the numbers are exactly 0.
 
-const SCALES = [ // cividis and its reverse: on a light and on a dark page large numbers stand out
-  [[240, 228, 130], [122, 122, 120], [0, 34, 78]],
-  [[66, 84, 132], [124, 123, 120], [255, 233, 69]],
+const SCALES = [ // one hue and its reverse: on a light and on a dark page large numbers stand out
+  [[221, 230, 238], [91, 141, 187], [0, 32, 77]],
+  [[38, 56, 86], [91, 141, 187], [233, 241, 248]],
 ];
 
 /** The segments since the last wipe, the one that is read last: [[from, to], ...]. */

@@ -27,6 +27,7 @@ THEMES = (
         "segments": ("#FF8A3C", "#4F97FA", "#3ED9A8", "#D57FC0", "#E3CB55", "#AAB4C0"),
     },
 )
+PICTURED = 192  # tokens of the memory that the picture without a kernel shows, or three segments
 LENGTHS = (8, 16, 32, 48, 64, 96, 128)  # of a segment, to choose from
 
 
@@ -111,7 +112,8 @@ def _passage(model, tokens, title: str, tgt_len: int, mem_len: int, start: dict)
     start.pop("read", None)
     if read is not None and not 1 <= read <= len(tokens):
         raise MinitxlError(f"read={read} must be 1 ... {len(tokens)}, as {title} is long")
-    whole, back = (len(tokens) - 1) // tgt_len, min(3, max(1, -(-mem_len // tgt_len)))
+    most = max(3, PICTURED // tgt_len)  # segments back
+    whole, back = (len(tokens) - 1) // tgt_len, min(most, max(1, -(-mem_len // tgt_len)))
     last = min(back if read is None else (read - 1) // tgt_len, whole - 1)  # segment that is read
     first = max(0, last - back)
     if first == last:

@@ -96,13 +96,13 @@ def draw_group_by_position(results: dict) -> Picture:
             for bits in cells[name]:
                 ax.plot(*_binned(bits), line, color=colour, lw=0.8, alpha=0.45)
             mean = cells[name].mean(axis=0)
-            label = f"{label}: {mean.mean():.2f} bits on average"
+            label = f"{label}: {mean.mean():.3f} bits on average"
             ax.plot(*_binned(mean), line, color=colour, lw=2.4, marker=marker, ms=6, label=label)
         _position_axis(ax, s["tgt_len"])
         ax.legend(loc="upper right", handlelength=3.2, fontsize=9.5)
         lost = cells["xl-alone"].mean(axis=0) - cells["xl"].mean(axis=0)
         title = (
-            f"Trained alike, with memory and without: {lost[0]:.2f} bits apart at the first "
+            f"Relative positions, with and without memory: {lost[0]:.2f} bits apart at the first "
             f"character, {lost[-1]:.2f} at the last"
         )
         note = (
