@@ -21,7 +21,7 @@ from minitxl.course.variants import COMMON, value_of
 from minitxl.model.attention import Inspection, heads_forward
 from minitxl.model.ops import sinusoid
 from minitxl.model.params import Params
-from minitxl.model.through_memory import memory_shares
+from minitxl.model.through_memory import memory_shares, segment_rows
 from minitxl.model.transformer_xl import TransformerXL
 
 TGT_LEN, MEM_LEN = 32, 64
@@ -77,10 +77,8 @@ class KeptKeys(Sound):
             old_k, old_v = self.kept[layer]
             k = np.concatenate([old_k[:, :, -n_mem:], k[:, :, n_mem:]], axis=2)
             v = np.concatenate([old_v[:, :, -n_mem:], v[:, :, n_mem:]], axis=2)
-            rows = cache.k.x.reshape(h.shape).copy()
-            rows[:, :n_mem] = 0.0
-            rows = rows.reshape(cache.k.x.shape)
-            cache = cache._replace(k=cache.k._replace(x=rows), v=cache.v._replace(x=rows))
+            own = [segment_rows(linear, n_mem, xp=np) for linear in (cache.k, cache.v)]
+            cache = cache._replace(k=own[0], v=own[1])
         self.kept[layer] = k, v
         return q, k, v, cache
 

@@ -18,6 +18,7 @@ MARKS = {"memory": "o", "stride": "D", "chunks": "s"}  # of the readings
 READ = {"memory": "\u25cf", "stride": "\u25c7", "chunks": "\u25a1"}  # as the title has them
 WIDEST = 0.22  # bits of the differences' axis, either side
 FIRST, LAST = 2.18, 2.82  # bits of the axis; what lies beyond is written out
+BY_POSITION = ("xl", "xl-alone", "shaw", "shaw-alone", "abs", "abs-naive", "abs-alone")
 SURE = 0.05  # Holm's p below it counts
 
 
@@ -84,7 +85,7 @@ def _arms(ax, cells: list[dict]) -> None:
 
 def _by_position(ax, cells: list[dict]) -> None:
     """Bits by position, read as in training, means over seeds: dashed without memory."""
-    shown = [c for c in cells if c["loss_on"] == "full" and c["member"] != "xl-equal"]
+    shown = [c for c in cells if c["loss_on"] == "full" and c["member"] in BY_POSITION]
     t = len(shown[0]["by_position"][0])
     bins = list(pairwise(position_bins(t)))
     centres = [np.sqrt((low + 1) * high) for low, high in bins]
@@ -92,8 +93,8 @@ def _by_position(ax, cells: list[dict]) -> None:
         bits = np.mean(cell["by_position"], axis=0)  # (seeds, T) -> (T,)
         y = [bits[low:high].mean() for low, high in bins]
         line = "-" if cell["recurrence"] else "--"
-        naive = cell["member"] in ("abs-naive", "shaw-ab", "shaw-ab-alone")
-        ax.plot(centres, y, line, color=colour_of(cell["member"]), lw=1 if naive else 1.8)
+        width = 1 if cell["member"] == "abs-naive" else 1.8
+        ax.plot(centres, y, line, color=colour_of(cell["member"]), lw=width)
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_locator(FixedLocator([high for _, high in bins]))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0f}"))
@@ -153,7 +154,7 @@ def _words(results: dict) -> tuple[str, str]:
         f"{s['steps']:,} steps of {s['batch_size']} x {s['tgt_len']} characters, {s['seeds']} "
         f"seeds, rates chosen on others; {results['cells'][0]['n_predicted']:,} characters of test "
         f"text.\nIntervals: 95 %; bold: Holm's p below {SURE:g} over all "
-        f"{len(results['differences'])} comparisons. Thin lines: Shaw with (a) and (b) alone, "
-        "absolute with the naive cache."
+        f"{len(results['differences'])} comparisons. Thin line: absolute positions, naive "
+        "cache."
     )
     return title, note

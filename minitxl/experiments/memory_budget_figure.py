@@ -212,7 +212,7 @@ def _words(results: dict) -> tuple[str, str]:
         [said(arm, BEYOND, pairs) for arm in ("delta+", "mean")] for pairs in (UP_TO_16, DENSE)
     )
     title = (
-        f"Within M nothing beats XL, beyond it a matrix: {few[0]} of up to 16 pairs, compression "
+        f"Up to M nothing beats states; beyond, a matrix answers {few[0]} of up to 16 pairs, means "
         f"{few[1]}"
     )
     note = (

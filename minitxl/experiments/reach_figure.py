@@ -87,7 +87,7 @@ def _words(results: dict) -> tuple[str, str]:
     seeds = "1 seed" if s["seeds"] == 1 else f"{s['seeds']} seeds (bars: lowest to highest)"
     note = (
         f"Name the marker, 1 of 8, that stood d tokens ago. Dots: {seeds}, measured on all "
-        f"sequences; black line: theory, at most {off:.3f} away.\n"
+        f"sequences; black line: theory, within {max(off, 5e-4):.4f}.\n"
         "Shaded: up to R = (N-1) T ceil(M/T) + M tokens before the segment; beyond, fewer and "
         "fewer of a segment's T queries see the marker.\n"
         "Dotted: chance, 1/8. Dashed: N M, where that is not R because T does not divide M."

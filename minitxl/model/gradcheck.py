@@ -25,6 +25,7 @@ from minitxl.model.attention import (
     attention_forward,
     attention_mask,
 )
+from minitxl.model.through_memory import segment_rows
 
 STEP = 1e-5  # e: smaller drowns in rounding (1e-16 / e), larger in curvature (e^2)
 ROUNDING = 1e-15  # relative, of a loss in float64 that is summed up from many numbers
@@ -124,11 +125,13 @@ def sequence_slope(model, segments, direction, *, hold_memory: bool = False) -> 
     return (sides[0] - sides[1]) / (2 * STEP)
 
 
-def attention_block(*, n_mem: int, seed: int = 0, backend: Backend | None = None) -> tuple:
+def attention_block(
+    *, n_mem: int, seed: int = 0, forget: bool = False, backend: Backend | None = None
+) -> tuple:
     """Return forward, backward and inputs of a small `attention_forward` for `check_op`.
 
     Two heads, 4 queries, n_mem rows of memory, random numbers; backward returns the gradient of the
-    memory's rows, too (sec. 3.2, 3.3).
+    memory's rows, too (sec. 3.2, 3.3). forget: a planted mistake, dW_k lacks the memory's rows.
     """
     backend = backend or get_backend("cpu", "float64")
     xp, rng = backend.xp, backend.rng(seed, 3)
@@ -146,6 +149,9 @@ def attention_block(*, n_mem: int, seed: int = 0, backend: Backend | None = None
         return attention_forward(x, h, pos, w, mask, dropatt=0.0, rng=None, xp=xp)
 
     def backward(dy, cache):
+        if forget:
+            k = segment_rows(cache.heads.k, n_mem, xp=xp)
+            cache = cache._replace(heads=cache.heads._replace(k=k))
         dx, dh, dw = attention_backward(dy, cache, memory_rows=True, xp=xp)
         return dx, dh, *dw
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from minitxl.errors import MinitxlError
 from minitxl.model.network import ModelCache
+from minitxl.model.ops import LinearCache
 from minitxl.model.params import Params
 from minitxl.model.transformer_xl import TransformerXL
 
@@ -78,6 +79,13 @@ def sequence_gradients(
     return SequenceGradients([nll for nll, _ in passes], total, hidden[::-1], mems)
 
 
+def segment_rows(linear: LinearCache, n_mem: int, *, xp) -> LinearCache:
+    """Return the cache of k = h W_k with the first n_mem rows of h (B, K, D) set to 0."""
+    rows = xp.reshape(linear.x, linear.shape)  # (B*K, D) -> (B, K, D)
+    rows = xp.concat([xp.zeros_like(rows[:, :n_mem, :]), rows[:, n_mem:, :]], axis=1)
+    return linear._replace(x=xp.reshape(rows, linear.x.shape))
+
+
 def without_memory_rows(cache: ModelCache, *, xp) -> ModelCache:
     """Return the cache of `model.forward` with the memory's rows of [memory ; segment] set to 0.
 
@@ -85,17 +93,10 @@ def without_memory_rows(cache: ModelCache, *, xp) -> ModelCache:
     this cache it sums over the segment's T rows alone, and returns all other gradients as they
     were: the difference is what the memory's rows give. The cache passed in stays as it is.
     """
-    b = cache.shape[0]
-
-    def segment_rows(linear, n_mem):
-        rows = xp.reshape(linear.x, (b, -1, linear.x.shape[1]))  # (B*K, D) -> (B, K, D)
-        rows = xp.concat([xp.zeros_like(rows[:, :n_mem, :]), rows[:, n_mem:, :]], axis=1)
-        return linear._replace(x=xp.reshape(rows, linear.x.shape))
-
     layers = []
     for layer in cache.hidden.layers:
         heads = layer.attn.heads
-        k, v = (segment_rows(x, heads.n_mem) for x in (heads.k, heads.v))
+        k, v = (segment_rows(linear, heads.n_mem, xp=xp) for linear in (heads.k, heads.v))
         heads = heads._replace(k=k, v=v)
         layers.append(layer._replace(attn=layer.attn._replace(heads=heads)))
     return cache._replace(hidden=cache.hidden._replace(layers=layers))

@@ -35,8 +35,8 @@ viz.live(model, vocab, passage, read=after, layer=5, head=5)
 # That is **Transformer-XL** (Dai et al., 2019). A plain Transformer starts each segment blank. This
 # one keeps the hidden states of the last $M$ tokens, and two rules make that work. The cached
 # states are constants: **the gradient stops at the memory**, so a backward pass covers one segment.
-# And a token is addressed by its **distance**, not by its place in the segment, so a cached state
-# means the same wherever it is read from.
+# And a token is addressed by its **distance**, not by its place in the segment, which a cached and
+# a new one would share.
 #
 # *About 20 minutes in all. You need matrices, the softmax and a first idea of attention.*
 
@@ -77,10 +77,8 @@ for name, memory in (("with memory", before), ("without memory", None)):
     print(f"{name:15} {np.exp(float(log_probs[0, at, mark])):5.1%}: the next character closes it")
 
 # %% [markdown]
-# Each query turns its scores on all keys into probabilities. (A score asks what is there, *and* how
-# far back: [notebook 3](03_relative_positions.ipynb).)
-#
-# How much of them falls on cached characters, and how much on quotation marks?
+# Each query turns its scores on the keys up to its own place into probabilities; later keys are
+# masked. How much of them falls on cached characters, and how much on quotation marks?
 
 # %%
 probs = [model.backend.to_numpy(p)[0] for p in inspection.probs]  # per layer (H, T, K), K = M + T
@@ -94,25 +92,27 @@ def show(title, values):
         print(f"layer {n + 1} " + "".join(f"{x:8.0%}" for x in row))
 
 
-show("attention that crosses the memory's edge", viz.memory_share(probs))
+even = np.mean(3 * T / (3 * T + 1 + np.arange(T)))  # query i (from 0) sees M + 1 + i keys
+show(f"attention that crosses the memory's edge, {even:.0%} if even", viz.memory_share(probs))
 show(f"\nattention to quotation marks, {wanted.mean():.0%} of the keys", on_marks)
 
 # %% [markdown]
-# On the marks one head stands out, the one that you saw.
+# Most heads prefer what is near. On the marks one stands out, the one that you saw.
 #
 # > **Try this.** Put `"\n"` for the quotation mark in this cell, and choose the head that then
 # > stands out in the component above.
 # >
-# > <details><summary>Why would a model of this book want to know where a line began?</summary>Its
-# > lines break at about 70 characters: how long the line is by now says when a break is
-# > due.</details>
+# > <details><summary>Which head is it, and why would a model of this book want to know where a line
+# > began?</summary>Layer 4, head 5. The book's lines break at about 70 characters: how long the
+# > line is by now says when a break is due.</details>
 
 # %% [markdown]
 # ## 2 Where does the gradient stop?
 #
 # The pulse that you saw, in numbers: $\partial\,\mathrm{loss} / \partial h_n$ of the last segment's
-# loss, at every layer and position of the segments before it; with the stop, as the model is
-# trained, and without.
+# loss, with the stop, as the model is trained, and without; at every position of the segments
+# before it, and at seven levels, the embedding $h_0$ and the outputs $h_1 \ldots h_6$ of the
+# layers. The memory is one segment long here, so that what is older is reached through it alone.
 
 # %%
 short = model.with_options(tgt_len=T, mem_len=T)
@@ -125,8 +125,8 @@ for name, through in (("stopped", False), ("full", True)):
         print(f"{'':8} {back} back: {sum(levels)} of {len(levels)} levels are reached")
 
 # %% [markdown]
-# A level is what a layer reads, or the top one gives: $T \times D$ numbers a segment. Without the
-# stop the gradient loses a level at each edge: the memory holds a layer's *inputs*, one level down.
+# Without the stop the gradient loses a level at each edge: the memory holds a layer's *inputs*, one
+# level down.
 #
 # > **Common misconception: “no gradient, so the memory teaches nothing.”** The model learns to read
 # > its memory; it is not taught to write it. [Notebook 2](02_attention_by_hand.ipynb), section 2.4,
@@ -157,14 +157,14 @@ viz.bits_by_position(bits_per_character(remember=True), bits_per_character(remem
 
 # %% [markdown]
 # Without memory the first characters of a segment are guesses: *context fragmentation*. (The orange
-# curve is unfair: this model needs its memory. [Notebook 1](01_fragmentation.ipynb) has fair
-# rivals.)
+# curve is unfair: this model needs its memory. Small models that never had one lose 1.29 bits at
+# the first character and 0.14 on average: [notebook 1](01_fragmentation.ipynb).)
 #
 # > **Try this.** Segments of 16: give `t=16` to both calls in the last line.
 # >
 # > <details><summary>What happens to the gain, and why?</summary>It grows: there are four times as
-# > many cuts, and each costs a little less, as a short segment ends before the small late
-# > losses.</details>
+# > many cuts. Each costs slightly less, as small losses beyond character 16 no longer
+# > count.</details>
 
 # %% [markdown]
 # ## What you can do now
@@ -187,5 +187,5 @@ viz.draw_idea()
 # [3 relative positions](03_relative_positions.ipynb), [4 the memory](04_memory.ipynb),
 # [5 reach](05_reach.ipynb), [6 training](06_training.ipynb), [7 evaluation](07_evaluation.ipynb),
 # [8 what came after](08_beyond.ipynb): about six hours, with exercises that are checked in place.
-# Short of time? Section 2.4, then 4, 5, half of 7. Or read the paper,
-# [Transformer-XL](https://arxiv.org/abs/1901.02860), and `minitxl/model/`, from `ops.py` up.
+# Short of time? 2.4, then 4, 5, 7.1 and 7.2. The paper:
+# [Transformer-XL](https://arxiv.org/abs/1901.02860).

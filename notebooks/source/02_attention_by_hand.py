@@ -8,8 +8,7 @@
 # Notation: `dx` is $\partial\,\mathrm{loss}/\partial x$, an array of the shape of $x$; `dy`, the
 # *upstream* gradient, is what a backward pass is given. In this library functions come in pairs,
 # `y, saved = x_forward(inputs, ..., xp=np)` and `dinputs = x_backward(dy, saved, xp=np)`, where
-# `xp` is the array library and `saved` is what the way back needs. In the text *cached* is said of
-# the memory alone; in code a `cache` is what was saved.
+# `xp` is the array library and `saved` is what the way back needs.
 
 # %%
 import numpy as np
@@ -53,9 +52,8 @@ print("the library ", ops.softmax_backward(dp, softmax_saved, xp=np))
 # %% [markdown]
 # ### Exercise: softmax backwards
 #
-# For arrays $(B, T, K)$, along the last axis, without a $K \times K$ matrix. If you are stuck,
-# `course.reveal("softmax-backward")` shows the way in steps, one more for each try, and the
-# library's own once yours is right. (So it does for every exercise.)
+# For arrays $(B, T, K)$, along the last axis, without a $K \times K$ matrix. (Once it is right,
+# `course.reveal("softmax-backward")` shows the library's own.)
 
 # %% exercise softmax-backward
 
@@ -79,9 +77,23 @@ course.run_with("softmax-backward")
 # $$\frac{\mathrm{loss}(x + \varepsilon d) - \mathrm{loss}(x - \varepsilon d)}{2 \varepsilon}
 # \;=\; \langle dx, d\rangle + O(\varepsilon^2)$$
 #
-# As the loss take $\langle y, dy \rangle$ with an upstream `dy` of your choice: a random one, or
-# ones, that is $\mathrm{loss} = \sum y$. Here are five ways to run the softmax backwards, four of
-# them wrong. The error is the difference of the two sides, divided by $|dy|\,|d|$:
+# As the loss take $\langle y, dy \rangle$ with an upstream `dy` of your choice.
+
+# %%
+scores, dy, d, eps = *np.random.default_rng(0).normal(size=(3, 5)), 1e-5
+
+
+def loss(scores):
+    return ops.softmax_forward(scores, xp=np)[0] @ dy
+
+
+ds = ops.softmax_backward(dy, ops.softmax_forward(scores, xp=np)[1], xp=np)
+print(f"two runs  {(loss(scores + eps * d) - loss(scores - eps * d)) / (2 * eps):.10f}")
+print(f"<ds, d>   {ds @ d:.10f}")
+
+# %% [markdown]
+# Is any upstream as good? Take ones, that is $\mathrm{loss} = \sum y$, and a random one, for five
+# ways to run the softmax backwards, four of them wrong:
 
 
 # %%
@@ -121,11 +133,10 @@ for name, value in norm_saved._asdict().items():
     print(f"{name:6} {value}")
 
 # %% [markdown]
-# Mean and variance depend on $x$ as well: of $g = dy\,\gamma$ all is taken out that LayerNorm
-# cannot see, a shift of $x$ (the part along the ones) and a stretch (the part along $\hat x$); what
-# is left is scaled by $\mathrm{rstd}$. By eye, with $dy = g = (4, 0, 0, 0)$: along the ones it has
-# $(1, 1, 1, 1)$, along $\hat x$ it has $(1, 1, -1, -1)$, so $dx = \tfrac12 (2, -2, 0, 0) = (1, -1,
-# 0, 0)$.
+# Mean and variance depend on $x$ as well. LayerNorm cannot see a shift of $x$, nor a stretch: so of
+# $g = dy\,\gamma$ the part along the ones is taken out, and the part along $\hat x$; what is left
+# is scaled by $\mathrm{rstd}$. By eye, with $dy = g = (4, 0, 0, 0)$: along the ones it has $(1, 1,
+# 1, 1)$, along $\hat x$ it has $(1, 1, -1, -1)$, so $dx = \tfrac12 (2, -2, 0, 0) = (1, -1, 0, 0)$.
 
 # %%
 dy = np.array([4.0, 0.0, 0.0, 0.0])
@@ -135,8 +146,8 @@ print("dgamma ", dgamma)
 print("dbeta  ", dbeta)
 
 # %% [markdown]
-# > **Try this.** Give $x = (101, 101, 105, 105)$ and $x = (2, 2, 10, 10)$ to the two cells above.
-# > Which numbers change? Say it before you run them.
+# > **Try this.** Give $x = (101, 101, 105, 105)$, then $(2, 2, 10, 10)$, to the first of the two
+# > cells above, and run both. Which numbers change? Say it before.
 # >
 # > <details><summary>Answer</summary>101 is a shift: none changes. Twice $x$ halves
 # > $\mathrm{rstd}$, and with it $dx$; all else stays.</details>
@@ -144,7 +155,7 @@ print("dbeta  ", dbeta)
 # ### Exercise: LayerNorm backwards
 #
 # Usual mistakes: mean and variance taken as constants; a projection that divides by $\hat x \cdot
-# \hat x$ instead of $D$ (less than $D$ if $\epsilon > 0$).
+# \hat x$ instead of $D$ (they differ if $\epsilon > 0$).
 
 # %% exercise layer-norm-backward
 
@@ -154,7 +165,7 @@ print("dbeta  ", dbeta)
 course.run_with("layer-norm-backward")
 
 # %% [markdown]
-# **Keep:** what LayerNorm cannot see, a shift and a stretch, gets no gradient.
+# **Keep:** what LayerNorm cannot see, a shift and (but for $\epsilon$) a stretch, gets no gradient.
 #
 # ## 2.4 Attention with a memory
 #
@@ -167,26 +178,25 @@ course.run_with("layer-norm-backward")
 # \end{matrix} \qquad q = h\,W_q = 1$$
 #
 # The query is 1, so the scores are the keys and $p = (1, 2, 5)/8$ as above; the values are $(8, 0,
-# 0)$, so the output is 1. Backwards, from an upstream of 1, every product and the softmax are
-# undone, the last one first. **Drag the dotted numbers**, and see what follows.
+# 0)$, so the output is 1. Backwards, from an upstream of 1, products and softmax are gone through
+# in reverse. **Drag the dotted numbers**, and see what follows.
 
 # %%
 viz.play_attention(keys=np.log([1, 2, 5]), values=(8, 0, 0), query=1, n_mem=2)
 
 # %% [markdown]
-# > **Do this.** Raise the first value: which rows answer, and why not $p$? Give all three keys the
-# > same value, say 4: why is $ds$ now 0, whatever the keys? Set the query to 0: who still gets a
-# > gradient? Then *let through*: what does the stop keep from the cached states, and what not from
-# > $W_k$?
+# > **Do this.** Raise the first value: which rows answer, and why not $p$? Set all three *values*
+# > to 4: why is $ds$ now 0, whatever the keys? Set the query to 0: who still gets a gradient? Then
+# > *let through*: what does the stop keep from the cached states, and what not from $W_k$?
 # >
-# > <details><summary>Answers</summary>Values do not ask: $p$ depends on query and keys alone. Equal
+# > <details><summary>Answers</summary>$p$ depends on query and keys alone. Equal
 # > values make the output the same for any weights. With $q = 0$ the keys get nothing, the values
 # > and the query do. Only the last row changes: the weights get their share of the cached rows in
 # > any case.</details>
 #
-# The first cached row holds the value that matters, and the loss, which rises with $o$, asks for
-# less weight on it; its share is all that the second entry of $dW_k$ has, $8 \cdot \tfrac78 = 7$.
-# **It comes from a cached row.**
+# $dW_k$ has three entries, and each is a sum over the rows of $\tilde h$: the row's number times
+# its $dk$. The second numbers are 8, 0 and 0, so the second entry is $8 \cdot \tfrac78 = 7$, **all
+# of it from a cached row.**
 #
 # > **Common misconception: “the memory is a constant, so it has no part in the gradients.”** The
 # > memory gets no gradient: the cached rows of $d\tilde h$ are cut off. But $dk$ and $dv$ exist for
@@ -226,36 +236,25 @@ course.run_with("attention-backward")
 # %% [markdown]
 # ## 2.5 The whole block, checked
 #
-# All of attention with random numbers in float64: two heads, a memory of 3, relative positions, $u$
-# and $v$ (notebook 3; `dv` is this bias's, `h` memory and segment). Nothing is stopped here, or
-# `dh` could not agree with finite differences, by which `check_op` checks all. Beside it, the
-# mistake of which no training tells you:
+# All of attention with random numbers in float64: two heads, a memory of 3; `h` is memory and
+# segment, `x` the segment. (`w_r`, `u`, `v` are notebook 3's.) The stop is off: two runs of the
+# forward pass know no stop. Beside it a planted mistake:
 
 # %%
 M = 3
 forward, backward, inputs = gradcheck.attention_block(n_mem=M)
-
-
-def forgetful(dy, saved):
-    """The planted mistake: dW_k lacks the memory's rows."""
-    keys = saved.heads.k
-    rows = keys.x.reshape(*inputs["h"].shape).copy()
-    rows[:, :M] = 0.0
-    heads = saved.heads._replace(k=keys._replace(x=rows.reshape(keys.x.shape)))
-    return backward(dy, saved._replace(heads=heads))
-
+_, forgetful, _ = gradcheck.attention_block(n_mem=M, forget=True)  # dW_k lacks the memory's rows
 
 right = gradcheck.check_op(forward, backward, inputs)
 wrong = gradcheck.check_op(forward, forgetful, inputs)
-print("relative error of   as it is   without the memory's rows in dW_k")
+print(f"relative error of   as it is   without those rows   (limit {gradcheck.RTOL:g})")
 for name in inputs:
     print(f"d{name:17} {right[name]:9.1e} {wrong[name]:13.1e}")
 
 # %% [markdown]
-# (0.0e+00: both sides agree within what rounding explains, which the check takes off.)
+# (0.0e+00: both sides agree within rounding, which the check takes off.)
 #
-# **Keep:** only the gradient check sees it. (Section 4.6 measures the memory's share of $dW_k$ in a
-# trained model.)
+# **Keep:** the loss of such a model still falls; the gradient check sees it.
 #
 # > **Question 2.** At the start of a stream $M = 0$. What do $dW_k$ and $dW_v$ lack there, and why
 # > does that not matter for a long text?

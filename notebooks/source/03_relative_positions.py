@@ -20,7 +20,7 @@ text = load_corpus("war-and-peace").test
 # %% [markdown]
 # ## 3.1 Absolute positions collide
 #
-# Without positions attention is blind to order. The first Transformers add a vector $U_p$ for the
+# Without positions a score is blind to order. The first Transformers add a vector $U_p$ for the
 # place $p = 0 \ldots T-1$ in the segment to every embedding. Now cache one segment's states and
 # read them from the next: place $j$ of either carries the same $U_j$ (paper, section 3.3).
 
@@ -42,12 +42,12 @@ print("             of this segment ", scores[T:])
 # %% [markdown]
 # > **Common misconception: “then count on over memory and segment.”** Added to the embeddings, that
 # > mends the first layer only: above it, cached states were *computed* under other numbers than
-# > they are read with.
+# > they are read with. (And never to begin anew brings places that training never saw.)
 #
 # What does it cost? Three small models, trained alike: Transformer-XL; absolute positions, naive as
 # above; and absolute ones that count on as well as can be: the place is added when a state is read,
-# never to what is kept. Each beside the same model without memory, read by a window that moves on
-# by half its length.
+# never to what is kept. Each beside a twin that was trained without memory, read by a window that
+# moves on by half its length.
 
 # %%
 names = {"xl": "Transformer-XL", "abs": "absolute, counted on", "abs-naive": "absolute, naive"}
@@ -103,8 +103,8 @@ course.run_with("relative-positions")
 
 # %% [markdown]
 # Now the exclamation mark of notebook 0. Beside the *strongest keys* stand their four terms.
-# **Switch terms off** (*terms of the score*): where does the head look then, and what does the
-# model expect?
+# **Switch terms off** (*terms of the score*), for this one character, in all heads and layers:
+# where does the head look then, and what does the model expect?
 
 # %%
 T = 64
@@ -114,21 +114,24 @@ viz.live(model, vocab, passage, read=3 * T + 10, layer=5, head=5)
 
 # %% [markdown]
 # > **Try this.** Switch off a, then b, c, d, one at a time. Which single loss makes this head miss
-# > the quotation marks? And which turns head 2 of layer 1 from far characters to the last two?
+# > the quotation marks? Which two together? And which single one turns head 2 of layer 1 from far
+# > characters to the last two?
 # >
-# > <details><summary>What to see</summary>None: a mark gets about 6 from a and 6 from c, and either
-# > is enough. (Other heads suffer: without b the closing mark falls from 67 % to 23 %.) In head 2
-# > of layer 1, b adds about 12 to far keys and d takes off about 8: without b, near wins.</details>
+# > <details><summary>What to see</summary>No single one: a mark gets about 6 from a and 6 from c,
+# > and either is enough; without both it is missed. (Other heads suffer: without b the closing mark
+# > falls from 67 % to 23 %.) In head 2 of layer 1, b gives far keys about 10 and d takes off about
+# > 8: without b, near wins.</details>
 
 # %% [markdown]
-# Take terms out of *all* heads and read on:
+# Now for *every* character:
 
 # %%
 draw("attention_spans", part="terms")
 
 # %% [markdown]
-# > **Question 2.** Which single term may be left out at the least cost, and why is it the one that
-# > a could most easily take over? Why is "content only" so bad, worse than any single loss?
+# > **Question 2.** Why is c the term that a could most easily take over? Why is "content only" so
+# > bad, worse than any single loss, and worse than knowing the letters' frequencies alone (4.4
+# > bits)?
 #
 # **Keep:** a and b depend on the query, c and d do not; a and c on the key's content, b and d on
 # its distance.
@@ -141,8 +144,7 @@ draw("attention_spans", part="terms")
 #
 # `(q + v) r^T` has a column for each *distance*, $K-1 \ldots 0$. The score of query $i$ on key $j$
 # stands in column $j + T-1-i$ (all counted from 0): row $i$ must move left by $T-1-i$. Pad a column
-# of zeros and cut the same line of numbers differently. Step through it; the second direction is
-# the backward pass.
+# of zeros and cut the same line of numbers differently.
 
 # %%
 viz.rel_shift_explorer(tgt_len=3, mem_len=3)
@@ -176,9 +178,9 @@ course.run_with("rel-shift")
 # > scores of the *next* query. And zeros would not help: a score of 0 still has weight, and a and c
 # > see what comes.
 #
-# Replace one character of the segment at a time in the first layer: which outputs change? The mask
-# hides just the corner; without it two things leak, rel-shift's garbage (middle), and the later
-# keys and values themselves (right).
+# Replace one of 48 characters at a time in the first layer: which outputs change? The mask hides
+# just the corner. Without it two things leak, rel-shift's garbage (middle: only a query is
+# replaced) and the later keys and values (right: both together).
 
 # %%
 viz.draw_leak(model, passage[:48])
@@ -187,8 +189,6 @@ viz.draw_leak(model, passage[:48])
 # **Keep:** only the mask makes the shift right.
 #
 # ### Exercise: the four terms
-#
-# Put together what you have.
 
 # %% exercise four-terms
 
@@ -211,7 +211,7 @@ T, K = 2, 3
 ones = np.eye(T * K).reshape(T * K, T, K)
 S = ops.rel_shift_forward(ones, xp=np)[0].reshape(T * K, T * K).T.astype(int)
 back = ops.rel_shift_backward(ones, xp=np).reshape(T * K, T * K).T.astype(int)
-print("S, rows: where to           backward")
+print("S, rows: where to, columns: where from; and backward")
 for forward_row, backward_row in zip(S, back, strict=True):
     print(forward_row, "            ", backward_row)
 print("backward is the transpose:", np.array_equal(back, S.T))
@@ -273,13 +273,13 @@ viz.draw_four_terms(seen, layer=1, head=2)
 # **Where this lives today.** [RoPE](https://arxiv.org/abs/2104.09864) turns query and key by an
 # angle that grows with their place, so that $q_i \cdot k_j$ depends on $i - j$ without a shift, in
 # [LLaMA](https://arxiv.org/abs/2302.13971) and many models since.
-# [ALiBi](https://arxiv.org/abs/2108.12409) keeps of d a straight line, a slope for each head. Both
-# run here with this paper's memory. How far are untrained models that read 48 characters in three
-# segments from the same that read them whole?
+# [ALiBi](https://arxiv.org/abs/2108.12409) keeps only d, and of it a straight line, a slope for
+# each head. Both run here with this paper's memory. How far are untrained models that read 48
+# characters in three segments from the same that read them whole?
 
 # %%
 vocabulary, tokens = model.config.n_token, text[None, :48]
-for name, attn_type in {"this paper": 0, "RoPE": 4, "ALiBi": 5, "absolute": 2}.items():
+for name, attn_type in {"this paper": 0, "RoPE": 4, "ALiBi": 5, "counted on": 2}.items():
     sizes = dict(n_token=vocabulary, n_layer=2, tgt_len=16, mem_len=32)
     reader = minitxl.TransformerXL(minitxl.Config(attn_type=attn_type, **sizes), device="cpu")
     whole, mems = reader.predict(tokens)[0], None

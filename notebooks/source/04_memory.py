@@ -64,8 +64,8 @@ for n, memory in enumerate(mems):
 # > bit for bit; keys and values are made from them when they are read.
 #
 # > **Common misconception: “layer $n$ reads what layer $n$ computed in the segment before.”** That
-# > is $h_n$; its memory is $h_{n-1}$, the output of the layer *below*. So each segment back is one
-# > layer down, and $h_N$ is never kept.
+# > is $h_n$; its memory is $h_{n-1}$. So each segment back is one layer down, and $h_N$ is never
+# > kept.
 #
 # **Keep:** each layer remembers its inputs, the last `mem_len` of them.
 #
@@ -163,8 +163,8 @@ viz.draw_masks(masks, n_mem=6)
 # > **Common misconception: “every query sees the last $M$ tokens.”** Without `same_length` the
 # > oldest key is $M + i$ tokens back: it stands still while the query moves on.
 #
-# The limit is `mem_len`, the length that the memory *may* have, and the segment's own tokens count:
-# with an empty memory the first query sees itself.
+# The limit is that of a full memory, also while it is still filling, and the segment's own tokens
+# count: with an empty memory the first query sees itself.
 #
 # **Keep:** the oldest key stands still, or moves with the query: `same_length`.
 #
@@ -193,11 +193,11 @@ config = minitxl.TrainConfig(steps=STEPS, batch_size=16, lr=3e-3, warmup=20, thr
 trainer = minitxl.Trainer(pupil, config)
 lessons = Stream(corpus.train, batch_size=16, tgt_len=32)
 differences, costs = [], []
-lesson, past = lessons.next(), None  # tokens, targets, fresh
+lesson, past = lessons.next(), None  # (tokens, targets, fresh); what was remembered before them
 for step in range(1, STEPS + 1):
     following = lessons.next()
     trainer.step(*lesson)
-    old = trainer.mems[0]  # left by the weights before this update
+    (old,) = trainer.mems  # one thread, one piece: what the weights before this update left
     if step in LOOK:
         _, new = pupil.score(*lesson[:2], past)  # the same, by the weights after it
         off = [np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(old, new, strict=True)]
@@ -210,8 +210,8 @@ viz.draw_stale_states(LOOK, differences, costs)
 # The deeper the layer, as a rule, the more its inputs have moved. At evaluation the weights stand
 # still, and the memory is exact.
 #
-# **Keep:** states that are one update old differ, and hardly change the loss. (The fall at the end
-# is the learning rate's, which goes down to 2%.)
+# **Keep:** states that are one update old differ, and hardly change the loss, up or down. (The
+# differences rise and fall with the learning rate.)
 #
 # ## 4.6 The gradient stops at the memory
 #
@@ -230,9 +230,9 @@ viz.gradient_explorer(model, corpus.test[begin : begin + 4 * 64 + 1], tgt_len=64
 # > <details><summary>Answer</summary>The first character reads the 16 states before it. A state
 # > inside the segment before has also read its own segment, and 16 states before that.</details>
 #
-# Now split the weights' sum there: `without_memory_rows` puts zeros for the memory's rows into the
-# cache; what is then missing, $g_m$, is the memory's. Its share of the whole gradient $g$ is
-# $\langle g_m, g\rangle / \langle g, g\rangle$, so that both shares add up to 1.
+# Now split the weights' sum there: `without_memory_rows` puts zeros for the memory's rows into what
+# the forward pass saved; what is then missing, $g_m$, is the memory's. Its share of the whole
+# gradient $g$ is $\langle g_m, g\rangle / \langle g, g\rangle$, so that both shares add up to 1.
 
 # %%
 third, kept = Stream(corpus.test, batch_size=8, tgt_len=T), None
@@ -252,6 +252,9 @@ for n in range(N):
     print(line)
 
 # %% [markdown]
+# Half of the rows are the memory's, and its share is less than half: most of what these keys and
+# values are used for is near.
+#
 # **Keep:** the memory's rows teach every layer to *read* them, the top two most; nothing here
 # teaches what to *write*.
 #
@@ -292,20 +295,23 @@ course.run_with("the-stop")
 # a loss in which the memory is given. The stop is cheap: a backward pass needs what one segment
 # saved, not all of them.
 #
-# What can it cost? Let everything hang on what is written for later: a marker, fillers, one
-# question for it, 1 to 32 tokens later, and no other loss. In `C . . . . ?` the right answer to `?`
-# is `C`. A **hop** is one layer's read from the memory, here 8 tokens back. A model that has
-# learned $k$ of the 3 hops finds a marker at most $8k$ tokens back, and guesses beyond: the lowest
-# loss that it can then reach is a **floor**. (Three hops reach 24 of 32: the last floor is not 0.)
+# What can it cost? Let everything hang on what is written for later: a marker, one of 8, stands in
+# a segment of 8 tokens, fillers follow, and 1 to 32 tokens later one question, with no other loss.
+# In `. . C . . . . . | . . . . ? . . .` the right answer to `?` is `C`. A **hop** is one layer's
+# read from the memory, 8 tokens back from the segment's start. Who has learned $k$ of the 3 hops
+# finds a marker in the question's own segment and $8k$ tokens before it, and guesses beyond: the
+# lowest loss that this allows is a **floor**. (Three hops do not reach all: the last floor is not
+# 0.)
 
 # %%
 draw("stop_gradient", part="learning")
 
 # %% [markdown]
-# Stopped, the model usually learns to write almost as fast. Of 24 starts 5 have not learned after
-# 140 updates, when all have without the stop: three need 200, 300 and 500, one is on its way at
-# 600, and one stays at the floor of one hop. A layer has one set of weights, for what is read now
-# and what will be read later: what is useful now is then found in the memory.
+# Stopped, and with the rate that suits it, the model usually learns to write almost as fast. Of 24
+# starts 5 have not learned after 140 updates, when all have without the stop: three need 200, 300
+# and 500, one is on its way at 600, and one stays at the floor of one hop. A layer has one set of
+# weights for what is read now and what will be read later, and questions that are answered within a
+# segment teach the states that later segments find.
 #
 # **Keep:** writing is learned by the way, or, now and then, is not.
 #

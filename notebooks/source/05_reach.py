@@ -29,8 +29,8 @@ viz.span_explorer(n_layer=2, tgt_len=4, mem_len=4)
 # > go from 1 to 8 in steps of one: when does the reach make a leap? Follow the first output, then
 # > the last: does the left end move? And with *same length*, when every query sees $M$ keys?
 # > <details><summary>What you should have seen</summary>At $M = 5$, one more than $T$: the memory's
-# > oldest state is now of the segment before, and brings all that it saw. The left end is the same
-# > for all outputs of a segment; with *same length* it moves with the query.</details>
+# > oldest state is now of the segment two back, and brings all that it saw. The left end is the
+# > same for all outputs of a segment; with *same length* it moves with the query.</details>
 #
 # **Exercise.** How many tokens before the segment's start can change an output in it? Begin at
 # layer $N$ and the present segment. In which segment was the oldest state of its memory computed,
@@ -58,7 +58,6 @@ viz.span_explorer(n_layer=2, tgt_len=4, mem_len=4)
 # |---|---|
 # | $T$ divides $M$ | $N M$ |
 # | $0 < M < T$ | $(N - 1) T + M$, more than $N M$ if $N > 1$ |
-# | `ext_len` $= E$ (an option) | $R + E$: $E$ tokens are read anew, the memory ends before them |
 # | `same_length` | $N (M - 1)$ before the *query*, which sees $M$ keys, its own among them |
 #
 # </details>
@@ -80,7 +79,8 @@ viz.draw_changes(changes_by_token((2, 8, 12)), n_layer=2, tgt_len=8, mem_len=12)
 
 # %% [markdown]
 # > **Common misconception: “with recurrence it sees everything,” or: “the last $M$ tokens.”**
-# > Neither. It is finite, but longer than $M$, and one token beyond it is as if it had never been.
+# > It is finite, with more than one layer longer than $M$, and one token beyond it is as if it had
+# > never been.
 #
 # **Exercise.** Each output also sees its own segment, up to its own token. From how many tokens in
 # all is it made?
@@ -98,20 +98,22 @@ viz.draw_changes(changes_by_token((2, 8, 12)), n_layer=2, tgt_len=8, mem_len=12)
 #     reads    . . C . . . . . | . . . . . . . . | . . .
 #     answers        C C C C C | C C C C C C C C | C C C
 #
-# Who sees the marker can be right, the others guess. So theory has an accuracy of 1 to $R$, a ramp
-# while fewer and fewer of a segment's queries see it, and 1/8 from $R + T$ on.
+# Who sees the marker can be right, the others guess. So theory has, averaged over the marker's
+# places, an accuracy of 1 to $R$, a ramp while fewer and fewer of a segment's queries see it, and
+# 1/8 from $R + T$ on.
 
 # %%
 draw("reach")
 
 # %% [markdown]
 # **Keep:** asked at every distance, all models learned to look to their reach, though the
-# gradient stops at the memory. Where the far question stands alone, a start may fail (notebook 4).
+# gradient stops at the memory. Where each text asks but once, a start may fail (notebook 4).
 #
 # ## 5.4 Possible is not learned
 #
-# In a text, nothing forces a model to look far. Change one character before a segment: how much do
-# the next 16 predictions of the shipped model change? Measured by the total variation, $\frac12
+# In a text, nothing forces a model to look far. Change one character before a segment, at 16 places
+# of the text: how much do the first 16 predictions of the shipped model in that segment change?
+# Measured by the total variation, $\frac12
 # \sum_x |p'(x) - p(x)|$: 0 for the same prediction, 1 for a quite different one.
 
 # %%
@@ -120,14 +122,14 @@ model = minitxl.load_pretrained("war-and-peace", device="cpu", dtype="float64").
 N, T, M = model.config.n_layer, model.config.tgt_len, model.config.mem_len
 R = exact_reach(N, T, M)
 distances = [1, 2, 3, 5, 8, 12, 20, 32, 50, 80, 128, 200, 300, 450, 600, R, R + 1]
-moved = influence_by_distance(model, load_corpus("war-and-peace").test, distances)
+moved = influence_by_distance(model, load_corpus("war-and-peace").test, distances, places=16)
 heads = stored("attention_spans")["heads"]
 viz.draw_learned_reach(heads, distances, moved, n_layer=N, tgt_len=T, mem_len=M)
 
 # %% [markdown]
 # Two limits. Above: *one head* reads the memory and its own segment, at most $M + T - 1$ characters
-# back; most put their weight nearer. Below: *all layers together* reach $R$, since what lies beyond
-# one memory is handed on from layer to layer, a part each time.
+# back; all put 90% of their weight nearer than an even spread would. Below: *all layers together*
+# reach $R$, since what lies beyond one memory is handed on from layer to layer.
 #
 # **Keep:** the influence fades long before it ends; but it ends exactly: at $R$ a little is
 # left, at $R + 1$ nothing. (How far a model looks *with profit*: notebook 7.)

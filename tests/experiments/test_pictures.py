@@ -47,7 +47,7 @@ def memory_budget(r) -> list:
         for n, arms in (((1, 16), ("delta+", "mean")), ((64, 128), ("delta+", "mean")))
     )
     return [
-        f"a matrix: {few[0]:.0%} of up to 16 pairs, compression {few[1]:.0%}",
+        f"a matrix answers {few[0]:.0%} of up to 16 pairs, means {few[1]:.0%}",
         f"{many[0]:.0%} and {many[1]:.0%}",
         f"{r['settings']['seeds']} seeds",
     ]

@@ -10,6 +10,7 @@ from helpers.models import M, T, make_model, second_segment
 from minitxl.backend import get_backend
 from minitxl.model import attention, embedding, layers, network, ops
 from minitxl.model.gradcheck import RTOL, check_model
+from minitxl.model.through_memory import segment_rows
 
 
 def without_u(do, cache, *, xp):
@@ -32,9 +33,7 @@ def shifted_the_wrong_way(dy, cache=None, *, xp):
 
 def without_memory_rows(dq, dk, dv, cache, *, memory_rows, xp):
     """dW_k from the segment's rows alone, as if the memory had not been read."""
-    x = cache.k.x.copy()  # (B * K, D)
-    x.reshape(-1, T + M, x.shape[1])[:, : cache.n_mem] = 0.0
-    cache = cache._replace(k=cache.k._replace(x=x))
+    cache = cache._replace(k=segment_rows(cache.k, cache.n_mem, xp=xp))
     return heads_backward(dq, dk, dv, cache, memory_rows=memory_rows, xp=xp)
 
 

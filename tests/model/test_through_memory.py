@@ -86,13 +86,6 @@ def test_each_gradient_of_a_sequence_is_a_slope():
 def test_the_block_of_the_course_is_right_and_its_planted_mistake_is_seen():
     forward, backward, inputs = attention_block(n_mem=M)
     assert max(check_op(forward, backward, inputs).values()) < RTOL
-
-    def forgetful(dy, cache):
-        keys = cache.heads.k
-        rows = keys.x.reshape(inputs["h"].shape).copy()
-        rows[:, :M] = 0.0
-        heads = cache.heads._replace(k=keys._replace(x=rows.reshape(keys.x.shape)))
-        return backward(dy, cache._replace(heads=heads))
-
+    _, forgetful, _ = attention_block(n_mem=M, forget=True)
     errors = check_op(forward, forgetful, inputs)
     assert [name for name, error in errors.items() if error > RTOL] == ["w_k"]

@@ -11,12 +11,14 @@ from helpers.quoted import ROOT, in_a_line  # noqa: E402
 from minitxl import course, load_corpus, load_pretrained  # noqa: E402
 from minitxl.course import trial  # noqa: E402
 from minitxl.experiments import stop_gradient, stored  # noqa: E402
+from minitxl.viz.lessons.influence import even_span  # noqa: E402
 
 
 def book(name):
     """Words of a stored notebook on one line, and what its cells printed."""
     cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
-    words = in_a_line("\n".join(c.source for c in cells if c.cell_type == "markdown"))
+    words = "\n".join(c.source for c in cells if c.cell_type == "markdown")
+    words = in_a_line(words).replace("> ", "")  # of quoted lines
     printed = [o.text for c in cells for o in c.get("outputs", ()) if o.output_type == "stream"]
     return words, "".join(printed)
 
@@ -30,6 +32,55 @@ def test_what_a_memory_is_worth_by_encoding():
     xl, counted, naive = ([float(x) for x in seeds.split()] for *_, seeds in rows)
     assert len(xl) == len(counted) == len(naive) == 5
     assert min(xl) > 0.05 and -0.06 < max(counted) < 0 and max(naive) < -0.5
+
+
+def test_what_notebooks_0_and_1_say_of_cuts():
+    cells = {c["member"]: np.array(c["by_position"]) for c in stored("ablation")["cells"]}
+    vanilla, alone, kept = (cells[m].mean(axis=0) for m in ("abs-alone", "xl-alone", "xl"))
+    lost = alone - kept
+    first, all_ = f"{lost[0]:.2f}", f"{lost.mean():.2f}"
+    words, printed = book("00_start_here")
+    assert f"lose {first} bits at the first character and {all_} on average" in words
+    even, *shares = (float(x) for x in re.findall(r"(\d+)%", printed.split("crosses the")[1])[:31])
+    assert "Most heads prefer what is near" in words and sum(x < even for x in shares) == 29
+    words, printed = book("01_fragmentation")
+    gain = f"{vanilla.mean() - alone.mean():.2f}"
+    assert f"gain {gain} bits over vanilla, and the memory another {all_}" in words
+    own, none, other = (float(x) for x in re.findall(r"([\d.]+) bits per character", printed))
+    assert own < none < other and "Another row's past is worse than none" in words
+
+
+def test_letters_alone_and_even_heads():
+    count = np.bincount(load_corpus("war-and-peace").test)
+    p = count[count > 0] / count.sum()
+    assert f"({-(p * np.log2(p)).sum():.1f} bits)" in book("03_relative_positions")[0]
+    spans = [head["span"] for head in stored("attention_spans")["heads"]]
+    assert "all put 90% of their weight nearer than an even spread would" in book("05_reach")[0]
+    assert max(spans) < even_span(128, 128) == 179
+
+
+def test_what_the_plain_mean_says_of_context():
+    words, printed = book("07_evaluation")
+    assert "From 32 on foreign characters *cost*; true ones gain as far as $T + M = 64$" in words
+    table = printed.split("foreign ones gain\n")[1]
+    rows = re.findall(r"(\d+) to +(\d+) +(-?[\d.]+) +(-?[\d.]+)", table)
+    true, foreign = ([float(row[i]) for row in rows] for i in (2, 3))
+    assert len(rows) == 5 and min(true[:3]) > 0.02 and max(np.abs(true[3:])) < 0.002
+    assert max(foreign[1:3]) < -0.01
+
+
+def test_half_the_loss_in_notebook_6():
+    found = {d["question"]: d["mean"] for d in stored("ablation")["differences"]}
+    half = found["XL: loss on half"], found["absolute, no memory, by a window: loss on half"]
+    naive = found["with memory: naive absolute, not sound"]
+    less = found["lost more with memory: absolute, not XL"]
+    words, _ = book("06_training")
+    assert (
+        "it costs XL {:.3f} bits (8), and absolute positions without memory {:.3f}".format(*half)
+        in words
+    )
+    assert f"costs {naive:.2f} bits more than counting on" in words
+    assert f"gains {less:.3f} bits less by its memory" in words
 
 
 def test_which_layers_learn_from_the_memory():

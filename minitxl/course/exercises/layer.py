@@ -131,8 +131,8 @@ def layer_forward(h, bias, w, n_mem):
     h (B, K, D) = [memory ; segment], its first M = n_mem rows are the memory, the rest is x.
     w = (w_q, w_k, w_v, w_o, w_1, w_2): three (D, E), (E, D), (D, F), (F, D). bias (T, K): what
     positions add to the scores, after their division by sqrt(E); -inf where a key is hidden.
-    Only x asks, all of h answers. With o = p v w_o, LN(z) = (z - mean) / sqrt(var + 1e-5):
-    a = LN(x + o), y = LN(a + relu(a w_1) w_2)
+    Only x asks, all of h answers. p: softmax of the scores; o = p v w_o;
+    LN(z) = (z - mean) / sqrt(var + 1e-5); a = LN(x + o), y = LN(a + relu(a w_1) w_2)
     """
 ''',
     imports=_IMPORTS,

@@ -42,8 +42,8 @@ POSITIONS = Exercise(
 def relative_positions(n_key, d_model):
     """Return R (K, D): row c is the encoding of the distance p = K-1-c, so K-1 first and 0 last.
 
-    R_p = [sin(p w_0), sin(p w_1), ... | cos(p w_0), cos(p w_1), ...], w_k = 10000^(-2k/D) for
-    k = 0 ... D/2 - 1; n_key is K, d_model is D, even. All sines, then all cosines.
+    R_p = [sin(p f_0), sin(p f_1), ... | cos(p f_0), cos(p f_1), ...], f_n = 10000^(-2n/D) for
+    n = 0 ... D/2 - 1; n_key is K, d_model is D, even. All sines, then all cosines.
     """
 ''',
     imports="import numpy as np\n\nfrom minitxl.model.ops import inverse_frequencies, sinusoid\n",

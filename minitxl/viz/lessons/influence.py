@@ -92,6 +92,14 @@ def draw_changes(changes: np.ndarray, *, n_layer: int, tgt_len: int, mem_len: in
         return titled(figure, title, note, top=0.91, bottom=0.04, size=10)
 
 
+def even_span(tgt_len: int, mem_len: int, share: float = 0.9) -> int:
+    """The distance within which `share` of the weight falls if each query spreads it evenly."""
+    weight = np.zeros(mem_len + tgt_len)
+    for i in range(tgt_len):
+        weight[: mem_len + i + 1] += 1 / (mem_len + i + 1) / tgt_len
+    return int(np.searchsorted(np.cumsum(weight), share))
+
+
 def draw_learned_reach(heads: list[dict], distances, influence, *, n_layer, tgt_len, mem_len):
     """Draw how far a trained model's heads look, and what far tokens change, each to its limit.
 
@@ -103,12 +111,13 @@ def draw_learned_reach(heads: list[dict], distances, influence, *, n_layer, tgt_
     distances, influence = np.asarray(distances), np.asarray(influence)
     reach = exact_reach(n_layer, tgt_len, mem_len)
     spans = np.array([head["span"] for head in heads])
+    even = even_span(tgt_len, mem_len)
     inside = distances <= reach
     far = distances[np.flatnonzero(influence >= LITTLE).max() + 1]
     with styled():
         figure = new_figure(10.4, 5.9)
         top = figure.add_axes((0.085, 0.585, 0.885, 0.285))
-        low = figure.add_axes((0.085, 0.155, 0.885, 0.355))
+        low = figure.add_axes((0.085, 0.175, 0.885, 0.335))
         for head, span in zip(heads, spans, strict=True):
             style = dict(color=SEGMENT_COLOURS[1], ms=7, alpha=0.55, mew=0)
             top.plot(max(span, 0.8), head["layer"], "o", **style)
@@ -137,6 +146,7 @@ def draw_learned_reach(heads: list[dict], distances, influence, *, n_layer, tgt_
             ax.axvline(mem_len, color=MUTED, lw=1, ls="--", zorder=0)
             ax.axvline(limit + 0.5, color=INK, lw=1.6)
             level_lines(ax)
+        top.axvline(even, color=SEGMENT_COLOURS[1], lw=1, ls=":", zorder=0)
         box = {"facecolor": PAPER, "edgecolor": "none", "boxstyle": "round,pad=0.3"}
         style = dict(va="center", weight="bold", bbox=box)
         top.text(mem_len, n_layer + 0.95, f"M = {mem_len}", ha="center", color=MUTED, **style)
@@ -151,7 +161,8 @@ def draw_learned_reach(heads: list[dict], distances, influence, *, n_layer, tgt_
         title = f"It can reach {reach} characters back; from {far} on, one hardly matters to it"
         note = (
             f"The shipped model, T = M = {mem_len}: half of its {len(heads)} heads keep 90 % of "
-            f"their weight within {np.median(spans):.0f} characters. Dotted: {LITTLE:.1%}. "
-            "Hatched: out of reach."
+            f"their weight within {np.median(spans):.0f} characters, all within {spans.max()}; an "
+            f"even spread would need {even} (dotted, blue).\nBelow: means of the places; dotted: "
+            f"{LITTLE:.1%}. Hatched: out of reach."
         )
         return titled(figure, title, note, top=0.945, bottom=0.025, size=10)

@@ -59,7 +59,8 @@ def draw_recurrence(*, tgt_len: int = 4, mem_len: int = 6, n_segments: int = 4) 
         first, stop = kept_rows(n_mem=len(memory), n_new=tgt_len, config=config)
         memory = both[first:stop]
     title = (
-        f"Reading crosses the memory's edge, learning stops there (T = {tgt_len}, M = {mem_len})"
+        "Reading crosses the memory's edge, learning stops there "
+        f"(T = {tgt_len}, mem_len = {mem_len})"
     )
     note = "Filled: segment and memory, by age; outlined: no longer kept. Blue arrow: reading; "
     scene.headed(title, note + "orange arrow: the gradient.")
