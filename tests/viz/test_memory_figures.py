@@ -68,3 +68,15 @@ def test_costs():
     flops = {"attention": [1e6, 3e6], "all else": [2e6, 2e6]}
     caption = draw_reading_cost([0, 2000], [0.5, 1.5], flops, segment_len=16).caption
     assert "0.50 ms + 0.50 ms per 1,000" in caption
+
+
+def test_the_note_of_the_learned_reach_stays_inside():
+    """With the shipped model's sizes, whose numbers are the longest."""
+    heads = [{"layer": n % 6 + 1, "head": n // 6 + 1, "span": 120 + n} for n in range(30)]
+    influence = [1e-1, 1e-2, 1e-4, 1e-6, 0.0]
+    shape = dict(n_layer=6, tgt_len=128, mem_len=128)
+    figure = draw_learned_reach(heads, [1, 100, 300, 768, 769], influence, **shape).figure
+    figure.canvas.draw()
+    for text in figure.texts:
+        assert text.get_window_extent().x1 <= figure.bbox.x1, text.get_text()
+    assert "179, if spread evenly" in figure.texts[-1].get_text()

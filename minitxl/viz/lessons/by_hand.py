@@ -121,7 +121,7 @@ def draw_stop() -> Picture:
     scene.lines([[(edge, 58), (edge, states + 30)]], stroke="ink", width=3.2)
     scene.text(edge - 10, 66, "memory's edge", size=13, bold=True, anchor="end")
     note = "Blue: forward. Orange: the gradient. Bars: there it is stopped, at cached states alone."
-    scene.headed("Above the states nothing knows of the memory's edge", note)
+    scene.headed("The stop cuts one way only: from keys and values into cached states", note)
     return Picture(scene.figure(), scene.caption)
 
 

@@ -160,9 +160,8 @@ def draw_learned_reach(heads: list[dict], distances, influence, *, n_layer, tgt_
         low.text(beyond, middle, zero, ha="center", va="center", bbox=box, size=9)
         title = f"It can reach {reach} characters back; from {far} on, one hardly matters to it"
         note = (
-            f"The shipped model, T = M = {mem_len}: half of its {len(heads)} heads keep 90 % of "
-            f"their weight within {np.median(spans):.0f} characters, all within {spans.max()}; an "
-            f"even spread would need {even} (dotted, blue).\nBelow: means of the places; dotted: "
-            f"{LITTLE:.1%}. Hatched: out of reach."
+            f"The shipped model, T = M = {mem_len}. Above: its {len(heads)} heads, in the median "
+            f"{np.median(spans):.0f} characters, at most {spans.max()}; blue, dotted: {even}, if "
+            f"spread evenly.\nBelow: means of several places. Hatched: out of reach."
         )
         return titled(figure, title, note, top=0.945, bottom=0.025, size=10)
