@@ -80,7 +80,7 @@ def bits_by_position(with_memory: np.ndarray, without: np.ndarray) -> Picture:
         first = arrays[1][:, 0].mean() - arrays[0][:, 0].mean()
         note = (
             f"The memory saves {gain:.2f} bits per character on average, {first:.2f} at the first "
-            f"of a segment; {arrays[0].size:,} characters, bars: two standard errors."
+            f"of a segment; {arrays[0].size:,} characters; bars: two standard errors, dots: places."
         )
         figure.text(0.016, 0.028, note, size=10)
     return Picture(figure, f"{title}. {note}")

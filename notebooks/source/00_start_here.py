@@ -35,8 +35,8 @@ viz.live(model, vocab, passage, read=after, layer=5, head=5)
 # That is **Transformer-XL** (Dai et al., 2019). A plain Transformer starts each segment blank. This
 # one keeps the hidden states of the last $M$ tokens, and two rules make that work. The cached
 # states are constants: **the gradient stops at the memory**, so a backward pass covers one segment.
-# And a token is addressed by its **distance**, not by its place in the segment, which a cached and
-# a new one would share.
+# And a token is addressed by its **distance**, not by its place in the segment: a cached and a new
+# one can both be number 3.
 #
 # *About 20 minutes in all. You need matrices, the softmax and a first idea of attention.*
 
@@ -50,7 +50,6 @@ viz.live(model, vocab, passage, read=after, layer=5, head=5)
 # $$\tilde h = [\,\mathrm{SG}(m)\,;\,h\,] \qquad q = h\,W_q \qquad k = \tilde h\,W_k
 # \qquad v = \tilde h\,W_v$$
 #
-# The memory comes out moved on by one segment.
 
 # %%
 c = model.config
@@ -97,7 +96,7 @@ show(f"attention that crosses the memory's edge, {even:.0%} if even", viz.memory
 show(f"\nattention to quotation marks, {wanted.mean():.0%} of the keys", on_marks)
 
 # %% [markdown]
-# Most heads prefer what is near. On the marks one stands out, the one that you saw.
+# All heads but one prefer what is near. On the marks one stands out, the one that you saw.
 #
 # > **Try this.** Put `"\n"` for the quotation mark in this cell, and choose the head that then
 # > stands out in the component above.
@@ -121,12 +120,12 @@ for name, through in (("stopped", False), ("full", True)):
     earlier = np.stack([model.backend.to_numpy(g) for s in gradients[:-1] for g in s])
     print(f"{name:8} {np.count_nonzero(earlier):8,} of {earlier.size:,} numbers are not zero")
     for back in (1, 2, 3):
-        levels = [bool(model.backend.xp.any(g)) for g in gradients[-1 - back]]
-        print(f"{'':8} {back} back: {sum(levels)} of {len(levels)} levels are reached")
+        reached = [f"h_{n}" for n, g in enumerate(gradients[-1 - back]) if model.backend.xp.any(g)]
+        print(f"{'':8} {back} back: {' '.join(reached) or 'nothing'}")
 
 # %% [markdown]
-# Without the stop the gradient loses a level at each edge: the memory holds a layer's *inputs*, one
-# level down.
+# Layer $n$ reads the cached $h_{n-1}$, its *input*: so without the stop the gradient loses a level
+# at each edge.
 #
 # > **Common misconception: “no gradient, so the memory teaches nothing.”** The model learns to read
 # > its memory; it is not taught to write it. [Notebook 2](02_attention_by_hand.ipynb), section 2.4,
@@ -157,14 +156,14 @@ viz.bits_by_position(bits_per_character(remember=True), bits_per_character(remem
 
 # %% [markdown]
 # Without memory the first characters of a segment are guesses: *context fragmentation*. (The orange
-# curve is unfair: this model needs its memory. Small models that never had one lose 1.29 bits at
-# the first character and 0.14 on average: [notebook 1](01_fragmentation.ipynb).)
+# curve is unfair: this model needs its memory. Small models that never had one, with segments of
+# 32, lose 1.29 bits at the first character and 0.14 on average: [notebook
+# 1](01_fragmentation.ipynb).)
 #
 # > **Try this.** Segments of 16: give `t=16` to both calls in the last line.
-# >
-# > <details><summary>What happens to the gain, and why?</summary>It grows: there are four times as
-# > many cuts. Each costs slightly less, as small losses beyond character 16 no longer
-# > count.</details>
+# > <details><summary>What happens to the gain, and why?</summary>It grows, though not fourfold:
+# > there are four times as many cuts, but what each lost beyond character 16 no longer
+# > counts.</details>
 
 # %% [markdown]
 # ## What you can do now
@@ -182,10 +181,9 @@ viz.draw_idea()
 # 1.5](https://arxiv.org/abs/2403.05530)); a memory of fixed size for any length is still sought
 # ([Infini-attention](https://arxiv.org/abs/2404.07143)).
 #
-# **Next:** [1 what fixed segments cost](01_fragmentation.ipynb),
-# [2 attention, forwards and backwards](02_attention_by_hand.ipynb),
-# [3 relative positions](03_relative_positions.ipynb), [4 the memory](04_memory.ipynb),
-# [5 reach](05_reach.ipynb), [6 training](06_training.ipynb), [7 evaluation](07_evaluation.ipynb),
-# [8 what came after](08_beyond.ipynb): about six hours, with exercises that are checked in place.
-# Short of time? 2.4, then 4, 5, 7.1 and 7.2. The paper:
-# [Transformer-XL](https://arxiv.org/abs/1901.02860).
+# **Next:** [1 what fixed segments cost](01_fragmentation.ipynb), [2 attention, forwards and
+# backwards](02_attention_by_hand.ipynb), [3 relative positions](03_relative_positions.ipynb), [4
+# the memory](04_memory.ipynb), [5 reach](05_reach.ipynb), [6 training](06_training.ipynb), [7
+# evaluation](07_evaluation.ipynb), [8 what came after](08_beyond.ipynb): about six hours, and eight
+# more with the exercises, which are checked in place. Short of time? Section 2.4, notebooks 4 and
+# 5, sections 7.1 and 7.2. The paper: [Transformer-XL](https://arxiv.org/abs/1901.02860).

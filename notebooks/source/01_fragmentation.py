@@ -3,7 +3,7 @@
 #
 # What a prediction is made from when a text is cut, what that costs, and what each cure costs.
 # **You need** notebook 0, and logarithms: a character that was predicted with probability $p$ costs
-# $-\log_2 p$ bits. **Time:** 25 minutes, and about 5 for the exercises.
+# $-\log_2 p$ bits. **Time:** 25 minutes, and about 10 for the exercises.
 
 # %%
 import numpy as np
@@ -21,7 +21,7 @@ text = load_corpus("war-and-peace").test  # ids of characters that the model has
 # %% [markdown]
 # ## 1.1 The cut
 #
-# Attention has a price for every pair of characters, so a long text is cut into segments of $T$
+# Attention costs as the square of the length, so a long text is cut into segments of $T$
 # characters. A vanilla Transformer reads each on its own (paper, section 3.1). With
 # $s = \lfloor t / T \rfloor\, T$, the place where the segment of character $t$ begins, what it
 # computes is
@@ -54,16 +54,16 @@ for tokens, targets in segments(text[: 4 * T + 1], batch_size=1, tgt_len=T):
 #
 # The shipped model reads a passage from nothing in each segment, or with the memory of what came
 # before. **Drag a cut**: the guesses right after it grow dear, and cheap again when it has passed.
-# (The one character that they begin with stands left of it.) **Point at a character**: from what
-# was it guessed, and what did each reader expect?
+# (The character just left of a cut belongs to the new segment: with it the reading begins.) **Point
+# at a character**: from what was it guessed, and what did each reader expect?
 
 # %%
 begin = vocab.decode(text).index('"I could not, on my honor')
 viz.play_cut(model, vocab, text[begin - 192 : begin + 321])
 
 # %% [markdown]
-# Now press *with a memory*: most of these places turn pale. What stays deep is truly hard, mostly
-# the first letters of words.
+# Now press *with a memory*: most of these places turn pale. What stays deep is hard for this model,
+# mostly the first letters of words.
 #
 # **Keep:** after a cut the model must find out anew which word it is in, and who is speaking.
 
@@ -79,9 +79,9 @@ ablation = stored("ablation")
 viz.draw_group_by_position(ablation)
 
 # %% [markdown]
-# Relative positions gain 0.08 bits over vanilla, and the memory another 0.14, most of it at a
-# segment's first characters: *context fragmentation* (section 1 of the paper). **Keep:** no
-# training can supply characters that were not read.
+# Relative positions gain 0.08 bits over vanilla, and the memory another 0.14, over half of it at a
+# segment's first four characters (*context fragmentation*, section 1), the rest at every place.
+# **Keep:** no training can supply characters that were not read.
 
 # %% [markdown]
 # > **Question 1.** The gap at the last characters of a segment is not zero either. What do they
@@ -90,7 +90,7 @@ viz.draw_group_by_position(ablation)
 # %% [markdown]
 # ## 1.4 First cure: longer segments
 #
-# Twice the length, half as many cuts. The shipped model reads 12,000 characters in segments of 16,
+# The shipped model reads 12,000 characters in segments of 16,
 # 32, 64 and 128, from nothing in each; and again with its memory of 128. (Here and in 1.5 look at
 # the shapes: without memory this model pays more than a fair rival would.)
 
@@ -122,8 +122,8 @@ viz.draw_segment_lengths(without, with_memory)
 # $$\mathrm{bpc}(T) = \frac1T \sum_{n=1}^{T} c(n),$$
 #
 # which falls towards the level where the curve ends, slowly: for long segments what lies above it
-# shrinks as $1/T$. **Keep:** with a memory the length of the segment hardly matters, as every
-# prediction has at least 128 characters before it.
+# shrinks as $1/T$. **Keep:** with a memory the length of the segment hardly matters for reading, as
+# every prediction has at least 128 characters before it.
 
 # %% [markdown]
 # ## 1.5 Second cure: a sliding window
@@ -149,8 +149,9 @@ remembered = bits_of(text[: P * size + 1], t=W, remember=True, rows=P, mem_len=W
 viz.draw_sliding(rows, remembered)  # (P,)
 
 # %% [markdown]
-# **Keep:** the window buys back what the cut took by reading every character $W$ / stride times; a
-# memory gives $W + 1$ to $2W$ characters directly, more through layers, and reads each once.
+# **Keep:** the window buys back what the cut took by reading every character $W$ / stride times;
+# segments of $W$ with a memory of $W$ give $W + 1$ to $2W$ characters directly, more through
+# layers, and read each once.
 #
 # > **Question 2.** Windows of $W = 64$, stride 32. From how many characters is a prediction made,
 # > at least and at most (after the first window)? Read off the picture: of the bits saved from
@@ -167,14 +168,16 @@ viz.draw_sliding(rows, remembered)  # (P,)
 reader = model.with_options(tgt_len=32, mem_len=128)
 cost = {"its own past": [], "no memory": [], "another row's past": []}
 mems = None
-for number, (x, y) in enumerate(segments(text[: 32 * 320 + 1], batch_size=32, tgt_len=32)):
+for number, (x, y) in enumerate(segments(text[: 32 * 960 + 1], batch_size=32, tgt_len=32)):
     if number >= 4:  # the memory is full
         swapped = [np.roll(mem, 1, axis=0) for mem in mems]  # row b gets the memory of row b - 1
         for name, given in zip(cost, (mems, None, swapped), strict=True):
             cost[name].append(reader.score(x, y, given)[0].mean() / np.log(2))
     _, mems = reader.score(x, y, mems)
 for name, bits in cost.items():
-    print(f"{name:20} {np.mean(bits):.2f} bits per character")
+    print(f"{name:20} {np.mean(bits):.2f} bits per character, {len(bits)} batches")
+more = np.subtract(cost["another row's past"], cost["no memory"])  # paired by batch
+print(f"another's less none: {more.mean():.3f} +- {2 * more.std() / len(more) ** 0.5:.3f} bits")
 
 # %% [markdown]
 # Another row's past is worse than none.
@@ -185,8 +188,7 @@ for name, bits in cost.items():
 # At a text's start there is no past, and the memory is empty. (Not zeros: a row of zeros is a key
 # like any other, and takes weight from real characters. Notebook 6 shows what that costs.)
 #
-# **Keep:** a memory must be this row's own past, and empty where there is none. (You will write
-# such a `Stream` in notebook 4.)
+# **Keep:** a memory must be this row's own past, and empty where there is none.
 #
 # > **Question 3.** Here another row's past is a page of the same book. Suppose that each row read a
 # > book in another language, one the model knows as well as this one. Which of the three numbers

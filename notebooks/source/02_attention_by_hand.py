@@ -2,7 +2,7 @@
 # # 2 Attention by hand, forwards and backwards
 #
 # Softmax, LayerNorm and attention backwards, how to check that, and what the stop stops. **You
-# need** matrices, the chain rule, and notebook 0. **Time:** 40 minutes, and about 30 for the
+# need** matrices, the chain rule, and notebook 0. **Time:** 40 minutes, and about 55 for the
 # exercises.
 #
 # Notation: `dx` is $\partial\,\mathrm{loss}/\partial x$, an array of the shape of $x$; `dy`, the
@@ -133,10 +133,11 @@ for name, value in norm_saved._asdict().items():
     print(f"{name:6} {value}")
 
 # %% [markdown]
-# Mean and variance depend on $x$ as well. LayerNorm cannot see a shift of $x$, nor a stretch: so of
-# $g = dy\,\gamma$ the part along the ones is taken out, and the part along $\hat x$; what is left
-# is scaled by $\mathrm{rstd}$. By eye, with $dy = g = (4, 0, 0, 0)$: along the ones it has $(1, 1,
-# 1, 1)$, along $\hat x$ it has $(1, 1, -1, -1)$, so $dx = \tfrac12 (2, -2, 0, 0) = (1, -1, 0, 0)$.
+# Mean and variance depend on $x$ as well. Where $y$ does not change as $x$ moves along a direction,
+# $dx$ has no part along it. LayerNorm sees no shift of $x$, and no stretch: so of $g = dy\,\gamma$
+# the part along the ones is taken out, and the part along $\hat x$; what is left is scaled by
+# $\mathrm{rstd}$. By eye, with $dy = g = (4, 0, 0, 0)$: along the ones it has $(1, 1, 1, 1)$, along
+# $\hat x$ it has $(1, 1, -1, -1)$, so $dx = \tfrac12 (2, -2, 0, 0) = (1, -1, 0, 0)$.
 
 # %%
 dy = np.array([4.0, 0.0, 0.0, 0.0])
@@ -179,13 +180,14 @@ course.run_with("layer-norm-backward")
 #
 # The query is 1, so the scores are the keys and $p = (1, 2, 5)/8$ as above; the values are $(8, 0,
 # 0)$, so the output is 1. Backwards, from an upstream of 1, products and softmax are gone through
-# in reverse. **Drag the dotted numbers**, and see what follows.
+# in reverse; for a product $Y = A B$ with $dA = dY\,B^\top$ and $dB = A^\top dY$. **Drag the dotted
+# numbers**, and see what follows.
 
 # %%
 viz.play_attention(keys=np.log([1, 2, 5]), values=(8, 0, 0), query=1, n_mem=2)
 
 # %% [markdown]
-# > **Do this.** Raise the first value: which rows answer, and why not $p$? Set all three *values*
+# > **Do this.** Raise the first value: why does $p$ not answer? Set all three *values*
 # > to 4: why is $ds$ now 0, whatever the keys? Set the query to 0: who still gets a gradient? Then
 # > *let through*: what does the stop keep from the cached states, and what not from $W_k$?
 # >
@@ -201,14 +203,13 @@ viz.play_attention(keys=np.log([1, 2, 5]), values=(8, 0, 0), query=1, n_mem=2)
 # > **Common misconception: “the memory is a constant, so it has no part in the gradients.”** The
 # > memory gets no gradient: the cached rows of $d\tilde h$ are cut off. But $dk$ and $dv$ exist for
 # > all $K$ rows, and the weights' gradients sum over all of them: they learn *how to read* the
-# > memory. Keep only the segment's rows, and your model still trains; nothing but a gradient check
-# > tells what is missing.
+# > memory. Keep only the segment's rows, and no error tells you; a gradient check does.
 #
 # **Keep:** the stop cuts the way to the cached states, not the cached rows' share of the weights.
 #
 # ### Exercise: attention forwards
 #
-# Now with batch, heads, mask and scale. A hidden key gets the score $-\infty$.
+# Now with batch, heads, mask and scale. A masked key gets the score $-\infty$.
 
 # %% exercise attention-forward
 
@@ -237,8 +238,9 @@ course.run_with("attention-backward")
 # ## 2.5 The whole block, checked
 #
 # All of attention with random numbers in float64: two heads, a memory of 3; `h` is memory and
-# segment, `x` the segment. (`w_r`, `u`, `v` are notebook 3's.) The stop is off: two runs of the
-# forward pass know no stop. Beside it a planted mistake:
+# segment, the $\tilde h$ above, and `x` the segment. (`w_r`, `u`, `v` are notebook 3's: this `dv`
+# is no value's.) Two runs of the forward pass measure the whole gradient, so the stop is off.
+# Beside it a planted mistake:
 
 # %%
 M = 3
@@ -254,7 +256,7 @@ for name in inputs:
 # %% [markdown]
 # (0.0e+00: both sides agree within rounding, which the check takes off.)
 #
-# **Keep:** the loss of such a model still falls; the gradient check sees it.
+# **Keep:** check the whole, too: a share that is missing is no shape error.
 #
 # > **Question 2.** At the start of a stream $M = 0$. What do $dW_k$ and $dW_v$ lack there, and why
 # > does that not matter for a long text?
@@ -276,9 +278,8 @@ for name in inputs:
 viz.draw_stop()
 
 # %% [markdown]
-# **Where this lives today.** The backward pass that you wrote runs in every training of a large
-# model, inside one kernel: [FlashAttention](https://arxiv.org/abs/2205.14135) does not even store
-# $p$, but computes it again from queries, keys and statistics of each row. LayerNorm stands before
-# its blocks, often without the mean: RMSNorm, as in [LLaMA](https://arxiv.org/abs/2302.13971).
+# **Where this lives today.** Attention's backward pass runs inside one kernel:
+# [FlashAttention](https://arxiv.org/abs/2205.14135) does not even store $p$, but computes it again
+# from queries, keys and statistics of each row.
 #
 # **Next:** notebook 3 adds what is missing here: how a query knows how far away a key stands.

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 3 Relative positions: four terms and a shift
 #
-# Why absolute positions and a memory do not go together; a score's four terms; all of them from $K$
-# projections and a shift, forwards and backwards. **You need** notebook 2 (queries, keys, the
-# mask). **Time:** 40 minutes, and about 30 for the exercises.
+# Why absolute positions and a memory do not go together; a score's four terms; the position terms
+# of all pairs from $K$ projections and a shift, forwards and backwards. **You need** notebook 2
+# (queries, keys, the mask). **Time:** 40 minutes, and about 60 for the exercises.
 
 # %%
 import numpy as np
@@ -42,12 +42,12 @@ print("             of this segment ", scores[T:])
 # %% [markdown]
 # > **Common misconception: “then count on over memory and segment.”** Added to the embeddings, that
 # > mends the first layer only: above it, cached states were *computed* under other numbers than
-# > they are read with. (And never to begin anew brings places that training never saw.)
+# > they are read with. (Numbers that go on for ever bring places that training never saw.)
 #
 # What does it cost? Three small models, trained alike: Transformer-XL; absolute positions, naive as
-# above; and absolute ones that count on as well as can be: the place is added when a state is read,
-# never to what is kept. Each beside a twin that was trained without memory, read by a window that
-# moves on by half its length.
+# above; and absolute ones that count on as well as can be: $0 \ldots M+T-1$ over memory and
+# segment, anew for each segment, and never added to what is kept. Each beside a twin that was
+# trained without memory, read by a window that moves on by half its length.
 
 # %%
 names = {"xl": "Transformer-XL", "abs": "absolute, counted on", "abs-naive": "absolute, naive"}
@@ -60,8 +60,8 @@ for key, name in names.items():
     print(f"{name:22} {alone.mean():9.3f} {own.mean():8.3f} {saved.mean():8.3f}   {saved.round(3)}")
 
 # %% [markdown]
-# Naive places ruin the memory. Counted on, every seed does a little worse with it than with a
-# window. Transformer-XL gains with every seed.
+# Naive places ruin the memory: each key has a double at the same place. Counted on, every seed does
+# a little worse with it than with a window. Transformer-XL gains with every seed.
 #
 # > **Question 1.** In these models the memory is one segment long and read with the same length as
 # > in training: absolute positions meet the same pairs again and again. Why is that kind to them,
@@ -80,8 +80,8 @@ for key, name in names.items():
 # + \underbrace{U_i W_q W_k^\top U_j^\top}_{d}$$
 #
 # Three changes. The key's $U_j$ becomes $R_{i-j}$, a sinusoid of the *distance*. The query's place,
-# $U_i W_q$, becomes a learned vector, the same for every query: $u$ in c, $v$ in d. And positions
-# get a key matrix $W_R$ of their own:
+# $U_i W_q$, becomes a learned vector, the same for every query: $u$ in c, $v$ in d (no value). And
+# positions get a key matrix $W_R$ of their own:
 #
 # $$A^\mathrm{rel}_{ij} = \underbrace{q_i \cdot k_j}_{a} + \underbrace{q_i \cdot r_{i-j}}_{b}
 # + \underbrace{u \cdot k_j}_{c} + \underbrace{v \cdot r_{i-j}}_{d}, \qquad r_p = R_p\, W_R$$
@@ -130,7 +130,7 @@ draw("attention_spans", part="terms")
 
 # %% [markdown]
 # > **Question 2.** Why is c the term that a could most easily take over? Why is "content only" so
-# > bad, worse than any single loss, and worse than knowing the letters' frequencies alone (4.4
+# > bad, worse than “position only”, and worse than knowing the letters' frequencies alone (4.4
 # > bits)?
 #
 # **Keep:** a and b depend on the query, c and d do not; a and c on the key's content, b and d on
@@ -178,9 +178,10 @@ course.run_with("rel-shift")
 # > scores of the *next* query. And zeros would not help: a score of 0 still has weight, and a and c
 # > see what comes.
 #
-# Replace one of 48 characters at a time in the first layer: which outputs change? The mask hides
-# just the corner. Without it two things leak, rel-shift's garbage (middle: only a query is
-# replaced) and the later keys and values (right: both together).
+# Of 48 characters the first 24 fill the memory. Replace one of the others at a time, in the first
+# layer: which outputs change? The mask hides just the corner. Without it two things leak,
+# rel-shift's garbage (middle: only a query is replaced) and the later keys and values (right: both
+# together).
 
 # %%
 viz.draw_leak(model, passage[:48])
@@ -273,9 +274,9 @@ viz.draw_four_terms(seen, layer=1, head=2)
 # **Where this lives today.** [RoPE](https://arxiv.org/abs/2104.09864) turns query and key by an
 # angle that grows with their place, so that $q_i \cdot k_j$ depends on $i - j$ without a shift, in
 # [LLaMA](https://arxiv.org/abs/2302.13971) and many models since.
-# [ALiBi](https://arxiv.org/abs/2108.12409) keeps only d, and of it a straight line, a slope for
-# each head. Both run here with this paper's memory. How far are untrained models that read 48
-# characters in three segments from the same that read them whole?
+# [ALiBi](https://arxiv.org/abs/2108.12409) keeps a, and of the rest only d, as a straight line with
+# a slope for each head. Both run here with this paper's memory. 48 characters in three segments, or
+# whole: by how much do the last log-probabilities of untrained models differ?
 
 # %%
 vocabulary, tokens = model.config.n_token, text[None, :48]

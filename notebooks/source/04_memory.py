@@ -3,7 +3,7 @@
 #
 # What the memory holds, which keys a query sees, where the gradient stops, and what the stop costs.
 # **You need** notebook 2, and the idea of notebook 3 (distances). **Time:** 60 minutes, and about
-# 60 for the exercises.
+# 120 for the exercises.
 
 # %%
 import numpy as np
@@ -33,8 +33,6 @@ viz.live(model, vocab, corpus.test[begin : begin + 420], tgt_len=16, mem_len=24,
 # %% [markdown]
 # > **Do this.** Wipe the memory, and read three segments. When is it full, and of how many segments
 # > does it hold parts? Then set *segment T* to 32, longer than the memory: what is never kept?
-# > Last, *learn from this segment*: the pulse runs forward over the edge, and comes back as far as
-# > the edge. *Let it through*, and it goes on.
 # >
 # > <details><summary>Answer</summary>After two segments, of both: all 16 states of the second and
 # > the last 8 of the first. With T = 32 the first 8 of each segment.</details>
@@ -132,7 +130,7 @@ for mem_len in (12, 4, 0):
     print(f"5 + 1 + 6 with mem_len = {mem_len:2}: log-probabilities differ by {off:.1e} at most")
 
 # %% [markdown]
-# **Keep:** not the cuts show, but what is forgotten.
+# **Keep:** it is not the cuts that show, but what is forgotten.
 #
 # **Exercise.** Write this reading: segments, layers, and a memory for each layer. The layer is
 # given (it takes means where Transformer-XL attends). To test it: with `mem_len` $= L$ the outputs
@@ -163,8 +161,8 @@ viz.draw_masks(masks, n_mem=6)
 # > **Common misconception: “every query sees the last $M$ tokens.”** Without `same_length` the
 # > oldest key is $M + i$ tokens back: it stands still while the query moves on.
 #
-# The limit is that of a full memory, also while it is still filling, and the segment's own tokens
-# count: with an empty memory the first query sees itself.
+# The limit is `mem_len`, whether the memory is full or not. (Here query 5 sees none of the memory:
+# its six keys are all of its own segment.)
 #
 # **Keep:** the oldest key stands still, or moves with the query: `same_length`.
 #
@@ -197,7 +195,7 @@ lesson, past = lessons.next(), None  # (tokens, targets, fresh); what was rememb
 for step in range(1, STEPS + 1):
     following = lessons.next()
     trainer.step(*lesson)
-    (old,) = trainer.mems  # one thread, one piece: what the weights before this update left
+    old = trainer.mems[0]  # left by the weights before this update
     if step in LOOK:
         _, new = pupil.score(*lesson[:2], past)  # the same, by the weights after it
         off = [np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(old, new, strict=True)]
@@ -210,8 +208,7 @@ viz.draw_stale_states(LOOK, differences, costs)
 # The deeper the layer, as a rule, the more its inputs have moved. At evaluation the weights stand
 # still, and the memory is exact.
 #
-# **Keep:** states that are one update old differ, and hardly change the loss, up or down. (The
-# differences rise and fall with the learning rate.)
+# **Keep:** states that are one update old differ, and hardly change the loss, up or down.
 #
 # ## 4.6 The gradient stops at the memory
 #
@@ -252,11 +249,8 @@ for n in range(N):
     print(line)
 
 # %% [markdown]
-# Half of the rows are the memory's, and its share is less than half: most of what these keys and
-# values are used for is near.
-#
-# **Keep:** the memory's rows teach every layer to *read* them, the top two most; nothing here
-# teaches what to *write*.
+# **Keep:** the memory's rows teach every layer to *read* them, the top two most; none of it teaches
+# what to *write*.
 #
 # **Exercise.** Write the backward pass of $k = \tilde h W_k$, $v = \tilde h W_v$, with the stop.
 
@@ -268,7 +262,7 @@ for n in range(N):
 course.run_with("the-stop")
 
 # %% [markdown]
-# ### A whole layer
+# ## 4.7 A whole layer
 #
 # All that a layer does, in one function: keys and values of memory and segment, attention, a
 # feed-forward block, LayerNorm behind each.
@@ -289,19 +283,17 @@ course.run_with("the-stop")
 # %% check layer-backward
 
 # %% [markdown]
-# ## 4.7 What the stop can cost
+# ## 4.8 What the stop can cost
 #
-# Stopped or full: each is a right derivative, the full one of the loss as it is, the stopped one of
-# a loss in which the memory is given. The stop is cheap: a backward pass needs what one segment
-# saved, not all of them.
+# The stop is cheap: a backward pass needs what one segment saved, not all of them. What can it
+# cost?
 #
-# What can it cost? Let everything hang on what is written for later: a marker, one of 8, stands in
-# a segment of 8 tokens, fillers follow, and 1 to 32 tokens later one question, with no other loss.
-# In `. . C . . . . . | . . . . ? . . .` the right answer to `?` is `C`. A **hop** is one layer's
-# read from the memory, 8 tokens back from the segment's start. Who has learned $k$ of the 3 hops
-# finds a marker in the question's own segment and $8k$ tokens before it, and guesses beyond: the
-# lowest loss that this allows is a **floor**. (Three hops do not reach all: the last floor is not
-# 0.)
+# - **Task.** A marker, one of 8, stands in a segment of 8 tokens; fillers follow; 1 to 32 tokens
+#   later comes one question, the only loss. In `. . C . . . . . | . . . . ? . . .` the answer is
+#   `C`.
+# - **Hop**: one layer's read from the memory, 8 tokens back from the segment's start.
+# - **Floor** of $k$ hops: the lowest loss of who finds a marker in the question's own segment or
+#   $8k$ tokens before it, and guesses the rest. (Three hops do not reach all 32.)
 
 # %%
 draw("stop_gradient", part="learning")
@@ -309,11 +301,12 @@ draw("stop_gradient", part="learning")
 # %% [markdown]
 # Stopped, and with the rate that suits it, the model usually learns to write almost as fast. Of 24
 # starts 5 have not learned after 140 updates, when all have without the stop: three need 200, 300
-# and 500, one is on its way at 600, and one stays at the floor of one hop. A layer has one set of
-# weights for what is read now and what will be read later, and questions that are answered within a
-# segment teach the states that later segments find.
+# and 500, one is on its way at 600, and one stays at the floor of one hop. No gradient comes *from
+# a later segment*; but the weights that make a state are taught wherever it is used in its own
+# segment, and what serves there serves later.
 #
-# **Keep:** writing is learned by the way, or, now and then, is not.
+# **Keep:** writing gets no gradient of its own; it is learned along with reading, usually, not
+# always.
 #
 # ## Questions
 #

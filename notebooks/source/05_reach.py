@@ -5,7 +5,7 @@
 # tokens one by one; tell what a model *could* use from what it *learned* to use.
 #
 # **You need** notebook 4 (what the memory holds, and for how long). **Time:** 25 minutes, and about
-# 15 for the exercises. **Exercises:** 2.
+# 30 for the exercises. **Exercises:** 2.
 
 # %%
 import minitxl
@@ -19,13 +19,13 @@ from minitxl.model.reach import exact_reach
 #
 # A query of layer 2 reads states in the memory. Layer 1 computed them a segment earlier, from the
 # memory of *that* time, which holds older tokens: every layer more adds the memory of an earlier
-# segment. This is the triangle in figure 2 of the paper, drawn from the model's masks and memory.
+# segment. This is figure 2 of the paper, drawn from the model's masks and memory.
 
 # %%
 viz.span_explorer(n_layer=2, tgt_len=4, mem_len=4)
 
 # %% [markdown]
-# > **Try this.** Switch recurrence off and add layers. With recurrence on, take $T = 4$ and let $M$
+# > **Try this.** Take $T = 4$ and let $M$
 # > go from 1 to 8 in steps of one: when does the reach make a leap? Follow the first output, then
 # > the last: does the left end move? And with *same length*, when every query sees $M$ keys?
 # > <details><summary>What you should have seen</summary>At $M = 5$, one more than $T$: the memory's
@@ -78,9 +78,9 @@ for n, t, m in ((3, 8, 0), (1, 8, 8), (2, 8, 8), (3, 8, 8), (3, 8, 4), (3, 8, 1)
 viz.draw_changes(changes_by_token((2, 8, 12)), n_layer=2, tgt_len=8, mem_len=12)
 
 # %% [markdown]
-# > **Common misconception: “with recurrence it sees everything,” or: “the last $M$ tokens.”**
-# > It is finite, with more than one layer longer than $M$, and one token beyond it is as if it had
-# > never been.
+# > **Common misconception: “with recurrence it sees everything,” or: “the last $M$ tokens.”** The
+# > reach is finite; with more than one layer it is longer than $M$; and a token beyond it changes
+# > not one bit.
 #
 # **Exercise.** Each output also sees its own segment, up to its own token. From how many tokens in
 # all is it made?
@@ -98,9 +98,8 @@ viz.draw_changes(changes_by_token((2, 8, 12)), n_layer=2, tgt_len=8, mem_len=12)
 #     reads    . . C . . . . . | . . . . . . . . | . . .
 #     answers        C C C C C | C C C C C C C C | C C C
 #
-# Who sees the marker can be right, the others guess. So theory has, averaged over the marker's
-# places, an accuracy of 1 to $R$, a ramp while fewer and fewer of a segment's queries see it, and
-# 1/8 from $R + T$ on.
+# Theory, averaged over the marker's places in its segment: accuracy 1 up to distance $R$; then a
+# ramp, as fewer and fewer of a segment's queries see the marker; 1/8 from $R + T$ on.
 
 # %%
 draw("reach")
@@ -114,7 +113,7 @@ draw("reach")
 # In a text, nothing forces a model to look far. Change one character before a segment, at 16 places
 # of the text: how much do the first 16 predictions of the shipped model in that segment change?
 # Measured by the total variation, $\frac12
-# \sum_x |p'(x) - p(x)|$: 0 for the same prediction, 1 for a quite different one.
+# \sum_x |p'(x) - p(x)|$: 0 for the same prediction, 1 if the two have nothing in common.
 
 # %%
 # float64: what is left at the reach's end is as small as float32's rounding
@@ -124,15 +123,17 @@ R = exact_reach(N, T, M)
 distances = [1, 2, 3, 5, 8, 12, 20, 32, 50, 80, 128, 200, 300, 450, 600, R, R + 1]
 moved = influence_by_distance(model, load_corpus("war-and-peace").test, distances, places=16)
 heads = stored("attention_spans")["heads"]
+print(f"moved at R: {moved[-2]:.0e}, at R + 1: {moved[-1]:.0e}")
 viz.draw_learned_reach(heads, distances, moved, n_layer=N, tgt_len=T, mem_len=M)
 
 # %% [markdown]
-# Two limits. Above: *one head* reads the memory and its own segment, at most $M + T - 1$ characters
-# back; all put 90% of their weight nearer than an even spread would. Below: *all layers together*
-# reach $R$, since what lies beyond one memory is handed on from layer to layer.
+# Above: *one head* reads memory and segment, at most $M + T - 1$ characters back; these heads are
+# broad, though all put 90% of their weight nearer than an even spread would. Below: *all layers
+# together* reach $R$. To $M$ one reading suffices; what lies beyond is handed on from layer to
+# layer, and there the curve breaks.
 #
 # **Keep:** the influence fades long before it ends; but it ends exactly: at $R$ a little is
-# left, at $R + 1$ nothing. (How far a model looks *with profit*: notebook 7.)
+# left, at $R + 1$ nothing.
 #
 # ## Questions
 #
@@ -155,7 +156,7 @@ viz.draw_learned_reach(heads, distances, moved, n_layer=N, tgt_len=T, mem_len=M)
 #
 # **Where this lives today.** [Mistral 7B](https://arxiv.org/abs/2310.06825), 32 layers with a
 # sliding window of 4,096, speaks of a theoretical span of 131,000 tokens: $N M$, *possible* as in
-# 5.4. [RULER](https://arxiv.org/abs/2404.06654) asked 17 models: of those that claim 32,000 tokens,
-# half do well there.
+# 5.4. [RULER](https://arxiv.org/abs/2404.06654) asked 17 models that claim 32,000 tokens or more:
+# half of them do well at 32,000.
 #
 # **Next:** notebook 6, training.

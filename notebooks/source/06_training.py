@@ -5,8 +5,8 @@
 # by line; see, while two models learn, what only the one with a memory can learn; say how sure a
 # comparison is; tell a broken model from a sound one.
 #
-# **You need** notebooks 2 (backward passes) and 4 (memory). **Time:** 60 minutes, and about 40 for
-# the exercises. **Exercises:** 4.
+# **You need** notebooks 1 (windows), 2 (backward passes), 3 (naive and counted on) and 4 (memory).
+# **Time:** 60 minutes, and about 85 for the exercises. **Exercises:** 4.
 
 # %%
 import numpy as np
@@ -19,8 +19,8 @@ from minitxl.training.optim import Adam, clip_by_norm, learning_rate
 # %% [markdown]
 # ## 6.1 Where the gradient begins
 #
-# The model gives each of $V$ characters a score $z_v$, and the loss of a token is how surprised it
-# is by the true one, in nats:
+# The model gives each of $V$ characters a score $z_v$. Its loss on a token is how much the true
+# character surprises it, in nats:
 #
 # $$\ell = -\ln p_{\mathrm{target}}, \qquad p = \mathrm{softmax}(z)$$
 #
@@ -35,17 +35,6 @@ from minitxl.training.optim import Adam, clip_by_norm, learning_rate
 
 # %%
 course.run_with("cross-entropy-gradient")
-
-# %% [markdown]
-# With words in place of characters $V$ is large (267,735 for WikiText-103). The paper then cuts
-# them into clusters by frequency (section 4.1): a first softmax chooses a frequent word, or the
-# tail as a whole; a second one, in a narrower space, a word of the tail.
-#
-# **Exercise.** Write the losses for two clusters. (In the library: `model/family/adaptive.py`.)
-
-# %% exercise adaptive-softmax
-
-# %% check adaptive-softmax
 
 # %% [markdown]
 # ## 6.2 One step, line by line
@@ -100,7 +89,7 @@ class Learner:
 
 
 # %% [markdown]
-# Sixteen places of the text are read side by side, row $b$ on from where it ended (notebook 4).
+# Sixteen places of the text are read side by side, each row goes on where it ended (notebook 4).
 
 # %%
 stream, learner = Stream(corpus.train, batch_size=B, tgt_len=T), Learner(mem_len=T)
@@ -147,8 +136,8 @@ with live:
 samples.look(live.done)
 
 # %% [markdown]
-# For a hundred steps the four curves are one: which characters are frequent is learned without a
-# memory. Then the dashed one of the model without memory stays behind.
+# For a hundred steps the four curves are one: which characters are frequent, and which follow
+# which, needs no memory. Then the dashed one of the model without memory stays behind.
 #
 # **Keep:** without memory a segment's first prediction is made from a single character, and what
 # that tells is soon learned.
@@ -176,33 +165,33 @@ viz.live(learners["with memory"].model, corpus.vocab, corpus.test[:400], tgt_len
 # ## 6.4 What is each part worth?
 #
 # The paper's comparison (table 6) made anew, small: twelve kinds of model, each with the best of
-# three learning rates, then five seeds.
+# three learning rates, then five seeds. Among them is the encoding of Shaw et al. (2018), with a
+# learned vector for each distance in place of the sinusoids.
 
 # %%
 ROWS = {
-    "XL: no recurrence, in chunks": "1: without memory, in chunks",
-    "XL: no recurrence, by a window": "2: without memory, by a window",
-    "XL: no recurrence, equal memory, by a window": "3: as 2, longer segments",
-    "with memory: Shaw, not XL": "4: Shaw with memory",
-    "no memory, by a window: Shaw, not XL": "5: Shaw, both without memory",
-    "with memory: naive absolute, not sound": "6: naive absolute, not counted on",
-    "lost more with memory: absolute, not XL": "7: absolute, gains less by memory",
-    "XL: loss on half": "8: loss on the recent half",
+    "XL: no recurrence, in chunks": "1: XL without memory, in chunks",
+    "XL: no recurrence, by a window": "2: XL without memory, by a window",
+    "XL: no recurrence, equal memory, by a window": "3: the same, segments of 44",
+    "with memory: Shaw, not XL": "4: Shaw - XL, with memory",
+    "no memory, by a window: Shaw, not XL": "5: Shaw - XL, both without",
+    "with memory: naive absolute, not sound": "6: absolute, naive - counted on",
+    "lost more with memory: absolute, not XL": "7: gain by memory, XL - absolute",
+    "XL: loss on half": "8: XL with half the loss",
 }
 draw("ablation", part="chosen", questions=ROWS)
 
 # %% [markdown]
-# Left, rows 1 to 4 and 8: what is paid more than by Transformer-XL. The intervals are of 95%,
+# Left: what is paid more, in rows 1 to 4 and 8 than by Transformer-XL. The intervals are of 95%,
 # paired by seed; among 24 comparisons about one would look sure by chance, so bold are those that
 # hold by Holm's rule, which asks for more. Right: the same by place, dashed without memory.
 #
 # - **What the memory is worth depends on how its rival is read**: 0.142 bits against fixed chunks
-#   (1), 0.066 against a window moved by half its length (2), nothing sure against segments of 44
-#   for 32, whose training takes as many bytes as XL's (3).
-# - **Shaw's encoding** has learned vectors for distances. XL's lead over it is not sure (4); both
-#   without memory, Shaw leads (5).
+#   (1), 0.066 against a window moved by half its length (2), nothing sure against segments of 44 in
+#   place of 32, whose training takes as many bytes as XL's (3).
+# - **Shaw's encoding**: XL's lead over it is not sure (4); both without memory, Shaw leads (5).
 # - **Absolute positions**: the naive cache of notebook 3 costs 0.67 bits more than counting on (6);
-#   which gains 0.098 bits less by its memory than XL does (7).
+#   counted on, memory costs 0.031 bits, where XL gains 0.066: 0.098 apart (7).
 #
 # **Keep:** a comparison says little until it says how the rival was read.
 #
@@ -245,7 +234,7 @@ course.capstone(mine)
 # | word | what is wrong |
 # |---|---|
 # | `stream` | the batches do not continue: rows get the text's segments in another order |
-# | `keys` | keys and values are cached, while in training the weights change |
+# | `keys` | keys and values are cached, while in training the weights change (here not) |
 # | `mask` | the mask ignores $M$: query $i$ is taken to stand in column $i$ of the keys |
 # | `zeros` | a memory that is not full yet is filled up with zeros |
 # | `positions` | positions restart at every segment |
@@ -281,6 +270,19 @@ course.hunt.reveal()
 # > **Question 5.** Which of the five would you find by the learning curve alone? For the others:
 # > write down a test of a few lines that fails for the broken model and passes for the sound one.
 #
+# ## 6.7 Many symbols
+#
+# With words in place of characters $V$ is large (267,735 for WikiText-103). The paper then cuts
+# them into clusters by frequency (section 4.1): a first softmax chooses a frequent word, or the
+# tail as a whole; a second one, in a narrower space, a word of the tail.
+#
+# **Exercise.** Write the losses for two clusters. (In the library: `model/family/adaptive.py`.)
+
+# %% exercise adaptive-softmax
+
+# %% check adaptive-softmax
+
+# %% [markdown]
 # *Answers: `notebooks/README.md` in the repository, “Model answers”.*
 #
 # ## What you can do now
@@ -293,7 +295,7 @@ course.hunt.reveal()
 #
 # **Where this lives today.** [XLNet](https://arxiv.org/abs/1906.08237) was pretrained with this
 # recurrence; [GTrXL](https://arxiv.org/abs/1910.06764) trains agents with it, whose episodes
-# outlast a segment. Most large models meet a cache only when they are used.
+# outlast a segment.
 #
 # **Next:** notebook 7, evaluation; or train for real: `python -m minitxl train` (five minutes),
 # `--preset small` (an hour).

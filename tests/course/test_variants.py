@@ -174,10 +174,8 @@ def test_each_student_gets_a_hand_out(tmp_path):
                 c.source for c in cells if c.cell_type == "code" and "course.check(" in c.source
             ]
             assert words_in(used) == ({key[who]["variant"]} if used else set()), name
-        assert (
-            f'symptoms(load_pretrained("war-and-peace").model, text, variant="{word_of(who)}")'
-            in (books[who]["06_training.ipynb"].replace("\\", ""))
-        )
+        call = 'symptoms(minitxl.load_pretrained("war-and-peace").model, text, variant="'
+        assert f'{call}{word_of(who)}")' in books[who]["06_training.ipynb"].replace("\\", "")
     assert key["ann"]["bug-hunt"].startswith("A ") and key["ann"]["5.1"] != key["bob"]["5.1"]
     asked = key["ann"]["5.1"].split(": ")[0].split("; ")
     reach = "\n".join(c.source for c in nbformat.reads(books["ann"]["05_reach.ipynb"], 4).cells)

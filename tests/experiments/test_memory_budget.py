@@ -155,7 +155,7 @@ def test_what_is_not_done_is_left_out():
 
 def test_picture(results):
     picture = draw_memory_budget(results)
-    assert "a matrix: 92% of up to 16 pairs, compression 30%" in picture.caption
+    assert "a matrix answers 92% of up to 16 pairs, means 30%" in picture.caption
     figure = picture.figure
     figure.canvas.draw()
     texts = [t for ax in figure.axes for t in (*ax.texts, ax.xaxis.label, ax.yaxis.label, ax.title)]

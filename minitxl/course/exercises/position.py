@@ -225,7 +225,7 @@ def bias_gradients(ds, k, r):
 
     s = (q + u) k^T / sqrt(Dh) + rel_shift((q + v) r^T / sqrt(Dh)): u, v the same for every query.
     k (B, H, K, Dh); r (H, K, Dh), row c for distance K-1-c. For keys in the future (j > i + M) ds
-    is 0, as the softmax's backward leaves it. A helper for the shift may stand in the cell, too.
+    is 0. A helper for the shift may stand in the cell, too.
     """
 ''',
     imports="import math\n\nimport numpy as np\n\nfrom minitxl import ops\n",

@@ -189,6 +189,6 @@ def draw_leak(model, tokens) -> Picture:
         note = (
             "First layer of the trained model. Above the stairs lies the future; grey is exactly "
             "0. In the middle keys and values stay as they\nwere: output i learns of a later "
-            "character only by the next query's scores, the garbage in its row."
+            "character only by the next query's scores. White: changed by less than a thousandth."
         )
         return titled(figure, title, note, top=0.93, bottom=0.03, size=10, color=MUTED)

@@ -49,7 +49,7 @@ def _panel(ax, memory: int) -> None:
     ax.axis("off")
     heading = "Transformer-XL remembers" if memory else "Fixed segments forget"
     detail = (
-        "cached states are squares (small: dropped by now)"
+        "squares: cached (small: no longer, but what is cached saw them)"
         if memory
         else "every segment starts blank"
     )

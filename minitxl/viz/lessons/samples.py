@@ -133,7 +133,7 @@ def samples_scene(step: int, found: dict[str, Written], words: set, *, tgt_len: 
     return scene.headed(
         f"{when}: a character costs {costs}",
         f"Grey: a line of the text. Then each model goes on, in segments of {tgt_len} (bars), as "
-        "it reads. Underlined: no word of the text.",
+        "it reads. Underlined: no word of the text (single letters may be one).",
     )
 
 

@@ -301,6 +301,6 @@ def rel_shift_explorer(*, tgt_len: int = 3, mem_len: int = 3, step: int = 1) -> 
         controls["step"].value = 1
 
     controls["direction"].observe(begin, names="value")
-    states = [{"direction": forward, "step": n} for n in (3, 5, 6)]
+    states = [{"direction": forward, "step": n} for n in (3, 4, 5, 6)]
     states += [{"direction": backward, "step": 6}]
     return Explorer(controls, draw, states=states)
