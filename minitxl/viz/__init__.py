@@ -5,7 +5,6 @@ Pictures that belong to one notebook each, `draw_*` and `LiveCurves`, are in `le
 """
 
 from minitxl.viz.attention import AttentionFigure, nearest_first, span, weight_by_distance
-from minitxl.viz.by_position import bits_by_position
 from minitxl.viz.gradient import colour_limits, gradient_norms
 from minitxl.viz.in_browser import live
 from minitxl.viz.lessons.beyond import draw_reading_cost
@@ -41,7 +40,6 @@ __all__ = [
     "Picture",
     "Reading",
     "Samples",
-    "bits_by_position",
     "colour_limits",
     "compression_explorer",
     "draw_changes",

@@ -8,7 +8,7 @@
 import numpy as np
 
 import minitxl
-from minitxl import Inspection, Stream, load_corpus, viz
+from minitxl import Inspection, load_corpus, viz
 from minitxl.model.through_memory import hidden_gradients
 
 pretrained = minitxl.load_pretrained("war-and-peace")
@@ -134,36 +134,9 @@ for name, through in (("stopped", False), ("full", True)):
 # %% [markdown]
 # ## 3 What is the memory worth?
 #
-# The model reads unseen text twice: with its memory, and with `mems=None` before each segment. A
-# loss of $\ell$ nats is $\ell / \ln 2$ bits per character.
-
-# %%
-text = corpus.test[: 32 * 9 * T + 1]  # 32 rows side by side, nine segments each
-
-
-def bits_per_character(remember, t=T):
-    reader = model.with_options(tgt_len=t, mem_len=3 * T)
-    stream = Stream(text, batch_size=32, tgt_len=t)
-    mems, bits = None, []
-    for _ in range(stream.batches_per_epoch):
-        tokens, targets, _ = stream.next()  # (32, t) each
-        nll, mems, _ = reader.forward(tokens, targets, mems if remember else None)
-        bits.append(model.backend.to_numpy(nll) / np.log(2))
-    return np.concatenate(bits[1:])  # the first segment had no memory yet: leave it out
-
-
-viz.bits_by_position(bits_per_character(remember=True), bits_per_character(remember=False))
-
-# %% [markdown]
-# Without memory the first characters of a segment are guesses: *context fragmentation*. (The orange
-# curve is unfair: this model needs its memory. Small models that never had one, with segments of
-# 32, lose 1.29 bits at the first character and 0.14 on average: [notebook
-# 1](01_fragmentation.ipynb).)
-#
-# > **Try this.** Segments of 16: give `t=16` to both calls in the last line.
-# > <details><summary>What happens to the gain, and why?</summary>It grows, though not fourfold:
-# > there are four times as many cuts, but what each lost beyond character 16 no longer
-# > counts.</details>
+# Small models were trained alike, with a memory and without, in segments of 32 characters. Those
+# without lose 1.29 bits at a segment's first character, and 0.14 on average: *context
+# fragmentation*. [Notebook 1](01_fragmentation.ipynb) looks at it closely, and at other cures.
 
 # %% [markdown]
 # ## What you can do now

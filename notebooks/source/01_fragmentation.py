@@ -115,9 +115,8 @@ with_memory = {
 viz.draw_segment_lengths(without, with_memory)
 
 # %% [markdown]
-# On the left all lengths lie on one curve $c(n)$, up to chance (at $T = 128$ the first two points
-# are means of 96 characters): what a prediction costs depends on how many characters it is made
-# from, not on $T$. A model without memory then pays
+# On the left all lengths lie on one curve $c(n)$, up to chance: what a prediction costs depends on
+# how many characters it is made from, not on $T$. A model without memory then pays
 #
 # $$\mathrm{bpc}(T) = \frac1T \sum_{n=1}^{T} c(n),$$
 #

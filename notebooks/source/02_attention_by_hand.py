@@ -80,7 +80,8 @@ course.run_with("softmax-backward")
 # As the loss take $\langle y, dy \rangle$ with an upstream `dy` of your choice.
 
 # %%
-scores, dy, d, eps = *np.random.default_rng(0).normal(size=(3, 5)), 1e-5
+scores, dy, d = np.random.default_rng(0).normal(size=(3, 5))
+eps = 1e-5
 
 
 def loss(scores):

@@ -99,6 +99,8 @@ for n in range(3):
 print(f"a uniform guess among {config.n_token} characters: {np.log(config.n_token):.3f} nats")
 
 # %% [markdown]
+# These are still the losses of a guess: the rate has only begun to climb.
+#
 # > **Question 1.** The first loss of a new model is always close to $\ln V$. Why, and what would be
 # > wrong with a model for which it is three times as much?
 #

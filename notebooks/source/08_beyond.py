@@ -43,9 +43,10 @@ flops = {"attention": attention, "all else": [N * (8 * D**2 + 4 * D * F)] * len(
 viz.draw_reading_cost(LENGTHS, ms, flops, segment_len=T)
 
 # %% [markdown]
-# **A token's cost grows linearly with the memory.** A text of $n$ tokens takes $n M$, where
-# attention over all of it takes $n^2 / 2$; but whoever lets $M$ grow with the text is back at
-# $n^2$. Can what is far away cost less? Transformer-XL leaves that open.
+# **Keep:** a token's cost grows linearly with the memory, in products exactly, in time roughly. A
+# text of $n$ tokens takes $n M$, where attention over all of it takes $n^2 / 2$; but whoever lets
+# $M$ grow with the text is back at $n^2$. Can what is far away cost less? Transformer-XL leaves
+# that open.
 #
 # **Exercise.** Turn the sum round: a token may cost so many FLOPs in all layers together; how long
 # can the memory be?
@@ -67,7 +68,7 @@ viz.draw_reading_cost(LENGTHS, ms, flops, segment_len=T)
 # | memory tokens (8.5) | $m$ states in all | later segments |
 #
 # The matrices of $H$ heads are as large as $M = d_\mathrm{head}$ states, as
-# $H d_\mathrm{head} = D$. **None of the three grows with the text: so each loses something.**
+# $H d_\mathrm{head} = D$. **Keep:** none of the three grows with the text, so each loses something.
 #
 # ## 8.3 Compress what falls out
 #
@@ -142,7 +143,7 @@ print(f"32 states alone: {alone.bpc:.3f}")
 # %% check compression-gradient
 
 # %% [markdown]
-# **Compression buys span with blur; what teaches it is at hand when the states leave.**
+# **Keep:** compression buys span with blur; what teaches it is at hand when the states leave.
 #
 # ## 8.4 One matrix for everything
 #
@@ -177,10 +178,11 @@ viz.overfull_explorer()
 # > direction is enough). The delta rule gives the last pair exactly and disturbs those before it:
 # > it forgets from the oldest on, as a text's memory may well do.</details>
 #
-# **The width $d$ bounds what is kept exactly, not what can be told apart.** Up to $d$ independent
-# keys some matrix gives each its value (*least squares*). Of $n > d$ random pairs the best one
-# leaves the share $1 - d/n$ of the values' variance as error. To *name* the right value among the
-# stored ones less is enough: *trained* for that, a $32 \times 32$ matrix names 128 of 128.
+# **Keep:** the width $d$ bounds what is kept exactly, not what can be told apart. Up to $d$
+# independent keys some matrix gives each its value (*least squares*). Of $n > d$ random pairs the
+# best one leaves the share $1 - d/n$ of the values' variance as error. To *name* the right value
+# among the stored ones less is enough: *trained* for that, a $32 \times 32$ matrix names 128 of
+# 128.
 #
 # **Exercise.** Take the gradient of the delta rule through a segment. Mind that $k_t$ asks *and*
 # writes.
@@ -247,7 +249,8 @@ draw("memory_text")
 # $M$ states tie, 2.06 and 2.09 bits in the median; the delta rule pays 2.62, hardly less than no
 # memory.
 #
-# **States bound *how far back* one remembers, a matrix *how much*: choose by what will be asked.**
+# **Keep:** states bound *how far back* one remembers, a matrix *how much*; choose by what will be
+# asked.
 #
 # ## 8.7 What would you build for a million tokens?
 #

@@ -40,7 +40,7 @@ def test_what_notebooks_0_and_1_say_of_cuts():
     lost = alone - kept
     first, all_ = f"{lost[0]:.2f}", f"{lost.mean():.2f}"
     words, printed = book("00_start_here")
-    assert f"lose {first} bits at the first character and {all_} on average" in words
+    assert f"lose {first} bits at a segment's first character, and {all_} on average" in words
     even, *shares = (float(x) for x in re.findall(r"(\d+)%", printed.split("crosses the")[1])[:31])
     assert "All heads but one prefer what is near" in words and sum(x < even for x in shares) == 29
     words, printed = book("01_fragmentation")

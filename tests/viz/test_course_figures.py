@@ -49,9 +49,11 @@ def test_segment_lengths_are_binned_by_doubling_and_averaged():
     without = {t: rng.uniform(1, 3, (6, t)) for t in (4, 8)}
     picture = fragmentation.draw_segment_lengths(without, {4: 1.5, 8: 1.4})
     left, right = picture.figure.axes
-    for line, bits in zip(left.lines, without.values(), strict=True):
-        mean = bits.mean(axis=0)
+    for bars, bits in zip(left.containers, without.values(), strict=True):
+        line, mean = bars.lines[0], bits.mean(axis=0)
         np.testing.assert_allclose(line.get_ydata()[:3], [mean[0], mean[1], mean[2:4].mean()])
+        low, high = bars.lines[2][0].get_segments()[0][:, 1]  # two standard errors either side
+        np.testing.assert_allclose(high - low, 4 * bits[:, 0].std() / 6**0.5)
     np.testing.assert_allclose(right.lines[1].get_ydata(), [1.5, 1.4])
     assert f"saves {without[4].mean() - 1.5:.2f} bits" in picture.caption
     assert f"{without[8].mean() - 1.4:.2f} at T = 8" in picture.caption

@@ -264,15 +264,6 @@ def test_every_symbol_can_be_drawn(symbol):
     assert figure.png()
 
 
-def test_bits_by_position_states_the_gain():
-    rng = np.random.default_rng(0)
-    remember = rng.gamma(2.0, 1.0, size=(50, 16))
-    picture = viz.bits_by_position(remember, remember + 0.5)
-    assert "saves 0.50 bits" in picture.caption and "800 characters" in picture.caption
-    with pytest.raises(MinitxlError, match="from the same text"):
-        viz.bits_by_position(remember, remember[:, 1:])
-
-
 def test_pictures_are_byte_stable(tmp_path):
     weights = some_probs(T, 3 * T)[4]
     files = []

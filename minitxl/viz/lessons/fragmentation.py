@@ -71,6 +71,12 @@ def _binned(bits: np.ndarray) -> tuple[list, list]:
     return [np.sqrt((a + 1) * b) for a, b in bins], [bits[a:b].mean() for a, b in bins]
 
 
+def _errors(bits: np.ndarray) -> list:
+    """Two standard errors of the bins' means, from n_segments rows (n_segments, T)."""
+    rows = [bits[:, a:b].mean(axis=1) for a, b in pairwise(position_bins(bits.shape[1]))]
+    return [2 * row.std() / np.sqrt(len(row)) for row in rows]
+
+
 def _position_axis(ax, tgt_len: int) -> None:
     ax.set_xscale("log", base=2)
     ax.set_xlim(0.92, tgt_len * 1.08)
@@ -126,7 +132,8 @@ def draw_segment_lengths(without: dict[int, np.ndarray], with_memory: dict[int, 
         looks = zip(lengths, (PURPLE, GREEN, ORANGE, INK), ("s", "^", "D", "o"), strict=False)
         for t, colour, marker in looks:
             how = dict(color=colour, lw=1.6, marker=marker, ms=6, mfc="none", label=f"T = {t}")
-            ax.plot(*_binned(without[t].mean(axis=0)), **how)
+            centre, mean = _binned(without[t].mean(axis=0))
+            ax.errorbar(centre, mean, _errors(without[t]), capsize=2.5, elinewidth=1, **how)
         _position_axis(ax, lengths[-1])
         ax.legend(loc="upper right", title="without memory", alignment="left")
         ax.set_title("All lengths lie on one curve", pad=8)
@@ -161,7 +168,7 @@ def draw_segment_lengths(without: dict[int, np.ndarray], with_memory: dict[int, 
         gap = {t: without[t].mean() - with_memory[t] for t in lengths}
         note = (
             f"The memory saves {gap[short]:.2f} bits per character at T = {short} and "
-            f"{gap[long]:.2f} at T = {long}: the same model, the same unseen text."
+            f"{gap[long]:.2f} at T = {long}: the same model and text. Bars: two standard errors."
         )
         return titled(figure, title, note, top=0.93, bottom=0.03, size=10)
 

@@ -243,9 +243,9 @@ def _words(t: int, m: int, step: int, backward: bool, known: list[Step]) -> tupl
             ),
             (
                 f"View as (K+1, T): the same {t * (k + 1)} numbers in rows of {t}",
-                "Read row by row, nothing has moved in the computer: only the line breaks are "
-                f"elsewhere.\nA query's stretch goes on over several rows; it is {k + 1} numbers "
-                "long.",
+                "Read row by row, nothing has moved: only the line breaks are elsewhere. A query's "
+                f"stretch goes on\nover several rows, {k + 1} numbers long. Hatched: farther back "
+                "than the query has keys.",
                 "view",
             ),
             (
