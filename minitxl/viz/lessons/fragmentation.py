@@ -65,10 +65,10 @@ def draw_saw(results: dict, segments: int = 3) -> Picture:
         return titled(figure, title, note, top=0.9, bottom=0.04, size=10)
 
 
-def _binned(bits: np.ndarray) -> tuple[list, list]:
+def _binned(bits: np.ndarray) -> np.ndarray:
     """Bins of positions that double: their middle on a logarithmic axis, and the mean bits."""
     bins = list(pairwise(position_bins(len(bits))))
-    return [np.sqrt((a + 1) * b) for a, b in bins], [bits[a:b].mean() for a, b in bins]
+    return np.array([[np.sqrt((a + 1) * b), bits[a:b].mean()] for a, b in bins]).T
 
 
 def _errors(bits: np.ndarray) -> list:
