@@ -67,7 +67,8 @@ def draw_half_distances(figure, results: dict) -> tuple[str, str]:
     )
     title, note = _words(results, found)
     dots = (
-        "A dot is a run; hollow: it has not learned to copy. Upright: T / 2 + M, T - 1 for windows."
+        "A dot is a run; hollow: it has not learned to copy (a nat or more within half its "
+        "context). Upright: T / 2 + M, T - 1 for windows."
     )
     return title, f"{dots}\n{note.splitlines()[-1]}"
 

@@ -35,8 +35,8 @@ viz.live(model, vocab, passage, read=after, layer=5, head=5)
 # That is **Transformer-XL** (Dai et al., 2019). A plain Transformer starts each segment blank. This
 # one keeps the hidden states of the last $M$ tokens, and two rules make that work. The cached
 # states are constants: **the gradient stops at the memory**, so a backward pass covers one segment.
-# And a token is addressed by its **distance**, not by its place in the segment: a cached and a new
-# one can both be number 3.
+# And a token is addressed by its **distance**: places in the segment would clash, as a cached and a
+# new token can both be number 3.
 #
 # *About 20 minutes in all. You need matrices, the softmax and a first idea of attention.*
 
@@ -134,8 +134,8 @@ for name, through in (("stopped", False), ("full", True)):
 # %% [markdown]
 # ## 3 What is the memory worth?
 #
-# Small models were trained alike, with a memory and without, in segments of 32 characters. Those
-# without lose 1.29 bits at a segment's first character, and 0.14 on average: *context
+# Small models were trained alike, with a memory and without, in segments of 32 characters. Without,
+# they lose 1.29 bits at a segment's first character, and 0.14 on average: *context
 # fragmentation*. [Notebook 1](01_fragmentation.ipynb) looks at it closely, and at other cures.
 
 # %% [markdown]

@@ -63,7 +63,7 @@ viz.play_cut(model, vocab, text[begin - 192 : begin + 321])
 
 # %% [markdown]
 # Now press *with a memory*: most of these places turn pale. What stays deep is hard for this model,
-# mostly the first letters of words.
+# mostly the first letters of words, and punctuation.
 #
 # **Keep:** after a cut the model must find out anew which word it is in, and who is speaking.
 

@@ -125,7 +125,8 @@ viz.draw_checks(versions)
 # y = \gamma\, \hat x + \beta$$
 #
 # With $x = (1, 1, 5, 5)$ the mean is 3, the variance 4, so $\hat x = (-1, -1, 1, 1)$; saved are
-# $\hat x$ and $\mathrm{rstd} = 1 / \sqrt{\mathrm{var}(x) + \epsilon} = \tfrac12$.
+# $\hat x$ and $\mathrm{rstd} = 1 / \sqrt{\mathrm{var}(x) + \epsilon} = \tfrac12$ ($\epsilon = 0$
+# here).
 
 # %%
 x = np.array([1.0, 1.0, 5.0, 5.0])
@@ -188,14 +189,14 @@ course.run_with("layer-norm-backward")
 viz.play_attention(keys=np.log([1, 2, 5]), values=(8, 0, 0), query=1, n_mem=2)
 
 # %% [markdown]
-# > **Do this.** Raise the first value: why does $p$ not answer? Set all three *values*
-# > to 4: why is $ds$ now 0, whatever the keys? Set the query to 0: who still gets a gradient? Then
-# > *let through*: what does the stop keep from the cached states, and what not from $W_k$?
+# > **Do this**, each from the numbers above (run the cell again). Raise the first value: why does
+# > $p$ not answer? Set all three *values* to 4: why is $ds$ now 0, whatever the keys? Set the query
+# > to 0: who still gets a gradient? *Let through*: what does the stop keep from the cached states,
+# > and what not from $W_k$?
 # >
-# > <details><summary>Answers</summary>$p$ depends on query and keys alone. Equal
-# > values make the output the same for any weights. With $q = 0$ the keys get nothing, the values
-# > and the query do. Only the last row changes: the weights get their share of the cached rows in
-# > any case.</details>
+# > <details><summary>Answers</summary>$p$ depends on query and keys alone. Equal values make the
+# > output the same for any weights. With $q = 0$ the keys get nothing, the values and the query do.
+# > Only the last row changes: the weights get their share of the cached rows in any case.</details>
 #
 # $dW_k$ has three entries, and each is a sum over the rows of $\tilde h$: the row's number times
 # its $dk$. The second numbers are 8, 0 and 0, so the second entry is $8 \cdot \tfrac78 = 7$, **all

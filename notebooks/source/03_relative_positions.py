@@ -45,8 +45,8 @@ print("             of this segment ", scores[T:])
 # > they are read with. (Numbers that go on for ever bring places that training never saw.)
 #
 # What does it cost? Three small models, trained alike: Transformer-XL; absolute positions, naive as
-# above; and absolute ones that count on as well as can be: $0 \ldots M+T-1$ over memory and
-# segment, anew for each segment, and never added to what is kept. Each beside a twin that was
+# above; and absolute ones that count over memory and segment from the end, $M+T-1 \ldots 0$, anew
+# for each segment, with the cached embeddings kept bare. Each beside a model of its kind that was
 # trained without memory, read by a window that moves on by half its length.
 
 # %%
@@ -63,9 +63,9 @@ for key, name in names.items():
 # Naive places ruin the memory: each key has a double at the same place. Counted on, every seed does
 # a little worse with it than with a window. Transformer-XL gains with every seed.
 #
-# > **Question 1.** In these models the memory is one segment long and read with the same length as
-# > in training: absolute positions meet the same pairs again and again. Why is that kind to them,
-# > and what would a longer memory at evaluation do?
+# > **Question 1.** In these models the memory is one segment long, at evaluation as in training:
+# > absolute positions meet the same pairs again and again. Why is that kind to them, and what would
+# > a longer memory at evaluation do?
 #
 # **Keep:** a place must mean the same from wherever it is read; a distance does.
 
@@ -272,8 +272,8 @@ viz.draw_four_terms(seen, layer=1, head=2)
 
 # %% [markdown]
 # **Where this lives today.** [RoPE](https://arxiv.org/abs/2104.09864) turns query and key by an
-# angle that grows with their place, so that $q_i \cdot k_j$ depends on $i - j$ without a shift, in
-# [LLaMA](https://arxiv.org/abs/2302.13971) and many models since.
+# angle that grows with their place, so that $q_i \cdot k_j$ depends on the places through $i - j$
+# alone, without a shift, in [LLaMA](https://arxiv.org/abs/2302.13971) and many models since.
 # [ALiBi](https://arxiv.org/abs/2108.12409) keeps a, and of the rest only d, as a straight line with
 # a slope for each head. Both run here with this paper's memory. 48 characters in three segments, or
 # whole: by how much do the last log-probabilities of untrained models differ?

@@ -17,9 +17,9 @@ from minitxl.model.reach import exact_reach
 # %% [markdown]
 # ## 5.1 Layers times memory
 #
-# A query of layer 2 reads states in the memory. Layer 1 computed them a segment earlier, from the
-# memory of *that* time, which holds older tokens: every layer more adds the memory of an earlier
-# segment. This is figure 2 of the paper, drawn from the model's masks and memory.
+# A query of layer 2 reads states in the memory. Layer 1 computed them a segment or more earlier,
+# from the memory of *that* time, which holds older tokens: every layer more looks past an earlier
+# segment's edge. This is figure 2 of the paper, drawn from the model's masks and memory.
 
 # %%
 viz.span_explorer(n_layer=2, tgt_len=4, mem_len=4)
@@ -127,10 +127,10 @@ print(f"moved at R: {moved[-2]:.0e}, at R + 1: {moved[-1]:.0e}")
 viz.draw_learned_reach(heads, distances, moved, n_layer=N, tgt_len=T, mem_len=M)
 
 # %% [markdown]
-# Above: *one head* reads memory and segment, at most $M + T - 1$ characters back; these heads are
-# broad, though all put 90% of their weight nearer than an even spread would. Below: *all layers
-# together* reach $R$. To $M$ one reading suffices; what lies beyond is handed on from layer to
-# layer, and there the curve breaks.
+# Above: *one head* reads memory and segment, at most $M + T - 1$ characters back; most of these
+# heads are broad, though all put 90% of their weight nearer than an even spread would (dotted).
+# Below: *all layers together* reach $R$. To $M$ one reading suffices; what lies beyond is handed on
+# from layer to layer, and there the curve breaks.
 #
 # **Keep:** the influence fades long before it ends; but it ends exactly: at $R$ a little is
 # left, at $R + 1$ nothing.

@@ -193,7 +193,8 @@ draw("ablation", part="chosen", questions=ROWS)
 #   place of 32, whose training takes as many bytes as XL's (3).
 # - **Shaw's encoding**: XL's lead over it is not sure (4); both without memory, Shaw leads (5).
 # - **Absolute positions**: the naive cache of notebook 3 costs 0.67 bits more than counting on (6);
-#   counted on, memory costs 0.031 bits, where XL gains 0.066: 0.098 apart (7).
+#   counted on, memory costs 0.031 bits, where XL gains 0.066: 0.098 apart (7, a difference of two
+#   gains).
 #
 # **Keep:** a comparison says little until it says how the rival was read.
 #
@@ -252,7 +253,8 @@ viz.draw_symptoms(*({name: getattr(x, what) for name, x in shown.items()} for wh
 
 # %% [markdown]
 # **Exercise.** Which is which? Say first what each *must* show: along the stream, within a segment,
-# in the picture, in the gradient. One of them looks as sound as the sound one.
+# in the picture, in the gradient. One of them pays exactly what the sound one pays; only its
+# gradient tells.
 
 # %% exercise bug-hunt
 

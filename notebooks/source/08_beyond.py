@@ -67,8 +67,9 @@ viz.draw_reading_cost(LENGTHS, ms, flops, segment_len=T)
 # | matrix (8.4) | $d_\mathrm{head}^2$ numbers a head | the rest of its segment |
 # | memory tokens (8.5) | $m$ states in all | later segments |
 #
-# The matrices of $H$ heads are as large as $M = d_\mathrm{head}$ states, as
-# $H d_\mathrm{head} = D$. **Keep:** none of the three grows with the text, so each loses something.
+# The matrices of $H$ heads are as large as $M = d_\mathrm{head}$ states, as $H d_\mathrm{head} =
+# D$; with a divisor for each, as one more. **Keep:** none of the three grows with the text, so each
+# loses something.
 #
 # ## 8.3 Compress what falls out
 #
@@ -161,9 +162,9 @@ print(f"32 states alone: {alone.bpc:.3f}")
 # The **sum** is linear attention ([Katharopoulos et al., 2020](https://arxiv.org/abs/2006.16236),
 # with a divisor, and $\mathrm{elu}(x) + 1$ of keys and queries). The **delta rule** ([Schlag et
 # al., 2021](https://arxiv.org/abs/2102.11174)) first asks what $S$ answers to $k_t$, and writes the
-# difference: a key that comes again replaces its value. **Infini-attention** ([Munkhdalai et al.,
-# 2024](https://arxiv.org/abs/2404.07143)) puts such a matrix beside the attention within a segment,
-# with a learned gate for each head.
+# difference: with $\beta = 1$ and a key of length 1, a key that comes again replaces its value.
+# **Infini-attention** ([Munkhdalai et al., 2024](https://arxiv.org/abs/2404.07143)) puts such a
+# matrix beside the attention within a segment, with a learned gate for each head.
 #
 # What does it give up? Store $n$ pairs with keys of width $d$, and ask every key.
 
@@ -232,8 +233,8 @@ draw("memory_budget", part="maps")
 # - **Up to $M$ back** nothing beats exact states, however many pairs there are.
 # - **Beyond $M + T$** they answer nothing, though by notebook 5 two layers reach further: to hand a
 #   pair on was not learned. The matrix answers at any distance, if the pairs are few.
-# - **A wider head holds more** was predicted, and did not come: of 128 pairs heads of 32 answer at
-#   least as many as heads of 64, with half the bytes.
+# - **A wider head holds more** was predicted, and came from 16 to 32, not from 32 to 64: of 128
+#   pairs heads of 32 answer at least as many as heads of 64, with half the bytes.
 # - **Means win beyond** was predicted, too: they lead in no field. The mean of four pairs seldom
 #   names one of them (a guess is right once in 64).
 #

@@ -60,6 +60,7 @@ def test_who_answers():
         return sum(seeds) / len(seeds)
 
     assert abs(recall(64) - recall(32)) < 0.02
+    assert recall(16, (128, 128)) < recall(32, (128, 128)) - 0.05
     guess = 1 / found["settings"]["task"]["n_value"]
     assert guess == 1 / 64 and recall(32, (128, 128)) > recall(64, (128, 128)) > 10 * guess
 

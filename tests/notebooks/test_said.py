@@ -40,7 +40,7 @@ def test_what_notebooks_0_and_1_say_of_cuts():
     lost = alone - kept
     first, all_ = f"{lost[0]:.2f}", f"{lost.mean():.2f}"
     words, printed = book("00_start_here")
-    assert f"lose {first} bits at a segment's first character, and {all_} on average" in words
+    assert f"they lose {first} bits at a segment's first character, and {all_} on average" in words
     even, *shares = (float(x) for x in re.findall(r"(\d+)%", printed.split("crosses the")[1])[:31])
     assert "All heads but one prefer what is near" in words and sum(x < even for x in shares) == 29
     words, printed = book("01_fragmentation")
@@ -71,6 +71,8 @@ def test_what_the_plain_mean_says_of_context():
     rows = re.findall(r"(\d+) to +(\d+) +(-?[\d.]+) +(-?[\d.]+)", table)
     true, foreign = ([float(row[i]) for row in rows] for i in (2, 3))
     assert len(rows) == 5 and min(true[:3]) > 0.02 and max(np.abs(true[3:] + foreign[3:])) < 0.002
+    assert "From 16 to 32 foreign ones gain a sixth of what true ones do" in words
+    assert 5 < true[0] / foreign[0] < 7
     assert max(foreign[1:3]) < -0.01
 
 
@@ -99,7 +101,7 @@ def test_half_the_loss_in_notebook_6():
 
 def test_which_layers_learn_from_the_memory():
     words, printed = book("04_memory")
-    assert "teach every layer to *read* them, the top two most" in words
+    assert "teach every layer to *read* them, with the largest share in the top two" in words
     rows = re.findall(r"layer \d +dw_k: +([\d.]+)% +dw_v: +([\d.]+)%", printed)
     shares = np.array(rows, dtype=float)
     assert shares.shape == (6, 2)

@@ -87,7 +87,7 @@ def test_the_cut_says_what_it_shows(numbers):
     mean = numbers.alone.bits[np.arange(N), known(N, 8, 3) - 1].mean()
     assert f"segments of 8: {mean:.2f} bits per character" in scene.caption
     assert any("Guessed from 1 character (underlined)" in words for words in texts(scene))
-    cost = f"with the memory of 128 before: {numbers.remembered.bits[3]:.1f} bits"
+    cost = f"with a memory, from 129 or more: {numbers.remembered.bits[3]:.1f} bits"
     assert any(cost in words for words in texts(cut_scene(numbers, **{**state, "memory": True})))
 
 

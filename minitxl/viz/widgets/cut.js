@@ -64,7 +64,7 @@ function cutScene(world, { T, phase, memory, chosen }) {
   const count = known(chosen, T, phase);
   const [cx, cy] = place(chosen);
   add("boxes", [[cx + 1, cy + 1, wide - 2, cell - 2]], { stroke: colours.ink, width: 2 });
-  const used = all.filter((j) => j < chosen && j >= chosen - (memory ? world.memory : count)).map(place);
+  const used = all.filter((j) => j < chosen && j >= chosen - (memory ? world.memory + 1 : count)).map(place);
   add("lines", used.map(([x, y]) => [x, y + cell + 2, x + wide, y + cell + 2]),
     { stroke: memory ? colours.blue : colours.orange, width: 2.5 });
   const token = world.tokens[before + chosen];
@@ -75,7 +75,7 @@ function cutScene(world, { T, phase, memory, chosen }) {
   const characters = `${count} character${count > 1 ? "s" : ""}`;
   const parts = [
     [`Guessed from ${characters}${memory ? "" : " (underlined)"}`, colours.orange, alone, chosen * longest + count - 1],
-    [`Guessed with the memory of ${world.memory} before`, colours.blue, remembered, chosen],
+    [`Guessed with a memory, from ${world.memory + 1} or more`, colours.blue, remembered, chosen],
   ];
   const said = parts.map(([name, colour, found, at], side) => {
     const x = world.bars[side];

@@ -189,7 +189,7 @@ def _chosen(scene: Scene, numbers: Numbers, j: int, count: int, memory: bool, pl
     n = len(numbers.remembered.bits)
     x, y = place(j)
     scene.boxes([(x + 1, y + 1, WIDE - 2, CELL - 2)], stroke="ink", width=2)
-    used = range(max(0, j - (MEMORY if memory else count)), j)
+    used = range(max(0, j - (MEMORY + 1 if memory else count)), j)  # with memory: or more
     under = [place(i) for i in used]
     scene.lines(
         [[(a, b + CELL + 2), (a + WIDE, b + CELL + 2)] for a, b in under],
@@ -204,7 +204,7 @@ def _chosen(scene: Scene, numbers: Numbers, j: int, count: int, memory: bool, pl
     parts = (
         (f"Guessed from {characters}{'' if memory else ' (underlined)'}",
          ORANGE, Guesses(*(a[j, count - 1] for a in numbers.alone))),
-        (f"Guessed with the memory of {MEMORY} before",
+        (f"Guessed with a memory, from {MEMORY + 1} or more",
          BLUE, Guesses(*(a[j] for a in numbers.remembered))),
     )  # fmt: skip
     for left, (name, colour, found) in zip(BARS, parts, strict=True):
