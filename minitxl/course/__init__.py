@@ -41,6 +41,7 @@ from minitxl.course.exercises import (
     writing,
 )
 from minitxl.course.running import library_use
+from minitxl.course.stale import stale_memories
 from minitxl.course.trial import capstone, parts, run_with
 from minitxl.course.variants import COMMON, seed_of, vary
 from minitxl.course.yours import PARTS, install
@@ -60,6 +61,7 @@ __all__ = [
     "parts",
     "reveal",
     "run_with",
+    "stale_memories",
 ]
 
 _LEFT_OUT = object()

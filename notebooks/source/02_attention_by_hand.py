@@ -218,7 +218,7 @@ viz.play_attention(keys=np.log([1, 2, 5]), values=(8, 0, 0), query=1, n_mem=2)
 # %% check attention-forward
 
 # %% [markdown]
-# This one works forward: the trained model now reads by it, and writes a page.
+# This one works forward: the trained model now reads and writes by it.
 
 # %%
 course.run_with("attention-forward")

@@ -179,30 +179,12 @@ course.run_with("same-length-mask")
 # ## 4.5 Old weights
 #
 # In training the weights change after every segment; the memory was computed by those before. How
-# much does that matter? Train a small model from scratch. After an update, compute the same memory
-# again with the new weights, compare, and read the next batch with both.
+# much does that matter? `stale_memories` trains a small model from scratch. After an update it
+# computes the same memory again with the new weights, compares, and reads the next batch with both.
 
 # %%
-STEPS, LOOK = 200, (1, 2, 4, 8, 16, 30, 50, 80, 120, 160, 200)
-sizes = dict(n_layer=3, d_model=64, n_head=2, d_head=32, d_inner=128, tgt_len=32, mem_len=32)
-sizes |= dict(pre_lnorm=True, dropout=0.0)  # without dropout: the weights alone make a difference
-pupil = minitxl.TransformerXL(minitxl.Config(n_token=vocab.n_token, **sizes), device="cpu")
-config = minitxl.TrainConfig(steps=STEPS, batch_size=16, lr=3e-3, warmup=20, threads=1)
-trainer = minitxl.Trainer(pupil, config)
-lessons = Stream(corpus.train, batch_size=16, tgt_len=32)
-differences, costs = [], []
-lesson, past = lessons.next(), None  # (tokens, targets, fresh); what was remembered before them
-for step in range(1, STEPS + 1):
-    following = lessons.next()
-    trainer.step(*lesson)
-    old = trainer.mems[0]  # left by the weights before this update
-    if step in LOOK:
-        _, new = pupil.score(*lesson[:2], past)  # the same, by the weights after it
-        off = [np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(old, new, strict=True)]
-        differences.append(off)
-        costs.append([float(pupil.score(*following[:2], m)[0].mean()) for m in (old, new)])
-    lesson, past = following, old
-viz.draw_stale_states(LOOK, differences, costs)
+LOOK = (1, 2, 4, 8, 16, 30, 50, 80, 120, 160, 200)  # updates
+viz.draw_stale_states(LOOK, *course.stale_memories(corpus, LOOK))
 
 # %% [markdown]
 # The deeper the layer, as a rule, the more its inputs have moved. At evaluation the weights stand

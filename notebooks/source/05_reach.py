@@ -1,11 +1,10 @@
 # %% [markdown]
 # # 5 Reach: how far back can it look?
 #
-# **You will be able to** derive how many tokens can influence a prediction; check it by changing
-# tokens one by one; tell what a model *could* use from what it *learned* to use.
+# How many tokens can influence a prediction, and how many do.
 #
 # **You need** notebook 4 (what the memory holds, and for how long). **Time:** 25 minutes, and about
-# 30 for the exercises. **Exercises:** 2.
+# 30 for the exercises.
 
 # %%
 import minitxl

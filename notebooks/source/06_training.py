@@ -1,12 +1,11 @@
 # %% [markdown]
 # # 6 Train it
 #
-# **You will be able to** write the gradient that every step starts from; read a training step line
-# by line; see, while two models learn, what only the one with a memory can learn; say how sure a
-# comparison is; tell a broken model from a sound one.
+# A training step; two models while they learn, one of them with a memory; how sure a comparison is;
+# a hunt for bugs.
 #
 # **You need** notebooks 1 (windows), 2 (backward passes), 3 (naive and counted on) and 4 (memory).
-# **Time:** 60 minutes, and about 85 for the exercises. **Exercises:** 4.
+# **Time:** 60 minutes, and about 85 for the exercises.
 
 # %%
 import numpy as np

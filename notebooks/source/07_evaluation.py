@@ -1,12 +1,11 @@
 # %% [markdown]
 # # 7 Evaluation: what the memory is worth, how far, how fast
 #
-# **You will be able to** turn losses into bits and compare them with compressors; say what a longer
-# memory than in training does; compute the Relative Effective Context Length (RECL), and distrust
-# it; derive what a memory saves, against which window.
+# Bits beside compressors; a longer memory than in training; the Relative Effective Context Length
+# (RECL), and why to distrust it; how much faster, than which window.
 #
 # **You need** notebooks 4 and 5. **Time:** 40 minutes, and about 30 for the exercises.
-# **Exercises:** 3.
+#
 
 # %%
 import timeit
@@ -237,7 +236,7 @@ draw("evaluation_speed")
 # **The picture to remember** is 7.3's, twice: a measure that finds +67% in nothing.
 #
 # **Where this lives today.** Every served model keeps keys and values;
-# [vLLM](https://arxiv.org/abs/2309.06180) is about where to put them. By a
+# By a
 # falling plain mean [Gemini 1.5](https://arxiv.org/abs/2403.05530) argues that it reads millions of
 # tokens.
 #
