@@ -24,6 +24,7 @@ SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")  # MPICH, Intel, Microsoft, Slurm's
 RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")
 INSTALL = 'pip install -e ".[mpi]" in the checkout'
 PATIENCE = 1.0  # seconds in which the others may fail as well before one failure is an accident
+FORWARDING = 1.0  # seconds for the launcher to pass on what was printed: an abort may drop it
 
 
 class Group:
@@ -133,6 +134,7 @@ class MpiGroup(Group):
             file=sys.stderr,
             flush=True,
         )
+        time.sleep(FORWARDING)
         self._world.Abort(2)
 
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -257,6 +258,18 @@ def test_mpiexec_of_another_mpi(environment):
     with pytest.raises(MinitxlError, match="started 2 processes, mpi4py sees 1"):
         parallel._check_size(1)
     parallel._check_size(2)
+
+
+def test_an_abort_leaves_the_launcher_time_to_pass_on_why(monkeypatch, capsys):
+    """Aborted at once, mpiexec can drop the line that says why."""
+    group, did = object.__new__(parallel.MpiGroup), []
+    group.rank, group.size = 1, 2
+    group._world = SimpleNamespace(Abort=lambda code: did.append(("abort", code)))
+    monkeypatch.setattr(parallel.time, "sleep", lambda s: did.append((capsys.readouterr().err, s)))
+    group.abort(RuntimeError("a bug"))
+    ((said, seconds), end) = did
+    assert "process 1 of 2 failed" in said and "RuntimeError: a bug" in said
+    assert seconds == parallel.FORWARDING >= 0.5 and end == ("abort", 2)
 
 
 # --- two real processes ---
