@@ -11,20 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from minitxl.experiments.memory_arms import ARMS, BEYOND, DENSE, PAST, UP_TO_16
 from minitxl.experiments.memory_budget import LEAD, cell_of, recall_of, winners
-from minitxl.viz.theme import (
-    HIDDEN,
-    INK,
-    MUTED,
-    PAPER,
-    SEGMENT_COLOURS,
-    Picture,
-    drawing,
-    level_lines,
-    new_figure,
-    shade,
-    styled,
-    titled,
-)
+from minitxl.viz.theme import HIDDEN, INK, PAPER, SEGMENT_COLOURS, drawing, level_lines, shade
 
 ORANGE, BLUE, GREEN, PURPLE, BROWN, _ = SEGMENT_COLOURS
 LOOK = {  # rival -> colour, letter, name
@@ -46,24 +33,22 @@ SAID = {  # arm -> its name, and where it stands beside its last point
 THROUGH = ("delta", "sum", "xl", "mean")
 
 
-def draw_memory_budget(results: dict) -> Picture:
+@drawing(10.4, 7.6, top=0.958, bottom=0.014)
+def draw_memory_budget(figure, results: dict) -> tuple[str, str]:
     """Draw who wins where, recall against bytes and work, and stopped against through.
 
     results: what `minitxl.experiments.memory_budget.run` returned, as JSON has it.
     """
-    with styled():
-        figure = new_figure(10.4, 7.6)
-        _maps(figure, results, bottom=0.6, height=0.29)
-        _key(figure.add_axes((0.05, 0.487, 0.945, 0.035)), results)
-        for i, axis in enumerate(("bytes", "flops")):
-            ax = figure.add_axes((0.077 + 0.315 * i, 0.17, 0.285, 0.25))
-            _against(ax, results, axis)
-            if i:
-                ax.tick_params(labelleft=False)
-                ax.set_ylabel("")
-        _through(figure.add_axes((0.765, 0.17, 0.22, 0.25)), results)
-        title, note = _words(results)
-        return titled(figure, title, note, top=0.958, bottom=0.014, size=9, color=MUTED)
+    _maps(figure, results, bottom=0.6, height=0.29)
+    _key(figure.add_axes((0.05, 0.487, 0.945, 0.035)), results)
+    for i, axis in enumerate(("bytes", "flops")):
+        ax = figure.add_axes((0.077 + 0.315 * i, 0.17, 0.285, 0.25))
+        _against(ax, results, axis)
+        if i:
+            ax.tick_params(labelleft=False)
+            ax.set_ylabel("")
+    _through(figure.add_axes((0.765, 0.17, 0.22, 0.25)), results)
+    return _words(results)
 
 
 @drawing(10.4, 4.6, top=0.94, bottom=0.024)

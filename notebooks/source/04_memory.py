@@ -190,8 +190,7 @@ viz.draw_stale_states(LOOK, *course.stale_memories(corpus, LOOK))
 # The deeper the layer, as a rule, the more its inputs have moved. At evaluation the weights stand
 # still, and the memory is exact.
 #
-# **Keep:** states that are one update old differ, and hardly change the loss, up or down. (How far
-# an update moves them follows the rate, which rises to update 20 and then falls.)
+# **Keep:** states that are one update old differ, and hardly change the loss, up or down.
 #
 # ## 4.6 The gradient stops at the memory
 #
