@@ -8,9 +8,10 @@ import pytest
 nbformat = pytest.importorskip("nbformat")
 
 from helpers.quoted import ROOT, in_a_line  # noqa: E402
-from minitxl import course, load_corpus, load_pretrained  # noqa: E402
+from minitxl import Inspection, course, load_corpus, load_pretrained  # noqa: E402
 from minitxl.course import trial  # noqa: E402
 from minitxl.experiments import stop_gradient, stored  # noqa: E402
+from minitxl.experiments.attention_spans import with_terms  # noqa: E402
 from minitxl.viz.lessons.influence import even_span  # noqa: E402
 
 
@@ -178,3 +179,31 @@ def test_a_strangers_memory_is_worse_than_none_at_the_first_character():
             first[m].append(float(nll[:, 0].mean() / np.log(2)))
     none, stranger = (np.mean(first[m][-400:]) for m in (0, room["T"]))
     assert stranger > none + 0.05, (stranger, none)
+
+
+def test_what_the_mark_of_notebook_3_needs():
+    """3.2, "What to see": terms switched off for the one character that is read last."""
+    run, text = load_pretrained("war-and-peace", device="cpu"), load_corpus("war-and-peace").test
+    novel = run.vocab.decode(text)
+    begin = novel.index('"I could not, on my honor')
+    last = novel.index("!", begin + 192)
+    reader, mems = run.model.with_options(tgt_len=64, mem_len=192), None
+    for start in range(begin, begin + 192, 64):
+        _, mems = reader.predict(text[None, start : start + 64], mems)
+    reader = run.model.with_options(tgt_len=64, mem_len=last - begin)  # its own segment, too
+    _, mems = reader.predict(text[None, begin + 192 : last], mems)
+    is_mark = np.array(list(novel[begin : last + 1])) == '"'
+
+    def without(terms):
+        seen, kept = Inspection(), "".join(x for x in "abcd" if x not in terms)
+        log_p, _ = with_terms(reader, kept).predict(text[None, last : last + 1], mems, inspect=seen)
+        on_marks = float(seen.probs[4][0, 4, -1][is_mark].sum())
+        near = float(seen.probs[0][0, 1, -1][-2:].sum())
+        return on_marks, near, float(np.exp(log_p[0, -1, run.vocab.encode('"')[0]]))
+
+    words, _ = book("03_relative_positions")
+    assert "either is enough; without both it is missed" in words
+    assert "without b the closing mark falls from 67 % to 23 %" in words
+    assert min(without(x)[0] for x in "abcd") > 0.8 and without("ac")[0] < 0.1
+    assert abs(without("")[2] - 0.67) < 0.01 and abs(without("b")[2] - 0.23) < 0.01
+    assert without("b")[1] > 0.8 > 0.1 > max(without(x)[1] for x in "acd")
